@@ -1,0 +1,61 @@
+"""One execution of a scenario, as trackers and plugins see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clkd.metrics.base import Record
+from clkd.scenario.model import Scenario
+
+
+@dataclass(slots=True)
+class Run:
+    """One scenario × seed. Its directory holds everything that is needed to look at it or to go on with it.
+
+    Attributes:
+        id: unique; also the key of the MLflow run's `clkd.run_id` tag.
+        directory: `scenario.yaml`, `resolved.yaml`, `run.json`, `metrics.jsonl`, `checkpoints/`, `result.json`.
+        scenario: as resolved, every default filled in.
+        source: the scenario file's text, as the user wrote it.
+        command: what was typed.
+        seed, device: in force.
+        dataset: the name of the data set in use; `stand_in` says which one it replaces it with, if it does.
+        description: facts for people and for MLflow: stream, student, teachers, losses, memory (one line each).
+        facts: numbers that do not change: parameters and multiply-accumulates of student and teachers.
+        record: what evaluation found so far.
+        seconds: wall time by purpose: total, train, evaluate, tracking, data, teachers.
+        rows: how many rows the student was trained on (replayed rows count too).
+        step: optimiser steps so far.
+        resumed: whether this process continues an earlier one.
+        tracking: what the trackers must know to go on after a resume (MLflow run ids), by tracker name.
+    """
+
+    id: str
+    directory: Path
+    scenario: Scenario
+    source: str
+    command: str
+    seed: int
+    device: str
+    dataset: str
+    stand_in: str | None
+    description: dict[str, str]
+    facts: dict[str, float]
+    record: Record
+    seconds: dict[str, float] = field(default_factory=dict)
+    rows: int = 0
+    step: int = 0
+    resumed: bool = False
+    plugins: list[str] = field(default_factory=list)
+    tracking: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended: `finished`, `stopped` (a limit was reached), `failed` or `killed`, and its result."""
+
+    status: str
+    error: str | None = None
+    result: dict[str, Any] = field(default_factory=dict)

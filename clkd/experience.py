@@ -1,0 +1,98 @@
+"""The words for data over time: rows of a data set, and one experience of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from clkd.signals import Batch
+
+Warp = Callable[[Tensor], Tensor]
+"""Turns stored rows of one domain into the rows that the model gets: `[N, …]` uint8 in, the same shape and type out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A selection of a stored data set. Nothing is copied until a batch is gathered.
+
+    Attributes:
+        x: `[N, C, H, W]` uint8 (or `[N, D]` float32): the whole stored set, shared by all selections.
+        y: `[n]` int64 global class ids of the selected rows.
+        index: `[n]` int64 where each selected row lies in `x`.
+        sample_id: `[n]` int64 the row's stable number, which is its place in the original set.
+        domain, experience: the ids that every row of this selection carries.
+        warp: what makes these rows another domain, or None.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    sample_id: Tensor
+    domain: int = 0
+    experience: int = 0
+    warp: Warp | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def ready(self, device: torch.device | str) -> Rows:
+        """The same rows on `device`; a warp is applied once, here, to all of them."""
+        moved = replace(self, y=self.y.to(device), index=self.index.to(device), sample_id=self.sample_id.to(device))
+        if self.warp is None:
+            return replace(moved, x=self.x.to(device))
+        warped = self.warp(self.x[self.index].to(device))
+        return replace(moved, x=warped, index=torch.arange(len(self), device=warped.device), warp=None)
+
+    def gather(self, at: Tensor) -> Batch:
+        """The rows at positions `at` (`[B]` int64 within this selection) as an un-augmented batch of new rows."""
+        assert self.warp is None, "call ready() first: these rows still have to be warped into their domain"
+        return Batch(
+            x=self.x[self.index[at]],
+            y=self.y[at],
+            sample_id=self.sample_id[at],
+            domain=torch.full_like(at, self.domain),
+            experience=torch.full_like(at, self.experience),
+            new=len(at),
+        )
+
+    def select(self, keep: Tensor) -> Rows:
+        """Only the rows that `keep` (bool mask or positions) names."""
+        return replace(self, y=self.y[keep], index=self.index[keep], sample_id=self.sample_id[keep])
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """One chunk of the stream: new classes, a new domain, or more of the same.
+
+    Attributes:
+        index: its place in the stream, from 0.
+        classes: global ids of the classes in its training rows, in the stream's class order.
+        seen: every class of this and earlier experiences, in order of first appearance.
+        train, validation, test: its rows; `validation` is cut from training data and may be empty.
+        name: how people call it, for example `[4, 5]` or `rotated 36°`.
+        count: how many experiences the stream has.
+        known: how many classes earlier experiences had: `seen[:known]` are the old ones.
+    """
+
+    index: int
+    classes: tuple[int, ...]
+    seen: tuple[int, ...]
+    train: Rows
+    validation: Rows
+    test: Rows
+    name: str
+    count: int
+    known: int = 0
+
+    @property
+    def new_classes(self) -> tuple[int, ...]:
+        """Classes that no earlier experience had."""
+        return self.seen[len(self.old_classes) :]
+
+    @property
+    def old_classes(self) -> tuple[int, ...]:
+        """Classes that an earlier experience had."""
+        return self.seen[: self.known]

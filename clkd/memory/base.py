@@ -1,0 +1,50 @@
+"""The base of every memory: a bounded table of stored rows, and a rule for what stays in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clkd.signals import Batch, Signals
+
+if TYPE_CHECKING:
+    from clkd.experience import Experience
+    from clkd.models.student import Student
+
+
+class Memory:
+    """Keeps rows of the past, as stored (uint8 for images), never more than it declares.
+
+    This base keeps nothing and replays nothing.
+    """
+
+    def observe(self, batch: Batch, signals: Signals) -> None:
+        """Offered each new row exactly once, in the first epoch of its experience (`batch` holds new rows only)."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Batch | None:
+        """At most `n` distinct rows, drawn evenly; None while there are none."""
+        return None
+
+    def end(self, experience: Experience, student: Student) -> None:
+        """After an experience: its rows are in `experience.train`."""
+
+    def nbytes(self) -> int:
+        """Bytes of all that is kept."""
+        return 0
+
+    def __len__(self) -> int:
+        return 0
+
+    def histogram(self) -> dict[int, int]:
+        """How many rows are kept of each class."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave, on the device the rows are used on."""
+
+    def to(self, device: torch.device | str) -> None:
+        """Keep the rows on `device` from now on."""

@@ -1,0 +1,201 @@
+"""Names to parts: what plugins register, how options are checked, and how a part is built."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from clkd.errors import PluginError, did_you_mean
+from clkd.options import SELECTOR, SHARED, Options, Parsing, Part
+
+KINDS = (
+    "losses", "memories", "transfers", "teachers", "models", "heads", "datasets", "streams", "schedules", "metrics",
+    "trackers", "methods",
+)  # fmt: skip
+REGISTER_HOOKS = {kind: f"clkd_register_{kind}" for kind in KINDS}
+OFFERS = frozenset(
+    {"context", "shape", "in_features", "seed", "device", "class_names", "old_classes", "run", "store", "members"}
+)
+"""What a factory may name among its parameters beside its own options; whoever builds the part offers it."""
+
+
+class Register(Protocol):
+    """What a `clkd_register_*` hook is handed."""
+
+    def __call__(
+        self, name: str, factory: Callable[..., Any] | str, *, config: type[Options] | None = None, summary: str = ""
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered part: its factory (or where to import it from, `"module:name"`), its options, who brought it."""
+
+    kind: str
+    name: str
+    factory: Callable[..., Any] | str
+    config: type[Options] | None
+    summary: str
+    plugin: str
+    origin: str
+
+    @cached_property
+    def load(self) -> Callable[..., Any]:
+        """The factory itself, imported now if it was given as a string."""
+        if not isinstance(self.factory, str):
+            return self.factory
+        module, _, attribute = self.factory.partition(":")
+        try:
+            factory: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise PluginError(f"{self.kind}: '{self.name}' from plugin '{self.plugin}' does not load: {error}") from error
+        return factory
+
+    @cached_property
+    def options(self) -> type[Options]:
+        """The config model: the registered one, or the factory's own signature read as one."""
+        return self.config or _from_signature(self.name, self.load)
+
+
+@dataclass(slots=True)
+class Registry:
+    """All registered parts of this process."""
+
+    entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+
+    def register_for(self, kind: str, plugin: str, origin: str) -> Register:
+        """The `register` function of one plugin and kind, so that every part knows who brought it."""
+
+        def register(
+            name: str, factory: Callable[..., Any] | str, *, config: type[Options] | None = None, summary: str = ""
+        ) -> None:
+            self.add(Entry(kind, name, factory, config, summary, plugin, origin))
+
+        return register
+
+    def add(self, entry: Entry) -> None:
+        other = self.entries.get((entry.kind, entry.name))
+        if other is not None:
+            raise PluginError(
+                f"{entry.kind}: '{entry.name}' is registered by '{other.plugin}' ({other.origin}) and by "
+                f"'{entry.plugin}' ({entry.origin}): rename one, or leave one out with -p no:NAME"
+            )
+        self.entries[entry.kind, entry.name] = entry
+
+    def forget(self, plugin: str) -> None:
+        """Drop what a plugin registered before it broke."""
+        self.entries = {key: entry for key, entry in self.entries.items() if entry.plugin != plugin}
+
+    def provided_by(self, plugin: str) -> list[str]:
+        return sorted(f"{entry.kind}:{entry.name}" for entry in self.entries.values() if entry.plugin == plugin)
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(name for k, name in self.entries if k == kind)
+
+    def get(self, kind: str, name: object) -> Entry:
+        """The entry, or a `ValueError` that suggests what was meant."""
+        entry = self.entries.get((kind, str(name)))
+        if entry is None:
+            raise ValueError(f"{_noun(kind)} '{name}' is not known, {did_you_mean(str(name), self.names(kind))}")
+        return entry
+
+    def parse(self, kind: str, raw: object, parsing: Parsing | None = None) -> Part:
+        """Check what a scenario says of a part against the part's config model.
+
+        Without `parsing` (outside a scenario file) all mistakes are raised as one `ValueError`.
+
+        >>> from clkd.plugins import load_plugins
+        >>> load_plugins().registry.parse("losses", {"kind": "kd", "temprature": 3})
+        Traceback (most recent call last):
+        ...
+        ValueError: temprature: unknown key, did you mean 'temperature'?
+        """
+        own = Parsing(self) if parsing is None else parsing
+        part = self._parse(kind, raw, own)
+        if parsing is None and own.problems:
+            raise ValueError("; ".join(f"{'.'.join(map(str, path))}: {reason}" for path, reason in own.problems))
+        return part
+
+    def _parse(self, kind: str, raw: object, parsing: Parsing) -> Part:
+        name, given = _split(kind, raw)
+        entry = self.get(kind, name)
+        path = parsing.paths.get(id(raw), ())
+        shared_model = SHARED.get(kind)
+        common = {key: given.pop(key) for key in list(given) if shared_model and key in shared_model.model_fields}
+        known = [*entry.options.model_fields, *(shared_model.model_fields if shared_model else ())]
+        options = _check(entry.options, given, path, parsing, known)
+        shared = _check(shared_model, common, path, parsing, known) if shared_model else None
+        return Part(kind, entry.name, options, shared)
+
+    def build(self, part: Part, **offers: Any) -> Any:
+        """Make the part: its factory gets the options, and those of the offers that it names.
+
+        Schedules among the options are built here; any other nested part is the factory's to build.
+        """
+        factory = self.get(part.kind, part.name).load
+        options = {name: self._built(getattr(part.options, name)) for name in type(part.options).model_fields}
+        wanted = inspect.signature(factory).parameters
+        return factory(**options, **{name: value for name, value in offers.items() if name in wanted})
+
+    def _built(self, value: Any) -> Any:
+        return self.build(value) if isinstance(value, Part) and value.kind == "schedules" else value
+
+
+def _split(kind: str, raw: object) -> tuple[object, dict[str, Any]]:
+    """`kd` and `{kind: kd, temperature: 2}` say the same thing."""
+    selector = SELECTOR.get(kind, "kind")
+    if isinstance(raw, str):
+        return raw, {}
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"give a {_noun(kind)}'s name, or a mapping with '{selector}'; got {type(raw).__name__}")
+    if selector not in raw:
+        raise ValueError(f"the {_noun(kind)}'s '{selector}' is missing")
+    return raw[selector], {key: value for key, value in raw.items() if key != selector}
+
+
+def _check(
+    model: type[Options], given: dict[str, Any], path: tuple[str | int, ...], parsing: Parsing, known: list[str]
+) -> Options:
+    try:
+        return model.model_validate(given, context=parsing)
+    except ValidationError as error:
+        parsing.problems += [((*path, *item["loc"]), reason(item, known)) for item in error.errors()]
+        return Options()
+
+
+def reason(error: Mapping[str, Any], known: list[str]) -> str:
+    """One pydantic error as clkd says it."""
+    if error["type"] == "extra_forbidden":
+        return f"unknown key, {did_you_mean(str(error['loc'][-1]), known)}"
+    if error["type"] == "missing":
+        return "is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = error.get("input")
+    return f"{message}; got {given!r}" if isinstance(given, str | int | float | bool) else message
+
+
+def _noun(kind: str) -> str:
+    singular = {"losses": "loss", "memories": "memory"}
+    return singular.get(kind, kind.removesuffix("s"))
+
+
+def _from_signature(name: str, factory: Callable[..., Any]) -> type[Options]:
+    """The options of a part that registered no config model: its factory's keyword parameters."""
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(factory, eval_str=True).parameters.values():
+        if parameter.name in OFFERS or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
+        fields[parameter.name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
+    return create_model(f"{name}Options", __base__=_Inferred, **fields)
+
+
+class _Inferred(Options):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)

@@ -1,0 +1,43 @@
+"""What a weight or a temperature follows: the base, and where training stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clkd.signals import Signals
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where training stands. `step` counts over the whole stream; `epoch_step` within the epoch."""
+
+    experience: int = 0
+    experiences: int = 1
+    epoch: int = 0
+    epochs: int = 1
+    epoch_step: int = 0
+    epoch_steps: int = 1
+    step: int = 0
+    old_classes: int = 0
+    seen_classes: int = 1
+
+    @property
+    def experience_step(self) -> int:
+        """Steps taken in this experience."""
+        return self.epoch * self.epoch_steps + self.epoch_step
+
+    @property
+    def experience_steps(self) -> int:
+        """Steps this experience will take."""
+        return self.epochs * self.epoch_steps
+
+
+class Schedule:
+    """A number that depends on where training stands, and may look at the student's signals."""
+
+    def __call__(self, progress: Progress, signals: Signals | None = None) -> float | Tensor:
+        raise NotImplementedError

@@ -1,0 +1,144 @@
+"""What flows through a step: the rows of a batch, and what each model said about them.
+
+Shape letters used everywhere: B rows, C classes (columns), D features, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows of the stream. New rows come first, replayed rows after them.
+
+    Attributes:
+        x: `[B, C, H, W]` uint8 as stored, or float32 once augmented and normalised; `[B, D]` for vectors.
+        y: `[B]` int64 global class ids, -1 where unlabelled.
+        sample_id: `[B]` int64, the row's place in its training set: stable over the whole stream.
+        domain: `[B]` int64 domain ids.
+        experience: `[B]` int64, the experience in which the row arrived.
+        new: how many leading rows are new; the others were replayed. A plain int, so that slicing never waits for a GPU.
+        raw: `[B, …]` the rows as stored (what a memory keeps), once `x` has been augmented.
+        extra: what a memory stored beside its rows (for example old logits), row-aligned with the replayed part.
+    """
+
+    x: Tensor
+    y: Tensor
+    sample_id: Tensor
+    domain: Tensor
+    experience: Tensor
+    new: int
+    raw: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def is_replay(self) -> Tensor:
+        """`[B]` bool: True where the row came out of memory.
+
+        >>> from clkd.signals import Batch
+        >>> i = torch.arange(3)
+        >>> Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=2).is_replay.tolist()
+        [False, False, True]
+        """
+        return torch.arange(len(self.y), device=self.y.device) >= self.new
+
+    def stored(self) -> Tensor:
+        """The rows as they came from the store (uint8 for images), whether or not they were augmented since."""
+        return self.x if self.raw is None else self.raw
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Rows `start:stop`, as views."""
+        cut = slice(start, stop)
+        return Batch(
+            x=self.x[cut],
+            y=self.y[cut],
+            sample_id=self.sample_id[cut],
+            domain=self.domain[cut],
+            experience=self.experience[cut],
+            new=min(max(self.new - start, 0), stop - start),
+            raw=None if self.raw is None else self.raw[cut],
+            extra=self.extra if (start, stop) == (self.new, len(self)) else {},
+        )
+
+    def joined(self, replayed: Batch | None) -> Batch:
+        """These new rows followed by rows from memory."""
+        if replayed is None or not len(replayed):
+            return self
+        parts = {
+            name: torch.cat([getattr(self, name), getattr(replayed, name)])
+            for name in ("x", "y", "sample_id", "domain", "experience")
+        }
+        return Batch(**parts, new=len(self), extra=replayed.extra)
+
+    def seen_as(self, view: Tensor) -> Batch:
+        """The same rows with `x` augmented and normalised; the stored pixels move to `raw`."""
+        return replace(self, x=view, raw=self.stored())
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What one model said about one batch: the only thing that losses read of a model.
+
+    Attributes:
+        logits: `[B, C]`, or None when only features were asked for.
+        class_ids: `[C]` int64, the global class id of each column.
+        features: tap name to tensor: `[B, D]` or `[B, D, H, W]`.
+        valid: `[B]` bool, whether this model knows the class of the row; None means every row.
+    """
+
+    logits: Tensor | None
+    class_ids: Tensor
+    features: dict[str, Tensor] = field(default_factory=dict)
+    valid: Tensor | None = None
+
+    def rows(self, start: int, stop: int) -> Signals:
+        """What was said about rows `start:stop`, as views."""
+        cut = slice(start, stop)
+        return Signals(
+            logits=None if self.logits is None else self.logits[cut],
+            class_ids=self.class_ids,
+            features={name: tensor[cut] for name, tensor in self.features.items()},
+            valid=None if self.valid is None else self.valid[cut],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a part wants a model to say about a batch: its logits, and features by tap name."""
+
+    logits: bool = True
+    features: tuple[str, ...] = ()
+
+    def __or__(self, other: Needs) -> Needs:
+        """Both wishes in one forward pass.
+
+        >>> Needs(logits=False, features=("stage3",)) | Needs(features=("stage1",))
+        Needs(logits=True, features=('stage3', 'stage1'))
+        """
+        return Needs(self.logits or other.logits, tuple(dict.fromkeys(self.features + other.features)))
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One side of a loss, as it will be in the coming experience, known before the first batch.
+
+    Attributes:
+        class_ids: the global class of each logit column.
+        born: the experience that brought each column (what a task-aware head calls its task).
+        task_aware: whether rows are told their task, so that only the columns of their own task compete.
+        feature: the tap this side of the loss reads, if it names one (`student.stage3`).
+        shape: the shape of that feature without the batch: `(D,)` or `(D, H, W)`.
+    """
+
+    class_ids: tuple[int, ...]
+    born: tuple[int, ...]
+    task_aware: bool = False
+    feature: str | None = None
+    shape: tuple[int, ...] | None = None

@@ -1,0 +1,54 @@
+"""The base of every teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from clkd.signals import Batch, Needs, Signals, Spec
+
+if TYPE_CHECKING:
+    from clkd.experience import Experience
+    from clkd.models.student import Student
+
+
+class Teacher:
+    """Says something about a batch that the student can learn from. Never trained, always in eval mode."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has anything to say yet: the previous self has nothing in the first experience."""
+        return True
+
+    def spec(self, feature: str | None = None) -> Spec:
+        """Its classes, and the shape of the feature it is asked for."""
+        raise NotImplementedError
+
+    def signals(self, batch: Batch, needs: Needs) -> Signals:
+        """What it says about the very rows and view that the student sees. No gradient."""
+        raise NotImplementedError
+
+    def begin(self, experience: Experience, student: Student) -> None:
+        """Before an experience, after the student has grown."""
+
+    def after_step(self, student: Student) -> None:
+        """After each optimiser step."""
+
+    def end(self, experience: Experience, student: Student) -> None:
+        """After an experience."""
+
+    def fingerprint(self) -> str:
+        """A hash of every parameter and buffer: it must not move while the teacher teaches."""
+        return ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resume needs and cannot be made again from the scenario: tensors, numbers, strings, lists, dicts."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+
+    def tensors(self) -> list[Tensor]:
+        """Its parameters, for counting."""
+        return []

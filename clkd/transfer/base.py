@@ -1,0 +1,33 @@
+"""The base of every transfer strategy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from clkd.signals import Batch, Needs, Signals
+
+if TYPE_CHECKING:
+    from clkd.experience import Experience
+    from clkd.models.student import Student
+
+
+class Transfer(nn.Module):
+    """Makes what the student says of old and new domains comparable. This base does nothing."""
+
+    needs: ClassVar[Needs] = Needs(logits=False)
+
+    def reads(self) -> Needs:
+        """What it reads of the student."""
+        return self.needs
+
+    def begin(self, experience: Experience, student: Student) -> None:
+        """Before an experience, after the student has grown."""
+
+    def forward(self, batch: Batch, a: Signals) -> Tensor | None:
+        """A scalar to add to the loss (unweighted), or None when this batch has nothing to compare."""
+        return None
+
+    def end(self, experience: Experience, student: Student) -> None:
+        """After an experience: may still change the student, for example its batch-norm statistics."""
