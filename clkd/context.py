@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clkd.experience import Rows
 from clkd.options import Part
@@ -28,8 +28,10 @@ class Context:
         train: all training rows of the stream, for a teacher that is fitted on them.
         data_fingerprint: a hash of everything that determines those rows and how they are augmented.
         build: builds another part by what the scenario says of it: `context.build(part, **offers)`.
-        fit: trains a fresh model on `train` with cross-entropy: `context.fit(model_part, options, seed)` gives the
-            module, already frozen. It belongs to the engine and is handed in, so that teachers need not know it.
+        network: an untrained network of clkd's own: `context.network(model_part, class_ids, seed)` is a backbone with a fixed
+            head over those classes, and speaks `Signals` (a `clkd.models.student.Student`).
+        fit: trains such a network on `train` in place, with cross-entropy: `context.fit(network, options)`, where
+            `options` has `epochs`, `batch_size`, `optimizer`, `scheduler` and `seed`.
     """
 
     seed: int
@@ -43,9 +45,5 @@ class Context:
     train: Rows
     data_fingerprint: str
     build: Callable[..., Any]
-    fit: Callable[..., nn.Module]
-
-    def model(self, part: Part) -> nn.Module:
-        """A backbone for this stream's rows, as the scenario describes it."""
-        module: nn.Module = self.build(part, shape=self.shape)
-        return module
+    network: Callable[[Part, tuple[int, ...], int], Any]
+    fit: Callable[[Any, Any], None]

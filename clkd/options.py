@@ -5,19 +5,80 @@ Nothing here loads torch: a scenario is checked in well under a second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationInfo
-from pydantic.json_schema import GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
+
+from clkd.errors import did_you_mean
+
+Place = tuple[str | int, ...]
+"""Where something stands in a scenario: `("losses", 1, "temperature")`."""
 
 
 class Options(BaseModel):
     """Base of all config models: unknown keys are errors, values are fixed once checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _say_it_plainly(cls, raw: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        """Pydantic's words for a mistake are replaced here, where the allowed keys are known."""
+        try:
+            return check(raw)
+        except ValidationError as error:
+            details = error.errors()
+        raise mistakes([(item["loc"], worded(item, cls.model_fields)) for item in details])
+
+
+def mistakes(found: Iterable[tuple[Place, str | PydanticCustomError]]) -> ValidationError:
+    """Several mistakes as one error; pydantic puts the place of whatever contains them in front."""
+    lines: list[InitErrorDetails] = [
+        {"type": _stated(why) if isinstance(why, str) else why, "loc": place, "input": None} for place, why in found
+    ]
+    return ValidationError.from_exception_data("scenario", lines)
+
+
+def unknown_key(key: str, allowed: Iterable[str]) -> str:
+    """What is said of a key that nobody reads."""
+    words = list(allowed)
+    return f"unknown key ({did_you_mean(key, words)})" if words else "unknown key (there are no options here)"
+
+
+def _stated(reason: str) -> PydanticCustomError:
+    return PydanticCustomError("clkd", "{reason}", {"reason": reason})
+
+
+def worded(item: ErrorDetails, known: Iterable[str]) -> str | PydanticCustomError:
+    """One of pydantic's errors as clkd says it; what clkd said already stays as it is."""
+    if item["type"] == "extra_forbidden":
+        return unknown_key(str(item["loc"][-1]), known)
+    if item["type"] == "missing":
+        return "is missing"
+    if item["type"] in ("clkd", UNKNOWN_PART):
+        return PydanticCustomError(item["type"], "{reason}", item["ctx"])
+    message = item["msg"].removeprefix("Value error, ")
+    given = item["input"]
+    told = isinstance(given, str) and repr(given) in message
+    shown = f"; got {given!r}" if isinstance(given, str | int | float | bool) and not told else ""
+    return message[:1].lower() + message[1:] + shown
+
+
+UNKNOWN_PART = "clkd_unknown_part"
+"""The type of the error that says a name is not registered: the only one that a broken plugin may be to blame for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +114,19 @@ class PartParser(Protocol):
     def parse(self, kind: str, raw: object, parsing: Parsing) -> Part: ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Parsing:
-    """One pass over a scenario: who knows the parts, where each piece of it stood, and what was wrong so far."""
+    """The context of one pass over a scenario: who knows the parts."""
 
     parser: PartParser
-    paths: Mapping[int, tuple[str | int, ...]] = field(default_factory=dict)
-    problems: list[tuple[tuple[str | int, ...], str]] = field(default_factory=list)
+
+
+class Opened(dict[str, Any]):
+    """A part given by its bare name, and options that were set into it since (`--set memory.size=100`)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +170,7 @@ TrackerPart = Annotated[Part, PartField("trackers")]
 class TermOptions(Options):
     """Keys that every loss has beside its own."""
 
-    name: str | None = None
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
     """The term's name in logs and errors; by default the loss's kind and what it compares."""
     between: tuple[str, ...] | None = None
     """`[student, previous]`, `[student.stage3, external.stage3]`, `[student@new]`: model, tap, rows."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -19,9 +20,11 @@ from types import ModuleType
 
 import pluggy
 
-from clkd import hooks
+from clkd import __version__, hooks
 from clkd.errors import PluginError, UserError, did_you_mean
 from clkd.registry import REGISTER_HOOKS, Registry
+
+log = logging.getLogger("clkd")
 
 BUILT_IN = (
     "clkd.data",
@@ -59,6 +62,10 @@ class Plugins:
     registry: Registry
     found: list[Plugin] = field(default_factory=list)
 
+    def guests(self) -> list[Plugin]:
+        """The plugins at work that did not come with clkd."""
+        return [plugin for plugin in self.found if plugin.status == "ok" and plugin.origin != "clkd"]
+
     def broken(self) -> list[Plugin]:
         return [plugin for plugin in self.found if plugin.status == "broken"]
 
@@ -77,12 +84,16 @@ def load_plugins(directories: Iterable[Path] = (), disabled: Iterable[str] = ())
     plugins = Plugins(manager, Registry())
     off = set(disabled)
     for module in BUILT_IN:
-        _admit(plugins, Plugin(module, "clkd"), importlib.import_module(module))
+        plugins.found.append(Plugin(module, "clkd", __version__))
+        _admit(plugins, plugins.found[-1], importlib.import_module(module))
     for entry in _entry_points():
         _load_entry(plugins, entry, off)
     for path in _files(directories):
         _load_file(plugins, path, off)
     _refuse_unknown(off, plugins)
+    for plugin in plugins.broken():
+        plugins.registry.broken[plugin.name] = plugin.reason
+        log.warning("plugin '%s' (%s) is broken: %s", plugin.name, plugin.origin, plugin.reason)
     return plugins
 
 
@@ -105,17 +116,45 @@ def _package(entry: EntryPoint) -> str:
 
 def _load_entry(plugins: Plugins, entry: EntryPoint, off: set[str]) -> None:
     plugin = Plugin(entry.name, _package(entry), entry.dist.version if entry.dist else "")
-    wanted = os.environ.get("CLKD_LOAD_PLUGINS")
-    if entry.name in off or (wanted is not None and entry.name not in wanted.split(",")):
+    wanted = _wanted()
+    _load(plugins, plugin, entry.load, entry.name in off or (wanted is not None and entry.name not in wanted))
+
+
+def _wanted() -> list[str] | None:
+    """The installed plugins to load; None for all."""
+    listed = os.environ.get("CLKD_LOAD_PLUGINS")
+    return None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def _load(plugins: Plugins, plugin: Plugin, read: Callable[[], ModuleType], disabled: bool) -> None:
+    """Let a stranger in. What is wrong with it is its own affair, unless it takes somebody else's name."""
+    _refuse_namesake(plugins, plugin)
+    plugins.found.append(plugin)
+    if disabled:
         plugin.status = "disabled"
-        plugins.found.append(plugin)
         return
     try:
-        module = entry.load()
-    except Exception as error:  # a stranger's import may raise anything; it is reported, with its name, below
-        plugins.found.append(_break(plugin, error))
-        return
-    _admit_guest(plugins, plugin, module)
+        _admit(plugins, plugin, read())
+    except PluginError:
+        raise
+    except (Exception, SystemExit) as error:  # a stranger may raise anything; it is reported, with its name
+        if plugins.manager.has_plugin(plugin.name):
+            plugins.manager.unregister(name=plugin.name)
+        plugins.registry.forget(plugin.name)
+        plugin.status, plugin.reason = "broken", _one_line(error)
+
+
+def _refuse_namesake(plugins: Plugins, plugin: Plugin) -> None:
+    for other in plugins.found:
+        if other.name == plugin.name:
+            raise PluginError(
+                f"plugin name '{plugin.name}' is claimed by {other.origin} and {plugin.origin}: remove one of them"
+            )
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, HookError) else f"{type(error).__name__}: {text}"
 
 
 def _files(directories: Iterable[Path]) -> Iterator[Path]:
@@ -126,52 +165,27 @@ def _files(directories: Iterable[Path]) -> Iterator[Path]:
 
 
 def _load_file(plugins: Plugins, path: Path, off: set[str]) -> None:
-    plugin = Plugin(path.stem, str(path))
-    if path.stem in off:
-        plugin.status = "disabled"
-        plugins.found.append(plugin)
-        return
-    try:
-        module = _import_file(path)
-    except Exception as error:  # as above: reported with its name
-        plugins.found.append(_break(plugin, error))
-        return
-    _admit_guest(plugins, plugin, module)
+    _load(plugins, Plugin(path.stem, str(path)), lambda: _import_file(path), path.stem in off)
 
 
 def _import_file(path: Path) -> ModuleType:
     name = f"clkd_plugins_dir_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader, f"{path} ends in .py, so Python has a loader for it"
+    assert spec is not None and spec.loader is not None  # noqa: PT018  # one fact: Python has a loader for any .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-def _admit_guest(plugins: Plugins, plugin: Plugin, module: ModuleType) -> None:
-    """Let a stranger in; what is wrong with it is its own affair, unless it takes somebody else's name."""
-    try:
-        _admit(plugins, plugin, module)
-    except PluginError:
-        raise
-    except Exception as error:  # a broken guest is reported, and refused only where a scenario uses it
-        if plugins.manager.get_plugin(plugin.name):
-            plugins.manager.unregister(name=plugin.name)
-        plugins.registry.forget(plugin.name)
-        plugins.found.append(_break(plugin, error))
-
-
 def _admit(plugins: Plugins, plugin: Plugin, module: ModuleType) -> None:
     _check_hook_names(plugin, module)
     plugins.manager.register(module, name=plugin.name)
     for kind, hook in REGISTER_HOOKS.items():
-        implementation = getattr(module, hook, None)
-        if implementation is not None:
-            implementation(register=plugins.registry.register_for(kind, plugin.name, plugin.origin))
+        if hook in vars(module):
+            getattr(module, hook)(register=plugins.registry.register_for(kind, plugin.name, plugin.origin))
     plugin.hooks = sorted(name for name in vars(module) if _is_hook(module, name))
     plugin.provides = plugins.registry.provided_by(plugin.name)
-    plugins.found.append(plugin)
 
 
 def _is_hook(module: ModuleType, name: str) -> bool:
@@ -179,24 +193,24 @@ def _is_hook(module: ModuleType, name: str) -> bool:
 
 
 def _check_hook_names(plugin: Plugin, module: ModuleType) -> None:
-    """pluggy accepts any misspelt hook in silence: say so instead."""
+    """pluggy passes over misspelt hooks, and hooks that lack the marker, in silence: say so instead."""
     known = [name for name in vars(hooks) if name.startswith("clkd_")]
     for name in vars(module):
         if _is_hook(module, name) and name not in known:
-            raise PluginNameError(f"plugin '{plugin.name}' ({plugin.origin}): unknown hook '{name}', {did_you_mean(name, known)}")
+            raise HookError(f"unknown hook '{name}' ({did_you_mean(name, known)})")
+        if name in known and not _is_hook(module, name):
+            raise HookError(f"'{name}' is not marked: write @hookimpl (from clkd import hookimpl) above it")
 
 
-class PluginNameError(Exception):
-    """A guest implements a hook that does not exist."""
-
-
-def _break(plugin: Plugin, error: Exception) -> Plugin:
-    plugin.status = "broken"
-    plugin.reason = str(error) if isinstance(error, PluginNameError) else f"{type(error).__name__}: {error}"
-    return plugin
+class HookError(Exception):
+    """A plugin implements a hook that does not exist, or does not say that it does."""
 
 
 def _refuse_unknown(disabled: set[str], plugins: Plugins) -> None:
-    names = [plugin.name for plugin in plugins.found if plugin.name not in BUILT_IN]
-    for name in sorted(disabled - set(names)):
-        raise UserError(f"-p no:{name}: no such plugin, {did_you_mean(name, names)}")
+    """A plugin that is switched on or off by name must exist, or the switch would do nothing."""
+    guests = [plugin.name for plugin in plugins.found if plugin.origin != "clkd"]
+    for name in sorted(disabled - set(guests)):
+        raise UserError(f"-p no:{name}: no such plugin ({did_you_mean(name, guests)})")
+    for name in _wanted() or ():
+        if name not in guests:
+            raise UserError(f"CLKD_LOAD_PLUGINS: no plugin '{name}' is installed ({did_you_mean(name, guests)})")

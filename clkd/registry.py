@@ -10,9 +10,22 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from pydantic import ConfigDict, ValidationError, create_model
+from pydantic_core import PydanticCustomError
 
 from clkd.errors import PluginError, did_you_mean
-from clkd.options import SELECTOR, SHARED, Options, Parsing, Part
+from clkd.options import (
+    SELECTOR,
+    SHARED,
+    UNKNOWN_PART,
+    Opened,
+    Options,
+    Parsing,
+    Part,
+    Place,
+    mistakes,
+    unknown_key,
+    worded,
+)
 
 KINDS = (
     "losses", "memories", "transfers", "teachers", "models", "heads", "datasets", "streams", "schedules", "metrics",
@@ -20,7 +33,7 @@ KINDS = (
 )  # fmt: skip
 REGISTER_HOOKS = {kind: f"clkd_register_{kind}" for kind in KINDS}
 OFFERS = frozenset(
-    {"context", "shape", "in_features", "seed", "device", "class_names", "old_classes", "run", "store", "members"}
+    {"context", "shape", "in_features", "seed", "device", "class_names", "old_classes", "run", "store", "teachers"}
 )
 """What a factory may name among its parameters beside its own options; whoever builds the part offers it."""
 
@@ -54,7 +67,9 @@ class Entry:
         try:
             factory: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise PluginError(f"{self.kind}: '{self.name}' from plugin '{self.plugin}' does not load: {error}") from error
+            raise PluginError(
+                f"{self.kind}: '{self.name}' from plugin '{self.plugin}' does not load: {error}"
+            ) from error
         return factory
 
     @cached_property
@@ -65,9 +80,10 @@ class Entry:
 
 @dataclass(slots=True)
 class Registry:
-    """All registered parts of this process."""
+    """All registered parts of this process, and which plugins could bring none because they are broken."""
 
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
 
     def register_for(self, kind: str, plugin: str, origin: str) -> Register:
         """The `register` function of one plugin and kind, so that every part knows who brought it."""
@@ -86,6 +102,12 @@ class Registry:
                 f"{entry.kind}: '{entry.name}' is registered by '{other.plugin}' ({other.origin}) and by "
                 f"'{entry.plugin}' ({entry.origin}): rename one, or leave one out with -p no:NAME"
             )
+        taken = {SELECTOR.get(entry.kind, "kind"), *(SHARED[entry.kind].model_fields if entry.kind in SHARED else ())}
+        for key in entry.config.model_fields if entry.config else ():
+            if key in taken:
+                raise ValueError(
+                    f"{entry.kind}: '{entry.name}': every {noun(entry.kind)} has a '{key}': rename this option"
+                )
         self.entries[entry.kind, entry.name] = entry
 
     def forget(self, plugin: str) -> None:
@@ -99,52 +121,79 @@ class Registry:
         return sorted(name for k, name in self.entries if k == kind)
 
     def get(self, kind: str, name: object) -> Entry:
-        """The entry, or a `ValueError` that suggests what was meant."""
+        """The entry, or an `UnknownPartError` that suggests what was meant and names the broken plugins."""
         entry = self.entries.get((kind, str(name)))
         if entry is None:
-            raise ValueError(f"{_noun(kind)} '{name}' is not known, {did_you_mean(str(name), self.names(kind))}")
+            suspects = "".join(f"; plugin '{plugin}' is broken: {why}" for plugin, why in sorted(self.broken.items()))
+            hint = did_you_mean(str(name), self.names(kind))
+            raise UnknownPartError(f"{noun(kind)} '{name}' is not known ({hint}){suspects}")
         return entry
 
     def parse(self, kind: str, raw: object, parsing: Parsing | None = None) -> Part:
         """Check what a scenario says of a part against the part's config model.
 
-        Without `parsing` (outside a scenario file) all mistakes are raised as one `ValueError`.
+        Raises all mistakes as one pydantic `ValidationError`; without `parsing` (outside a scenario file) as a plain
+        `ValueError`.
 
-        >>> from clkd.plugins import load_plugins
-        >>> load_plugins().registry.parse("losses", {"kind": "kd", "temprature": 3})
+        >>> from clkd.options import Options
+        >>> class KDOptions(Options):
+        ...     temperature: float = 2.0
+        >>> registry = Registry()
+        >>> registry.register_for("losses", "mine", "mine.py")("kd", "mine:KD", config=KDOptions)
+        >>> registry.parse("losses", {"kind": "kd", "temprature": 3})
         Traceback (most recent call last):
         ...
-        ValueError: temprature: unknown key, did you mean 'temperature'?
+        ValueError: temprature: unknown key (did you mean 'temperature'?)
         """
-        own = Parsing(self) if parsing is None else parsing
-        part = self._parse(kind, raw, own)
-        if parsing is None and own.problems:
-            raise ValueError("; ".join(f"{'.'.join(map(str, path))}: {reason}" for path, reason in own.problems))
-        return part
+        if parsing is not None:
+            return self._parse(kind, raw, parsing)
+        try:
+            return self._parse(kind, raw, Parsing(self))
+        except ValidationError as error:
+            found = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise ValueError("; ".join(found))
 
     def _parse(self, kind: str, raw: object, parsing: Parsing) -> Part:
         name, given = _split(kind, raw)
-        entry = self.get(kind, name)
-        path = parsing.paths.get(id(raw), ())
-        shared_model = SHARED.get(kind)
-        common = {key: given.pop(key) for key in list(given) if shared_model and key in shared_model.model_fields}
-        known = [*entry.options.model_fields, *(shared_model.model_fields if shared_model else ())]
-        options = _check(entry.options, given, path, parsing, known)
-        shared = _check(shared_model, common, path, parsing, known) if shared_model else None
-        return Part(kind, entry.name, options, shared)
+        try:
+            entry = self.get(kind, name)
+        except UnknownPartError as error:
+            selector = () if isinstance(raw, str) else (SELECTOR.get(kind, "kind"),)
+            raise mistakes(
+                [(selector, PydanticCustomError(UNKNOWN_PART, "{reason}", {"reason": str(error)}))]
+            ) from error
+        models = [entry.options] + ([SHARED[kind]] if kind in SHARED else [])
+        known = [key for model in models for key in model.model_fields]
+        found: list[tuple[Place, Any]] = []
+        checked: list[Options] = []
+        for model in models:
+            own = {key: given.pop(key) for key in list(given) if _reads(model, key)}
+            try:
+                checked.append(model.model_validate(own, context=parsing))
+            except ValidationError as error:
+                found += [(item["loc"], worded(item, known)) for item in error.errors()]
+        found += [((key,), unknown_key(key, known)) for key in given]
+        if found:
+            raise mistakes(found)
+        return Part(kind, entry.name, *checked)
 
     def build(self, part: Part, **offers: Any) -> Any:
         """Make the part: its factory gets the options, and those of the offers that it names.
 
-        Schedules among the options are built here; any other nested part is the factory's to build.
+        An option goes before an offer of the same name. Schedules among the options are built here; any other nested
+        part is the factory's to build.
         """
         factory = self.get(part.kind, part.name).load
         options = {name: self._built(getattr(part.options, name)) for name in type(part.options).model_fields}
         wanted = inspect.signature(factory).parameters
-        return factory(**options, **{name: value for name, value in offers.items() if name in wanted})
+        return factory(**{name: value for name, value in offers.items() if name in wanted} | options)
 
     def _built(self, value: Any) -> Any:
         return self.build(value) if isinstance(value, Part) and value.kind == "schedules" else value
+
+
+class UnknownPartError(ValueError):
+    """No part of this kind is registered under this name."""
 
 
 def _split(kind: str, raw: object) -> tuple[object, dict[str, Any]]:
@@ -152,36 +201,21 @@ def _split(kind: str, raw: object) -> tuple[object, dict[str, Any]]:
     selector = SELECTOR.get(kind, "kind")
     if isinstance(raw, str):
         return raw, {}
+    if isinstance(raw, Opened) and selector not in raw:
+        return raw.name, dict(raw)
     if not isinstance(raw, Mapping):
-        raise ValueError(f"give a {_noun(kind)}'s name, or a mapping with '{selector}'; got {type(raw).__name__}")
+        raise ValueError(f"give a {noun(kind)}'s name, or a mapping with '{selector}'; got {type(raw).__name__}")
     if selector not in raw:
-        raise ValueError(f"the {_noun(kind)}'s '{selector}' is missing")
-    return raw[selector], {key: value for key, value in raw.items() if key != selector}
+        raise ValueError(f"the {noun(kind)}'s '{selector}' is missing")
+    return raw[selector], {str(key): value for key, value in raw.items() if key != selector}
 
 
-def _check(
-    model: type[Options], given: dict[str, Any], path: tuple[str | int, ...], parsing: Parsing, known: list[str]
-) -> Options:
-    try:
-        return model.model_validate(given, context=parsing)
-    except ValidationError as error:
-        parsing.problems += [((*path, *item["loc"]), reason(item, known)) for item in error.errors()]
-        return Options()
+def _reads(model: type[Options], key: str) -> bool:
+    return key in model.model_fields or model.model_config.get("extra") == "allow"
 
 
-def reason(error: Mapping[str, Any], known: list[str]) -> str:
-    """One pydantic error as clkd says it."""
-    if error["type"] == "extra_forbidden":
-        return f"unknown key, {did_you_mean(str(error['loc'][-1]), known)}"
-    if error["type"] == "missing":
-        return "is missing"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    given = error.get("input")
-    return f"{message}; got {given!r}" if isinstance(given, str | int | float | bool) else message
-
-
-def _noun(kind: str) -> str:
+def noun(kind: str) -> str:
+    """What one of a kind is called: `losses` are made of a `loss`."""
     singular = {"losses": "loss", "memories": "memory"}
     return singular.get(kind, kind.removesuffix("s"))
 

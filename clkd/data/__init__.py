@@ -1,0 +1,158 @@
+"""Data: where images and labels come from, and the store they are kept in.
+
+A data set is found (`sources`), decoded once into memory-mapped tensors (`store`), and augmented in whole batches on
+the device (`augment`). `prepare` does the first two; the rest of clkd sees only a `Store`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, GetJsonSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema
+
+from clkd.hooks import hookimpl
+from clkd.options import Options, Part, PartField
+
+if TYPE_CHECKING:
+    from clkd.registry import Register
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class OptionalPart(PartField):
+    """A part that may be left out. (A union would report each mistake twice, once for `None`.)"""
+
+    def check(self, raw: object, info: ValidationInfo) -> Any:
+        return None if raw is None else PartField.check(self, raw, info)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"$ref": f"#/$defs/{self.kind}"}, {"type": "null"}]}
+
+
+class DatasetOptions(Options):
+    """Keys that every data set has beside its own."""
+
+    class_count: ClassVar[int | None] = None
+    """How many classes it has, where that is known before it is read."""
+    shape: ClassVar[tuple[int, int, int] | None] = None
+    """One row `(C, H, W)` where that is known before it is read: what a stand-in is converted to."""
+    augment: ClassVar[dict[str, Any]] = {}
+    """The augmentation that is standard for it; empty for none."""
+
+    root: str | None = None
+    """The folder to look in first, relative to the scenario file; then `$CLKD_DATA` and the cache."""
+    offline: Annotated[Part | None, OptionalPart("datasets")] = None
+    """The data set to use instead, and to announce, when this one can be had nowhere."""
+    size: Positive | None = None
+    """Resize images to this many pixels a side (bilinear, antialiased)."""
+    channels: Literal[1, 3] | None = None
+    """Turn images to grey (1) or to colour (3)."""
+    rows_per_class: Positive | None = None
+    """Keep only the first so many training rows of each class."""
+
+
+class Cifar10Options(DatasetOptions):
+    """CIFAR-10."""
+
+    class_count: ClassVar[int | None] = 10
+    shape: ClassVar[tuple[int, int, int] | None] = (3, 32, 32)
+    augment: ClassVar[dict[str, Any]] = {"crop": 4, "flip": True}
+
+    trust: bool = False
+    """Read batch files whose checksum is not the published one. They are pickles: a forged one can run any code."""
+
+
+class Cifar100Options(Cifar10Options):
+    """CIFAR-100 with its 100 fine labels."""
+
+    class_count: ClassVar[int | None] = 100
+
+
+class MnistOptions(DatasetOptions):
+    """MNIST or Fashion-MNIST."""
+
+    class_count: ClassVar[int | None] = 10
+    shape: ClassVar[tuple[int, int, int] | None] = (1, 28, 28)
+
+
+class SvhnOptions(DatasetOptions):
+    """Street View House Numbers, cropped digits."""
+
+    class_count: ClassVar[int | None] = 10
+    shape: ClassVar[tuple[int, int, int] | None] = (3, 32, 32)
+    augment: ClassVar[dict[str, Any]] = {"crop": 4}
+
+    trust: bool = False
+    """Read files whose checksum is not the published one."""
+
+
+class DigitsOptions(DatasetOptions):
+    """scikit-learn's bundled digits."""
+
+    class_count: ClassVar[int | None] = 10
+    shape: ClassVar[tuple[int, int, int] | None] = (1, 8, 8)
+
+
+class ImageFolderOptions(DatasetOptions):
+    """Your own images, one folder per class."""
+
+    path: str
+    """Holds `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*` to be split automatically."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """The share of each class that becomes test rows, where there is no `test` folder."""
+
+
+class ArraysOptions(DatasetOptions):
+    """Your own arrays in an npz file."""
+
+    path: str
+    """Holds x_train, y_train, x_test, y_test, or x and y to be split automatically.
+
+    Images are uint8 `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]`; vectors are floats `[N, D]`. Optional: class_names,
+    and the columns experience_train, experience_test, domain_train, domain_test (or experience, domain).
+    """
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """The share of each class that becomes test rows, where the file has no test arrays."""
+
+
+class AvalancheOptions(DatasetOptions):
+    """Any Avalanche benchmark; `split: {by: given}` keeps its experiences."""
+
+    benchmark: str
+    """A classic benchmark (`SplitMNIST`), or any function that makes a benchmark (`package.module.function`)."""
+    options: dict[str, Any] | None = None
+    """Its keyword arguments."""
+
+
+@hookimpl
+def clkd_register_datasets(register: Register) -> None:
+    """The built-in data sets."""
+    register("cifar10", "clkd.data.cifar:Cifar10", config=Cifar10Options, summary="60,000 colour images of 10 classes")
+    register(
+        "cifar100", "clkd.data.cifar:Cifar100", config=Cifar100Options, summary="60,000 colour images of 100 classes"
+    )
+    register("mnist", "clkd.data.idx:Mnist", config=MnistOptions, summary="70,000 handwritten digits")
+    register("fashion_mnist", "clkd.data.idx:FashionMnist", config=MnistOptions, summary="70,000 pictures of clothing")
+    register("svhn", "clkd.data.svhn:Svhn", config=SvhnOptions, summary="99,289 house numbers in colour")
+    register(
+        "digits",
+        "clkd.data.digits:Digits",
+        config=DigitsOptions,
+        summary="1,797 handwritten digits that come with scikit-learn",
+    )
+    register(
+        "image_folder",
+        "clkd.data.image_folder:ImageFolder",
+        config=ImageFolderOptions,
+        summary="your own images, one folder per class",
+    )
+    register("arrays", "clkd.data.arrays:Arrays", config=ArraysOptions, summary="your own arrays in an npz file")
+    register(
+        "avalanche",
+        "clkd.data.avalanche:AvalancheBenchmark",
+        config=AvalancheOptions,
+        summary="any Avalanche benchmark, by name",
+    )

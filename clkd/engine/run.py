@@ -21,7 +21,7 @@ class Run:
         source: the scenario file's text, as the user wrote it.
         command: what was typed.
         seed, device: in force.
-        dataset: the name of the data set in use; `stand_in` says which one it replaces it with, if it does.
+        dataset: the data set that the scenario names; `stand_in` is the one that stood in for it, if it was not there.
         description: facts for people and for MLflow: stream, student, teachers, losses, memory (one line each).
         facts: numbers that do not change: parameters and multiply-accumulates of student and teachers.
         record: what evaluation found so far.

@@ -1,0 +1,99 @@
+"""Losses: what a student is trained to do, and what it is to learn from another model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from clkd.hooks import hookimpl
+from clkd.options import Options, Part, Scheduled
+from clkd.registry import Register
+
+
+class CrossEntropyOptions(Options):
+    """Options of `cross_entropy`."""
+
+    over: Literal["auto", "all", "seen", "new", "own"] = "auto"
+    """Which classes compete: `all` columns of the head, those `seen` so far, those `new` in this experience's data,
+    the row's `own` task's; `auto` is `own` for a task-aware head and `seen` otherwise."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """How much of the target is spread evenly over the classes that compete."""
+
+
+class KDOptions(Options):
+    """Options of `kd`."""
+
+    temperature: Scheduled = 2.0
+    """Divides both sides' logits before the softmax."""
+    variant: Literal["kl", "ce", "mse"] = "kl"
+    """Kullback-Leibler divergence, cross-entropy (same gradient), or mean squared error of the logits themselves."""
+    convention: Literal["t2", "plain"] = "t2"
+    """`t2` multiplies by the squared temperature, so that gradients keep their size; `plain` does not."""
+    scope: Literal["auto", "joint", "per_task"] = "auto"
+    """One softmax over all common classes, or one per task, summed; `auto` is `per_task` for a task-aware head."""
+    rows: Literal["all", "valid"] = "all"
+    """Every row, or only those whose class the teacher knows."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _positive(cls, value: Part | float) -> Part | float:
+        if not isinstance(value, Part) and value <= 0:
+            raise ValueError("a temperature is greater than 0")
+        return value
+
+    @model_validator(mode="after")
+    def _used(self) -> KDOptions:
+        """Options that would change nothing are mistakes."""
+        if self.variant == "mse" and (self.temperature != 2.0 or self.convention != "t2"):
+            raise ValueError("variant 'mse' compares the logits themselves: leave out temperature and convention")
+        return self
+
+
+class FeaturesOptions(Options):
+    """Options of `features`."""
+
+    align: Literal["auto", "none", "linear", "conv1x1"] = "auto"
+    """The projector from the student's width to the teacher's; `auto` makes one only where the widths differ."""
+    pool: Literal["auto", "none", "spatial"] = "auto"
+    """`auto` averages the larger map down to the smaller one; `spatial` averages both over all positions."""
+    normalize: Literal["none", "l2", "zscore"] = "none"
+    """Bring each row's features to unit length, or to mean 0 and standard deviation 1, before they are compared."""
+
+
+class RelationOptions(Options):
+    """Options of `relation`."""
+
+    variant: Literal["distance", "angle", "both"] = "distance"
+    """Compare pairwise distances, angles of triples, or the first plus twice the second."""
+    mix: bool = False
+    """Whether new and replayed rows are related to each other, too."""
+
+
+@hookimpl
+def clkd_register_losses(register: Register) -> None:
+    """The losses that clkd ships."""
+    register(
+        "cross_entropy",
+        "clkd.losses.classification:CrossEntropy",
+        config=CrossEntropyOptions,
+        summary="cross-entropy with the labels, over all, seen, new or the own task's classes",
+    )
+    register(
+        "kd",
+        "clkd.losses.response:KD",
+        config=KDOptions,
+        summary="knowledge distillation of the logits (Hinton et al. 2015), class ids aligned",
+    )
+    register(
+        "features",
+        "clkd.losses.feature:Features",
+        config=FeaturesOptions,
+        summary="mean squared error between two layers, with a projector where widths differ (FitNets)",
+    )
+    register(
+        "relation",
+        "clkd.losses.relation:Relation",
+        config=RelationOptions,
+        summary="distances and angles between the rows of a batch (Relational KD, Park et al. 2019)",
+    )

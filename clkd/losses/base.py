@@ -12,6 +12,7 @@ from clkd.signals import Batch, Needs, Signals, Spec
 if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
+    from clkd.schedules.base import Progress
 
 
 class Loss(nn.Module):
@@ -25,9 +26,16 @@ class Loss(nn.Module):
     """What this loss reads of each side. A tap named in `between` is added to it."""
     sides: ClassVar[int] = 2
     """How many models it compares: 1 (the student alone) or 2."""
+    contract_optouts: ClassVar[dict[str, str]] = {}
+    """Laws of `clkd.testing.contract` that do not hold for this loss, each with the reason."""
+    progress: Progress | None = None
+    """Where training stands; set before each `forward`, for options that follow a schedule."""
 
     def bind(self, a: Spec, b: Spec | None) -> None:
-        """Called before the first batch of each experience, when both sides' classes and shapes are known."""
+        """Called before the first batch of each experience, when both sides' classes and shapes are known.
+
+        Tensors made here may lie on the CPU if they are registered: the loss is moved to the device afterwards.
+        """
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
         """The loss as `[B]`, one value a row, where it has one; else a scalar. Lower is better, unweighted."""
@@ -46,11 +54,47 @@ class Loss(nn.Module):
 def common_columns(a: Spec, b: Spec) -> tuple[Tensor, Tensor]:
     """Where the classes that both sides know lie in each: two `[K]` index tensors, in the order of `b`.
 
+    A column that no experience has brought yet (`born` is -1, in a fixed head) is no knowledge of its class.
+
     >>> a = Spec(class_ids=(4, 7, 9), born=(0, 0, 1))
     >>> b = Spec(class_ids=(9, 4), born=(0, 0))
     >>> [t.tolist() for t in common_columns(a, b)]
     [[2, 0], [0, 1]]
     """
-    place = {c: i for i, c in enumerate(a.class_ids)}
-    pairs = [(place[c], j) for j, c in enumerate(b.class_ids) if c in place]
-    return torch.tensor([i for i, _ in pairs]), torch.tensor([j for _, j in pairs])
+    place = {c: i for i, c in enumerate(a.class_ids) if a.born[i] >= 0}
+    pairs = [(place[c], j) for j, c in enumerate(b.class_ids) if c in place and b.born[j] >= 0]
+    at_a, at_b = [i for i, _ in pairs], [j for _, j in pairs]
+    return torch.tensor(at_a, dtype=torch.long), torch.tensor(at_b, dtype=torch.long)
+
+
+def is_prefix(columns: Tensor) -> bool:
+    """Whether these are the first columns in order, so that a slice does. Asked in `bind`, never in a step."""
+    return bool(torch.equal(columns, torch.arange(len(columns))))
+
+
+def take(logits: Tensor, columns: Tensor, prefix: bool) -> Tensor:
+    """`[B, K]`: the columns `columns` of `logits` `[B, C]`, without a copy where they are a prefix."""
+    return logits[:, : len(columns)] if prefix else logits.index_select(1, columns)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Losses run in float32, whatever the models ran in; float64 stays, for those who check gradients."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def logits_of(signals: Signals) -> Tensor:
+    """`[B, C]` in full precision."""
+    assert signals.logits is not None, "the loss's `needs` asks for logits"
+    return full_precision(signals.logits)
+
+
+def among(rows: Tensor, part: Tensor) -> Tensor:
+    """`[B]` row losses such that their mean is the mean over the rows where `part` is True; 0 where there are none.
+
+    >>> among(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([True, False, True])).mean()
+    tensor(3.)
+    """
+    count = part.sum().clamp(min=1).to(rows.dtype)
+    # A number divided by a tensor is a product with the reciprocal, and 41 · (1/41) is not 1: divide tensors, so that
+    # a batch where every row counts is left alone bit for bit.
+    return torch.where(part, rows, 0.0) * (torch.full_like(count, len(rows)) / count)

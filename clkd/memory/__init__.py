@@ -1,0 +1,43 @@
+"""Memories: which rows of the past are kept, to be replayed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from clkd.hooks import hookimpl
+from clkd.options import Options
+from clkd.registry import Register
+
+
+class ReservoirOptions(Options):
+    """Options of `reservoir`."""
+
+    size: Annotated[int, Field(gt=0)] = 500
+    """How many rows are kept at most."""
+
+
+class ClassBalancedOptions(Options):
+    """Options of `class_balanced`."""
+
+    size: Annotated[int, Field(gt=0)] = 500
+    """How many rows are kept at most, over all classes."""
+
+
+@hookimpl
+def clkd_register_memories(register: Register) -> None:
+    """The memories that clkd ships."""
+    register("none", "clkd.memory.base:Memory", config=Options, summary="keeps nothing")
+    register(
+        "reservoir",
+        "clkd.memory.reservoir:Reservoir",
+        config=ReservoirOptions,
+        summary="an even sample of all rows seen so far, kept up row by row (Vitter 1985)",
+    )
+    register(
+        "class_balanced",
+        "clkd.memory.class_balanced:ClassBalanced",
+        config=ClassBalancedOptions,
+        summary="the same number of random rows of every class, refilled after each experience",
+    )

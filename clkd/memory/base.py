@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -19,11 +19,14 @@ class Memory:
     This base keeps nothing and replays nothing.
     """
 
+    contract_optouts: ClassVar[dict[str, str]] = {}
+    """Laws of `clkd.testing.contract` that do not hold for this memory, each with the reason."""
+
     def observe(self, batch: Batch, signals: Signals) -> None:
         """Offered each new row exactly once, in the first epoch of its experience (`batch` holds new rows only)."""
 
     def sample(self, n: int, generator: torch.Generator) -> Batch | None:
-        """At most `n` distinct rows, drawn evenly; None while there are none."""
+        """At most `n` distinct rows, drawn evenly with `generator` (on the CPU); None while there are none."""
         return None
 
     def end(self, experience: Experience, student: Student) -> None:

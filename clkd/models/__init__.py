@@ -1,0 +1,95 @@
+"""The student: backbones, heads that grow, and taps on what happens in between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from clkd.hooks import hookimpl
+from clkd.options import Options
+
+if TYPE_CHECKING:
+    from clkd.registry import Register
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class MLPOptions(Options):
+    """Fully connected layers."""
+
+    hidden: tuple[Positive, ...] = (400, 400)
+    """Units of each hidden layer."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance that a hidden unit is dropped in training."""
+
+
+class CifarResNetOptions(Options):
+    """A ResNet of He et al. §4.2."""
+
+    width: Positive = 16
+    """Channels of the first stage; the second and third have twice and four times as many."""
+
+
+class ResNet18Options(Options):
+    """ResNet-18 for small images."""
+
+    width: Positive = 64
+    """Channels of the first stage; each further stage has twice as many."""
+
+
+class TorchvisionOptions(Options):
+    """A classifier of torchvision, without its last layer."""
+
+    model: str
+    """Its name in torchvision, for example `mobilenet_v3_small`."""
+    weights: str | None = None
+    """A local file of weights, `.pt`, `.pth` or `.safetensors`; a relative path starts at the scenario file."""
+
+
+class FixedOptions(Options):
+    """A head that never grows."""
+
+    classes: Positive | None = None
+    """How many columns; by default one for each class of the data set."""
+
+
+class CosineOptions(Options):
+    """A head that compares directions."""
+
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """The learned scale's first value."""
+
+
+@hookimpl
+def clkd_register_models(register: Register) -> None:
+    """The built-in backbones."""
+    home = "clkd.models.backbones"
+    register("mlp", f"{home}.mlp:MLP", config=MLPOptions, summary="fully connected layers with ReLU")
+    register(
+        "lenet", f"{home}.lenet:LeNet", summary="LeNet-5 with ReLU and max-pooling, for 28 or 32 pixels", config=Options
+    )
+    for depth in (8, 20, 32, 56):
+        register(
+            f"resnet{depth}",
+            f"{home}.resnet:resnet{depth}",
+            config=CifarResNetOptions,
+            summary=f"CIFAR ResNet-{depth} (He et al. 2016, §4.2)",
+        )
+    register("resnet18", f"{home}.resnet:resnet18", config=ResNet18Options, summary="ResNet-18 with a CIFAR stem")
+    register(
+        "torchvision",
+        f"{home}.vision:vision",
+        config=TorchvisionOptions,
+        summary="any classifier of torchvision by name",
+    )
+
+
+@hookimpl
+def clkd_register_heads(register: Register) -> None:
+    """The built-in heads."""
+    home = "clkd.models.heads"
+    register("linear", f"{home}:Linear", config=Options, summary="one linear layer that grows with the classes")
+    register("fixed", f"{home}:Fixed", config=FixedOptions, summary="one linear layer with all classes from the start")
+    register("multi", f"{home}:Multi", config=Options, summary="one head per experience: rows are told their task")
+    register("cosine", f"{home}:Cosine", config=CosineOptions, summary="scaled cosine similarity that grows (LUCIR)")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from clkd.errors import did_you_mean
+from clkd.optimizers import OptimizerOptions, SchedulerOptions
 from clkd.options import (
     DatasetPart,
     HeadPart,
@@ -19,7 +23,6 @@ from clkd.options import (
     TrackerPart,
     TransferPart,
 )
-from clkd.scenario.optimizers import OptimizerOptions, SchedulerOptions
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -33,12 +36,21 @@ class Augment(Options):
     """Mirror left to right, half of the time."""
 
 
+def _named_or_spelt_out(raw: Any) -> Any:
+    """Either a name or a mapping, told apart here so that only the mistakes of the one meant are reported."""
+    if isinstance(raw, Mapping):
+        return Augment.model_validate(raw)
+    if isinstance(raw, str) and raw not in ("standard", "none"):
+        raise ValueError(f"augmentation '{raw}' is not known ({did_you_mean(raw, ('standard', 'none'))})")
+    return raw
+
+
 class StreamOptions(Options):
     """The data, and how it is cut into experiences."""
 
     dataset: DatasetPart
     split: StreamPart
-    augment: Augment | Literal["standard", "none"] = "standard"
+    augment: Annotated[Augment | Literal["standard", "none"], BeforeValidator(_named_or_spelt_out)] = "standard"
     """`standard` is what the data set's own entry declares (`clkd list datasets NAME`)."""
 
 
@@ -80,7 +92,7 @@ class TrackingOptions(Options):
     """MLflow's experiment; by default the scenario's name."""
     child_runs: bool = True
     """One nested run per experience."""
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field(default_factory=dict)
     trackers: tuple[TrackerPart, ...] = ()
     """Further trackers, from plugins."""
 
@@ -89,7 +101,7 @@ class Scenario(Options):
     """One execution, whole. `clkd show` prints it with every default filled in."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
     output: str | None = None
@@ -98,13 +110,20 @@ class Scenario(Options):
     """A preset that fills in whatever this file leaves out (`clkd list methods`)."""
     stream: StreamOptions
     student: StudentOptions
-    teachers: dict[str, TeacherPart] = {}
+    teachers: dict[str, TeacherPart] = Field(default_factory=dict)
     losses: tuple[LossPart, ...]
     memory: MemoryPart
     transfer: TransferPart
     metrics: tuple[MetricPart, ...]
     train: TrainOptions
     tracking: TrackingOptions = TrackingOptions()
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", device):
+            raise ValueError("give auto, cpu, cuda or cuda:N")
+        return device
 
     @model_validator(mode="before")
     @classmethod

@@ -41,3 +41,12 @@ class Schedule:
 
     def __call__(self, progress: Progress, signals: Signals | None = None) -> float | Tensor:
         raise NotImplementedError
+
+
+def value_of(scheduled: float | Schedule, progress: Progress, signals: Signals | None = None) -> float | Tensor:
+    """What a number, or a schedule, says now.
+
+    >>> value_of(0.5, Progress())
+    0.5
+    """
+    return scheduled(progress, signals) if isinstance(scheduled, Schedule) else scheduled

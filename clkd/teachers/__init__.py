@@ -1,0 +1,111 @@
+"""Teachers: what the student is distilled from. This front door loads no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from clkd.hooks import hookimpl
+from clkd.optimizers import OptimizerOptions, SchedulerOptions
+from clkd.options import ModelPart, Options
+
+if TYPE_CHECKING:
+    from clkd.registry import Register
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class PreviousOptions(Options):
+    """The student as it was at the end of the previous experience."""
+
+
+class EmaOptions(Options):
+    """A moving average of the student's own weights."""
+
+    decay: Share = 0.999
+
+
+class EnsembleOptions(Options):
+    """Several teachers that speak as one."""
+
+    members: Annotated[tuple[str, ...], Field(min_length=2)]
+    """Names of other teachers of this scenario."""
+    mean: Literal["probabilities", "logits"] = "probabilities"
+
+
+class ViewOptions(Options):
+    """How the student's view is changed for a teacher that was trained on another one."""
+
+    size: Positive | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class ExternalOptions(Options):
+    """What every teacher from outside may say."""
+
+    classes: tuple[int | str, ...] | None = None
+    """The stream's class (id or name) of each output; by default output k is class k, and the counts must agree."""
+    view: ViewOptions | None = None
+
+
+class FitOptions(Options):
+    """A network trained once on all of the stream's training data, kept in the cache and used again."""
+
+    model: ModelPart
+    epochs: Positive = 10
+    batch_size: Positive = 128
+    optimizer: OptimizerOptions = OptimizerOptions(kind="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    scheduler: SchedulerOptions | None = SchedulerOptions(kind="one_cycle", every="step", max_lr=0.1)
+    seed: int = 0
+    """The teacher's own: the run's seed does not count, so that one teacher serves all seeds of a scenario."""
+
+
+class CheckpointOptions(ExternalOptions):
+    """A network of clkd's with weights from a file: a state dict (`.pt`, loaded without unpickling code) or safetensors."""
+
+    path: str
+    model: ModelPart
+
+
+class TorchvisionOptions(ExternalOptions):
+    """A torchvision classifier with its own classes, from a local weights file or torchvision's own names."""
+
+    model: str
+    weights: str
+
+
+class MlflowOptions(ExternalOptions):
+    """A model out of MLflow's registry or a run: `models:/student@champion`, `runs:/…/model`."""
+
+    uri: str
+
+
+@hookimpl
+def clkd_register_teachers(register: Register) -> None:
+    register(
+        "previous",
+        "clkd.teachers.previous:Previous",
+        config=PreviousOptions,
+        summary="the student before this experience",
+    )
+    register("ema", "clkd.teachers.ema:Ema", config=EmaOptions, summary="a moving average of the student")
+    register(
+        "ensemble", "clkd.teachers.ensemble:Ensemble", config=EnsembleOptions, summary="several teachers, averaged"
+    )
+    register(
+        "fit",
+        "clkd.teachers.external:fit",
+        config=FitOptions,
+        summary="a larger network, trained once on all data and cached",
+    )
+    register("checkpoint", "clkd.teachers.external:checkpoint", config=CheckpointOptions, summary="weights from a file")
+    register(
+        "torchvision",
+        "clkd.teachers.external:torchvision",
+        config=TorchvisionOptions,
+        summary="a torchvision classifier",
+    )
+    register("mlflow", "clkd.teachers.external:mlflow", config=MlflowOptions, summary="a model from MLflow")

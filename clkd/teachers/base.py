@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import nn
 
 from clkd.signals import Batch, Needs, Signals, Spec
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 class Teacher:
     """Says something about a batch that the student can learn from. Never trained, always in eval mode."""
+
+    frozen = True
+    """Whether its parameters and buffers must stay what they are while it teaches (an `ema` follows the student)."""
 
     @property
     def ready(self) -> bool:
@@ -28,6 +31,9 @@ class Teacher:
     def signals(self, batch: Batch, needs: Needs) -> Signals:
         """What it says about the very rows and view that the student sees. No gradient."""
         raise NotImplementedError
+
+    def request(self, features: tuple[str, ...]) -> None:
+        """Called once, before training: the features that will be asked for. Raises `UserError` for one it lacks."""
 
     def begin(self, experience: Experience, student: Student) -> None:
         """Before an experience, after the student has grown."""
@@ -49,6 +55,6 @@ class Teacher:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
 
-    def tensors(self) -> list[Tensor]:
-        """Its parameters, for counting."""
-        return []
+    def module(self) -> nn.Module | None:
+        """Its network, for counting parameters and multiply-accumulates; None where it has none of its own."""
+        return None

@@ -17,6 +17,8 @@ class Transfer(nn.Module):
     """Makes what the student says of old and new domains comparable. This base does nothing."""
 
     needs: ClassVar[Needs] = Needs(logits=False)
+    contract_optouts: ClassVar[dict[str, str]] = {}
+    """Laws of `clkd.testing.contract` that do not hold for this strategy, each with the reason."""
 
     def reads(self) -> Needs:
         """What it reads of the student."""

@@ -1,0 +1,82 @@
+"""The command `clkd`: its group of commands, and how failures end."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from clkd import __version__
+from clkd.cli.common import State
+from clkd.errors import ClkdError, PluginError
+from clkd.plugins import load_plugins
+
+COMMANDS = ("run", "validate", "show", "list", "plugins", "schema")
+"""Each is the `command` of the module of its name in this package."""
+
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """clkd's commands, each imported when it is asked for, and those that plugins add."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        try:
+            added = self._added()
+        except PluginError as error:  # help must come up in a house with two plugins of one name
+            click.echo(f"clkd: warning: {error}", err=True)
+            added = {}
+        return [*COMMANDS, *sorted(set(added) - set(COMMANDS))]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in COMMANDS:
+            command: click.Command = importlib.import_module(f"clkd.cli.{name}").command
+            return command
+        return self._added().get(name)
+
+    def _added(self) -> dict[str, click.Command]:
+        """The commands of plugins; loaded once, and not at all for a command of clkd's own."""
+        if not self.commands:
+            added = click.Group("added")
+            load_plugins().manager.hook.clkd_register_commands(cli=added)
+            for name in set(added.commands) & set(COMMANDS):
+                raise PluginError(f"a plugin adds the command '{name}', which clkd has already: rename it")
+            self.commands = dict(added.commands)
+        return dict(self.commands)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="clkd")
+def cli() -> None:
+    """Train a student on a stream of experiences, distilled from its previous self and from teachers.
+
+    Everything is declared in a scenario, one YAML file:  clkd run scenarios/split_cifar.yaml
+
+    Exit codes: 0 done, 1 the run failed, 2 a mistake in the command or the scenario, 3 a plugin that is needed is
+    broken, 4 tracking was required and cannot be reached, 130 Ctrl-C, 143 terminated.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. What clkd can explain is one line on stderr, without a traceback."""
+    state = State()
+    logging.basicConfig(format="clkd: %(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        code = cli.main(arguments, prog_name="clkd", standalone_mode=False, obj=state)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ClkdError as error:
+        if state.verbose:
+            traceback.print_exc()
+        lines = getattr(error, "lines", None)  # of a scenario: each starts with its own place, for editors to follow
+        click.echo("\n".join(lines) if lines else f"clkd: {error}", err=True)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("clkd: interrupted", err=True)
+        return INTERRUPTED

@@ -1,0 +1,114 @@
+"""Arrays in an npz file: the shortest way to bring your own data."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clkd.data.source import Found, Places, Raw, Source, Split, holdout
+from clkd.errors import UserError, did_you_mean
+
+Columns = dict[str, NDArray[Any]]
+
+NAMES = {f"{column}{split}" for column in ("x", "y", "experience", "domain") for split in ("", "_train", "_test")}
+
+
+@dataclass(kw_only=True)
+class Arrays(Source):
+    """`x_train`, `y_train`, `x_test`, `y_test`, or `x` and `y`; see `clkd.data.ArraysOptions.path`."""
+
+    path: str
+    test_fraction: float = 0.2
+
+    def find(self, places: Places) -> Found:
+        path = places.resolve(self.path)
+        return Found((path,), partial(self._read, path))
+
+    def _read(self, path: Path, scratch: Path) -> Raw:
+        arrays = _load(path)
+        names = arrays.pop("class_names", None)
+        if "x" in arrays:
+            whole = _split(path, arrays, "")
+            kept, held = holdout(whole.y, self.test_fraction)
+            train, test = whole.rows(kept), whole.rows(held)
+        else:
+            train, test = _split(path, arrays, "_train"), _split(path, arrays, "_test")
+        if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
+            raise UserError(f"{path}: x_train and x_test differ in shape or type: {_kind(train.x)} and {_kind(test.x)}")
+        return Raw(train, test, _class_names(path, names, train.y, test.y))
+
+
+def _load(path: Path) -> Columns:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as an npz file of plain arrays: {error}") from error
+    for name in sorted(set(arrays) - NAMES - {"class_names"}):
+        raise UserError(f"{path}: unknown array '{name}', {did_you_mean(name, [*NAMES, 'class_names'])}")
+    return arrays
+
+
+def _split(path: Path, arrays: Columns, suffix: str) -> Split:
+    for name in (f"x{suffix}", f"y{suffix}"):
+        if name not in arrays:
+            raise UserError(f"{path}: array '{name}' is missing: give x_train, y_train, x_test and y_test, or x and y")
+    x = _rows(path, f"x{suffix}", arrays[f"x{suffix}"])
+    columns = {
+        column: _integers(path, column + suffix, arrays[column + suffix], len(x))
+        for column in ("y", "experience", "domain")
+        if column + suffix in arrays
+    }
+    if (columns["y"] < 0).any():
+        raise UserError(f"{path}: y{suffix} holds {int(columns['y'].min())}: number the classes from 0")
+    return Split(x, **columns)
+
+
+def _rows(path: Path, name: str, array: NDArray[Any]) -> Tensor:
+    """Images as `[N, C, H, W]` uint8, vectors as `[N, D]` float32."""
+    if not len(array):
+        raise UserError(f"{path}: {name} is empty")
+    if array.dtype == np.uint8 and array.ndim == 3:
+        return torch.from_numpy(array).unsqueeze(1)
+    if array.dtype == np.uint8 and array.ndim == 4 and array.shape[1] in (1, 3):
+        return torch.from_numpy(array)
+    if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3):
+        return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+    if np.issubdtype(array.dtype, np.floating) and array.ndim == 2:
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: {name} holds NaN or infinite values")
+        return torch.from_numpy(array.astype(np.float32))
+    raise UserError(
+        f"{path}: {name} is {array.dtype} {array.shape}: give images as uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] "
+        "with 1 or 3 channels, or vectors as floats [N, D]"
+    )
+
+
+def _integers(path: Path, name: str, array: NDArray[Any], rows: int) -> Tensor:
+    if array.shape != (rows,):
+        raise UserError(f"{path}: {name} has shape {array.shape}, but there are {rows} rows")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"{path}: {name} is {array.dtype}: give integers")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _class_names(path: Path, names: NDArray[Any] | None, train: Tensor, test: Tensor) -> tuple[str, ...]:
+    """The given names, or the ids as text; every label must have one."""
+    given = [str(i) for i in range(int(train.max()) + 1)] if names is None else [str(name) for name in names]
+    largest = max(int(train.max()), int(test.max()))
+    if largest >= len(given):
+        source = "class_names has" if names is not None else "the training rows have"
+        raise UserError(f"{path}: label {largest} is too large: {source} {len(given)} classes, numbered from 0")
+    return tuple(given)
+
+
+def _kind(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape[1:])}"

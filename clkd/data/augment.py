@@ -1,0 +1,74 @@
+"""Augmentation of whole batches, on the device: pad and crop, mirror, normalise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clkd.errors import UserError
+
+
+class Augment:
+    """torchvision's `RandomCrop(size, padding=crop)`, `RandomHorizontalFlip`, `ToTensor` and `Normalize`, in order.
+
+    Each row gets its own draw. One draw is one number, the row's *view*: it names one of the `(2·crop + 1)²` offsets,
+    mirrored or not, and so the same view can be made again.
+
+    Args:
+        mean, std: `[C]` on the [0, 1] scale for images, `[D]` for vectors.
+        crop: pad by this many black pixels on each side, and cut the original size out at a random place.
+        flip: mirror left to right, half of the time.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, crop: int = 0, flip: bool = False) -> None:
+        self.mean, self.std, self.crop, self.flip = mean, std, crop, flip
+
+    def to(self, device: torch.device | str) -> Augment:
+        """The same augmentation for rows on `device`."""
+        return Augment(self.mean.to(device), self.std.to(device), self.crop, self.flip)
+
+    def draw(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Views for `n` rows of `shape`: `[n]` int64 on the generator's device.
+
+        Raises:
+            UserError: the rows are vectors, and cropping or mirroring was asked for.
+        """
+        if len(shape) != 3 and (self.crop or self.flip):
+            raise UserError(f"augment: crop and flip are for images, but rows are vectors of shape {shape}: use `none`")
+        views = (2 * self.crop + 1) ** 2 * (2 if self.flip else 1)
+        return torch.randint(views, (n,), generator=generator, device=generator.device)
+
+    def train(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A random view of each row: `[B, C, H, W]` uint8 to float32, normalised. Vectors are only normalised."""
+        views = self.draw(len(x), tuple(x.shape[1:]), generator)
+        return self.plain(self.apply(x, views.to(x.device, non_blocking=True)))
+
+    def plain(self, x: Tensor) -> Tensor:
+        """The rows as they are, normalised: for evaluation.
+
+        >>> white = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)
+        >>> Augment(torch.tensor([0.5]), torch.tensor([0.5])).plain(white).item()
+        1.0
+        """
+        if x.dim() == 2:
+            return (x - self.mean) / self.std
+        # In place and in torchvision's order of operations: the same bits as ToTensor and Normalize give.
+        return x.float().div_(255).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+
+    def apply(self, x: Tensor, views: Tensor) -> Tensor:
+        """The given view of each row, `[B, C, H, W]` to the same shape and type, not yet normalised.
+
+        All rows move in one gather over the padded batch: 0.4 ms for 128 rows of 3×32×32 on one thread.
+        """
+        if not (self.crop or self.flip):
+            return x
+        rows, channels, height, width = x.shape
+        side, stride = 2 * self.crop + 1, width + 2 * self.crop
+        left, top, mirrored = views % side, views // side % side, views // side**2
+        down = torch.arange(height, device=x.device)
+        across = torch.arange(width, device=x.device)
+        across = torch.where(mirrored[:, None] == 1, width - 1 - across, across)
+        at = ((top[:, None] + down) * stride)[:, :, None] + (left[:, None] + across)[:, None, :]
+        padded = F.pad(x, (self.crop,) * 4).flatten(2)
+        return padded.gather(2, at.view(rows, 1, -1).expand(-1, channels, -1)).view(x.shape)

@@ -1,0 +1,140 @@
+"""Images in folders, one folder per class, decoded by a pool of threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from clkd.data.source import Found, Places, Raw, Source, Split, holdout
+from clkd.errors import UserError, did_you_mean
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+CHUNK = 256
+"""Pictures that a thread decodes at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A picture inside an archive."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(kw_only=True)
+class ImageFolder(Source):
+    """`path/train/CLASS/*` and `path/test/CLASS/*`, or `path/CLASS/*` with an automatic split.
+
+    Class ids follow the sorted folder names. Images become RGB unless `channels` is 1. Files that are not images by
+    their suffix are left alone.
+    """
+
+    path: str
+    test_fraction: float = 0.2
+
+    def find(self, places: Places) -> Found:
+        folder = places.resolve(self.path)
+        split = (folder / "train").is_dir() and (folder / "test").is_dir()
+        train = folder / "train" if split else folder
+        classes = folders_in(train)
+        if not classes:
+            raise UserError(f"{train} has no folders: give one folder of images per class")
+        return find_images(train, folder / "test" if split else None, classes, self)
+
+    def held_out(self, whole: Split) -> tuple[Split, Split]:
+        kept, held = holdout(whole.y, self.test_fraction)
+        return whole.rows(kept), whole.rows(held)
+
+
+def find_images(train: Path, test: Path | None, classes: Sequence[str], source: Source) -> Found:
+    """The images of `classes`, in their order, below `train` and `test`."""
+    strangers = set(folders_in(test)) - set(classes) if test else set()
+    for name in sorted(strangers):
+        raise UserError(f"{test}/{name}: no such class in {train}, {did_you_mean(name, classes)}")
+    parts = [_files(folder, classes) for folder in (train, test) if folder]
+    files = tuple(path for part in parts for paths in part for path in paths)
+    return Found(files, partial(_read, parts, tuple(classes), source))
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of its visible subfolders, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's suffix says that it is an image."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def _files(folder: Path, classes: Sequence[str]) -> list[list[Path]]:
+    """The images of each class, sorted by name."""
+    found = []
+    for name in classes:
+        paths = sorted(path for path in (folder / name).glob("*") if is_image(path.name))
+        if not paths:
+            raise UserError(f"{folder / name} has no images ({', '.join(SUFFIXES)})")
+        found.append(paths)
+    return found
+
+
+def _read(parts: list[list[list[Path]]], classes: tuple[str, ...], source: Source, scratch: Path) -> Raw:
+    splits = [decode(part, source) for part in parts]
+    if len(splits) == 1:
+        assert isinstance(source, ImageFolder), "only this source may come without a test folder"
+        splits = list(source.held_out(splits[0]))
+    return Raw(splits[0], splits[1], classes)
+
+
+def decode(pictures: Sequence[Sequence[Path | Packed]], source: Source) -> Split:
+    """All pictures of all classes, `pictures[c]` those of class c, as one tensor: RGB, or grey if `channels` is 1.
+
+    Raises:
+        UserError: a picture cannot be read, or differs in size from the first one while no `size` is given.
+    """
+    mode = "L" if source.channels == 1 else "RGB"
+    every = [picture for part in pictures for picture in part]
+    first = _decode(every[0], mode, source.size)
+    x = np.empty((len(every), *first.shape), dtype=np.uint8)
+
+    def fill(start: int) -> None:
+        for at in range(start, min(start + CHUNK, len(every))):
+            image = _decode(every[at], mode, source.size)
+            if image.shape != first.shape:
+                raise UserError(
+                    f"{every[at]} has {image.shape[1]}×{image.shape[0]} pixels and {every[0]} {first.shape[1]}×"
+                    f"{first.shape[0]}: set the data set's `size` to bring all images to one"
+                )
+            x[at] = image
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fill, range(0, len(every), CHUNK)))  # a thread's error is raised when its result is asked for
+    labels = torch.arange(len(pictures)).repeat_interleave(torch.tensor([len(part) for part in pictures]))
+    return Split(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), labels)
+
+
+def _decode(picture: Path | Packed, mode: str, size: int | None) -> NDArray[np.uint8]:
+    """One picture as `[H, W, C]` uint8."""
+    try:
+        with Image.open(picture if isinstance(picture, Path) else BytesIO(picture.content)) as image:
+            pixels = image.convert(mode)
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises each of these for files it cannot read
+        raise UserError(f"{picture} cannot be read as an image: {error}") from error
+    if size is not None and pixels.size != (size, size):
+        pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
+    array = np.asarray(pixels)
+    return array[:, :, None] if mode == "L" else array

@@ -1,0 +1,195 @@
+"""From a checked scenario to the objects that train: every named part is built by the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clkd.context import Context
+from clkd.data.augment import Augment
+from clkd.data.prepare import prepare
+from clkd.data.store import Store
+from clkd.engine.fit import fit
+from clkd.engine.parts import Parts
+from clkd.engine.term import STUDENT, Side, Term
+from clkd.errors import UserError
+from clkd.experience import Rows
+from clkd.metrics.base import Metric
+from clkd.models.student import Student
+from clkd.options import Part, Scheduled, TermOptions, TransferOptions
+from clkd.registry import Registry
+from clkd.scenario.model import Augment as AugmentOptions
+from clkd.scenario.model import Scenario
+from clkd.schedules.base import Progress, Schedule
+from clkd.seeding import derive, generator
+from clkd.signals import Needs
+from clkd.streams.base import Stream
+from clkd.teachers.base import Teacher
+from clkd.teachers.network import Snapshot
+
+
+@dataclass(slots=True)
+class Composition:
+    """All that a scenario names, built."""
+
+    store: Store
+    stream: Stream
+    parts: Parts
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Composer:
+    """Builds what a scenario names, on one device; relative paths start at `base`."""
+
+    scenario: Scenario
+    registry: Registry
+    device: torch.device
+    cache: Path
+    base: Path
+    on_step: Callable[[Progress], None] = lambda progress: None
+    """Told of every step of a teacher that is fitted on the way."""
+
+    def compose(self, teach: bool = True) -> Composition:
+        """Build everything. With `teach=False` (a dry run) teachers are left out: one may take minutes to fit."""
+        scenario, build = self.scenario, self.registry.build
+        store = prepare(scenario.stream.dataset, build=build, cache=self.cache, base=self.base)
+        stream: Stream = build(scenario.stream.split, store=store, seed=scenario.seed)
+        stream.to(self.device)
+        augment = self._augment(store)
+        context = self._context(store, stream, augment)
+        parts = Parts(
+            student=self._network(scenario.student.model, scenario.student.head, context, scenario.seed),
+            augment=augment,
+            terms=[self._term(part, context, place) for place, part in enumerate(scenario.losses)],
+            teachers=self._teachers(context) if teach else {},
+            memory=build(scenario.memory, seed=scenario.seed, device=self.device, context=context),
+            transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
+            transfer_weight=self._transfer_weight(),
+        )
+        parts.memory.to(self.device)
+        request_taps(parts)
+        return Composition(store, stream, parts, {part.name: build(part) for part in scenario.metrics})
+
+    def _augment(self, store: Store) -> Augment:
+        wanted = self.scenario.stream.augment
+        chosen = {"standard": dict(store.augment), "none": {}}.get(wanted) if isinstance(wanted, str) else None
+        options = wanted if isinstance(wanted, AugmentOptions) else AugmentOptions.model_validate(chosen)
+        return Augment(store.mean, store.std, crop=options.crop, flip=options.flip).to(self.device)
+
+    def _network(self, model: Part, head: Part, context: Context, seed: int, **offers: Any) -> Student:
+        """Fresh weights that depend on the seed and the model's name alone."""
+        offers = {"context": context, "class_names": context.class_names, "seed": seed, **offers}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "weights", model.name))
+            backbone = self.registry.build(model, shape=context.shape, **offers)
+            built = self.registry.build(head, in_features=backbone.out_features, **offers)
+            network = Student(backbone, built, context.shape, self.scenario.train.channels_last)
+        return network.to(self.device)
+
+    def _context(self, store: Store, stream: Stream, augment: Augment) -> Context:
+        everything = _all_rows(store).ready(self.device)
+        fixed = self.registry.parse("heads", "fixed")
+
+        def network(model: Part, class_ids: tuple[int, ...], seed: int) -> Student:
+            names = tuple(stream.class_names[c] for c in class_ids)
+            made = self._network(model, fixed, context, seed, class_names=names)
+            if class_ids != made.class_ids:  # a teacher whose outputs come in another order
+                made.lay_out({"class_ids": class_ids, "born": (-1,) * len(class_ids)})
+            made.grow(class_ids, 0, generator(seed))  # a teacher knows all its classes from the start
+            return made
+
+        context = Context(
+            seed=self.scenario.seed,
+            device=self.device,
+            cache=self.cache,
+            base=self.base,
+            shape=stream.shape,
+            class_names=stream.class_names,
+            mean=store.mean,
+            std=store.std,
+            train=everything,
+            data_fingerprint=f"{store.fingerprint}/{augment.crop}/{augment.flip}/{self.scenario.train.channels_last}",
+            build=self.registry.build,
+            network=network,
+            fit=lambda net, options: fit(net, options, everything, augment, self.on_step),
+        )
+        return context
+
+    def _teachers(self, context: Context) -> dict[str, Teacher]:
+        """Ensembles come after the members they are made of, whatever their place in the file."""
+        built: dict[str, Teacher] = {}
+        declared = dict(self.scenario.teachers)
+        while declared:
+            ready = [name for name, part in declared.items() if not set(_members(part)) & set(declared)]
+            if not ready:
+                raise UserError(
+                    f"teachers: {' and '.join(declared)} are members of each other: an ensemble needs others"
+                )
+            for name in ready:
+                built[name] = self._teacher(name, declared.pop(name), context, built)
+        return {name: built[name] for name in self.scenario.teachers}
+
+    def _teacher(self, name: str, part: Part, context: Context, built: dict[str, Teacher]) -> Teacher:
+        """Says which key of the scenario a user's mistake belongs to."""
+        try:
+            teacher: Teacher = self.registry.build(part, context=context, teachers=built)
+        except UserError as error:
+            raise UserError(f"teachers.{name}: {error}") from error
+        return teacher
+
+    def _term(self, part: Part, context: Context, place: int) -> Term:
+        shared = part.shared
+        assert isinstance(shared, TermOptions), "the registry gives every loss its shared keys"
+        sides = tuple(Side.read(side) for side in shared.between or (STUDENT,))
+        loss = self.registry.build(part, context=context, seed=derive(self.scenario.seed, "loss", place))
+        return Term(term_name(part), loss, sides, self._scheduled(shared.weight))
+
+    def _transfer_weight(self) -> float | Schedule:
+        shared = self.scenario.transfer.shared
+        assert isinstance(shared, TransferOptions), "the registry gives every transfer its shared keys"
+        return self._scheduled(shared.weight)
+
+    def _scheduled(self, value: Scheduled) -> float | Schedule:
+        if not isinstance(value, Part):
+            return float(value)
+        schedule: Schedule = self.registry.build(value)
+        return schedule
+
+
+def term_name(part: Part) -> str:
+    """`kd`, or `kd_external` when it is said of a teacher: what logs and errors call a term."""
+    shared = part.shared
+    assert isinstance(shared, TermOptions), "the registry gives every loss its shared keys"
+    others = [Side.read(side).model for side in shared.between or ()]
+    return shared.name or "_".join([part.name, *(model for model in others if model != STUDENT)])
+
+
+def request_taps(parts: Parts) -> None:
+    """Bind every feature tap that any part will read, once, before anything is compiled.
+
+    Teachers that are copies of the student read through the student's taps.
+    """
+    wanted = {name: Needs(logits=False) for name in (STUDENT, *parts.teachers)}
+    for term in parts.terms:
+        for name in wanted:
+            wanted[name] = wanted[name] | term.needs(name)
+    copies = [name for name, teacher in parts.teachers.items() if isinstance(teacher, Snapshot)]
+    for name in (STUDENT, *copies):
+        parts.student.request(wanted[name].features)
+    parts.student.request(parts.transfer.reads().features)
+    for name, teacher in parts.teachers.items():
+        teacher.request(wanted[name].features)
+
+
+def _members(part: Part) -> tuple[str, ...]:
+    return tuple(getattr(part.options, "members", ()))
+
+
+def _all_rows(store: Store) -> Rows:
+    index = torch.arange(len(store.train.y))
+    return Rows(store.train.x, store.train.y, index, index)

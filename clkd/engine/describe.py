@@ -1,0 +1,59 @@
+"""What a run consists of, in words for people and in numbers for comparison."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from clkd.engine.compose import Composition
+from clkd.engine.term import STUDENT, Term
+from clkd.models.cost import multiply_accumulates, parameter_count
+from clkd.scenario.model import Scenario
+from clkd.schedules.base import Schedule
+
+
+def facts(composed: Composition) -> dict[str, float]:
+    """Parameters and multiply-accumulates per row, of the student (before it grows) and of each teacher's network."""
+    shape = composed.stream.shape
+    networks: dict[str, nn.Module] = {STUDENT: composed.parts.student}
+    networks |= {name: m for name, teacher in composed.parts.teachers.items() if (m := teacher.module()) is not None}
+    counted: dict[str, float] = {}
+    for name, network in networks.items():
+        counted[f"{name}_parameters"] = parameter_count(network)
+        counted[f"{name}_macs"] = multiply_accumulates(network, shape)
+    return counted
+
+
+def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float]) -> dict[str, str]:
+    """One line for each thing that takes part."""
+    parts, stream = composed.parts, composed.stream
+    shape = "×".join(map(str, stream.shape))
+    lines = {
+        "data": f"{composed.store.name}: {len(composed.store.train.y):,} training rows of {shape}, "
+        f"{len(stream.class_names)} classes",
+        "stream": f"{scenario.stream.split.name}-incremental, {len(stream)} experiences: "
+        + ", ".join(experience.name for experience in stream[:6])
+        + (", …" if len(stream) > 6 else ""),
+        "student": f"{scenario.student.model.name} with a {scenario.student.head.name} head, {_size(STUDENT, numbers)}",
+    }
+    for name, part in scenario.teachers.items():
+        size = f", {_size(name, numbers)}" if f"{name}_parameters" in numbers else ""
+        lines[f"teacher {name}"] = f"{part.name}{size}"
+    lines["loss"] = " + ".join(_formula(term) for term in parts.terms)
+    if scenario.transfer.name != "none":
+        lines["transfer"] = f"{_weight(parts.transfer_weight)}·{scenario.transfer.name}"
+    if scenario.memory.name != "none":
+        lines["memory"] = f"{scenario.memory.name}, {getattr(scenario.memory.options, 'size', '?')} rows"
+    return lines
+
+
+def _size(name: str, numbers: dict[str, float]) -> str:
+    return f"{numbers[f'{name}_parameters'] / 1e3:,.0f}k parameters, {numbers[f'{name}_macs'] / 1e6:,.1f}M multiply-accumulates"
+
+
+def _formula(term: Term) -> str:
+    sides = [str(side) for side in (term.a, term.b) if side]
+    return f"{_weight(term.weight)}·{type(term.loss).__name__}({' ‖ '.join(sides)})"
+
+
+def _weight(weight: float | Schedule) -> str:
+    return f"{weight:g}" if isinstance(weight, int | float) else type(weight).__name__

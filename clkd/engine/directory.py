@@ -1,0 +1,106 @@
+"""The run's directory: where it is, what lies in it, and how it is found again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clkd.errors import UserError, did_you_mean
+
+MANIFEST = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """`run.json` (who this run is), `scenario.yaml` (as written), `resolved.yaml` (every value), `metrics.jsonl`,
+    `checkpoints/`, `result.json`."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file whole or not at all."""
+        part = self.path / f".{name}.part"
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, self.path / name)
+
+    def manifest(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+        return loaded
+
+    def update(self, **facts: Any) -> None:
+        """Set facts in `run.json`."""
+        before = self.manifest() if (self.path / MANIFEST).exists() else {}
+        self.write(MANIFEST, json.dumps({**before, **facts}, indent=2))
+
+
+def new_run_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def create(output: str | None, name: str, run_id: str, cache: Path) -> RunDirectory:
+    """Make the directory of a new run; refuses one that already holds a run."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path = Path(output).expanduser() if output else Path("runs") / f"{name}-{stamp}-{run_id[:4]}"
+    if (path / MANIFEST).exists():
+        raise UserError(
+            f"output: {path} already holds a run: choose another place, or go on with it by --resume {path}"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        directory = RunDirectory(path.absolute())
+        directory.update(id=run_id, name=name, created=time.time())
+    except OSError as error:
+        raise UserError(
+            f"output: cannot write {path}: {error.strerror}; choose another place with --set output=DIR"
+        ) from error
+    _remember(directory, cache)
+    return directory
+
+
+def find(wanted: str, cache: Path) -> RunDirectory:
+    """The run that `--resume` names: its directory, its id, or `last`."""
+    if (Path(wanted).expanduser() / MANIFEST).exists():
+        return RunDirectory(Path(wanted).expanduser().absolute())
+    known = _known(cache)
+    if wanted == "last" and known:
+        return RunDirectory(max(known.values(), key=lambda path: (path / MANIFEST).stat().st_mtime))
+    if wanted in known:
+        return RunDirectory(known[wanted])
+    if Path(wanted).is_dir():
+        raise UserError(f"--resume {wanted}: this directory holds no run ({MANIFEST} is missing)")
+    raise UserError(
+        f"--resume {wanted}: no such run here; give a run's directory, its id or 'last', {did_you_mean(wanted, known)}"
+    )
+
+
+def _known(cache: Path) -> dict[str, Path]:
+    """Runs below `runs/` here; where there are none, those this user started anywhere."""
+    local = {path.parent for path in Path("runs").glob(f"*/{MANIFEST}")}
+    remembered = {path for path in _remembered(cache) if (path / MANIFEST).exists()}
+    here = {path for path in remembered if path.is_relative_to(Path.cwd())}
+    chosen = {path.absolute() for path in local} | here or remembered
+    return {RunDirectory(path).manifest()["id"]: path for path in chosen}
+
+
+def _index(cache: Path) -> Path:
+    return cache / "runs.txt"
+
+
+def _remember(directory: RunDirectory, cache: Path) -> None:
+    with _index(cache).open("a", encoding="utf-8") as file:
+        file.write(f"{directory.path}\n")
+
+
+def _remembered(cache: Path) -> list[Path]:
+    if not _index(cache).exists():
+        return []
+    return [Path(line) for line in _index(cache).read_text(encoding="utf-8").splitlines()]

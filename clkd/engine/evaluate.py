@@ -1,0 +1,85 @@
+"""Evaluation: class-incremental and task-incremental accuracy of many experiences from the same logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clkd.data.augment import Augment
+from clkd.experience import Experience, Rows
+from clkd.models.student import Student
+from clkd.signals import Needs
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one pass over the test rows of some experiences found.
+
+    Attributes:
+        accuracy: per experience, all columns of the head competing.
+        task_aware: per experience, only the classes of that experience competing.
+        confusion: `[C, C]` int64 counts over all rows: true class by predicted class.
+    """
+
+    accuracy: list[float]
+    task_aware: list[float]
+    confusion: Tensor
+
+
+@torch.no_grad()
+def evaluate(
+    student: Student, experiences: Sequence[Experience], augment: Augment, batch_size: int, classes: int
+) -> Evaluation:
+    """Evaluate the student on the test rows of `experiences`, each row once, without any augmentation.
+
+    Rows that several experiences share (data-incremental streams test on the same rows throughout) are passed once.
+    """
+    student.eval()
+    device = next(student.parameters()).device
+    confusion = torch.zeros(classes * classes, dtype=torch.long, device=device)
+    known: dict[tuple[object, ...], Tensor] = {}
+    hits = []
+    for experience in experiences:
+        key = (id(experience.test.index), experience.test.warp, experience.classes)
+        if key not in known:
+            known[key] = _hits(student, experience.test.ready(device), experience, augment, batch_size, confusion)
+        hits.append(known[key])
+    shares = (torch.stack(hits).double().T / _sizes(experiences, device)).tolist()
+    return Evaluation(shares[0], shares[1], confusion.view(classes, classes).cpu())
+
+
+def _hits(
+    student: Student, rows: Rows, experience: Experience, augment: Augment, batch_size: int, confusion: Tensor
+) -> Tensor:
+    """`[2]` counts of right answers, class-incremental and task-aware; adds to the flat `confusion` in place."""
+    classes = round(len(confusion) ** 0.5)
+    columns = student.class_ids_tensor
+    own = _columns_of(experience.classes, columns)
+    right = torch.zeros(2, dtype=torch.long, device=rows.y.device)
+    for at in torch.split(torch.arange(len(rows), device=rows.y.device), batch_size):
+        batch = rows.gather(at)
+        logits = student.signals(augment.plain(batch.x), Needs()).logits
+        assert logits is not None, "logits were asked for"
+        answer = columns[logits.argmax(1)]
+        aware = columns[logits.masked_fill(~own, -torch.inf).argmax(1)]
+        right += torch.stack([(answer == batch.y).sum(), (aware == batch.y).sum()])
+        confusion += torch.bincount(batch.y * classes + answer, minlength=len(confusion))
+    return right
+
+
+def _columns_of(classes: Sequence[int], columns: Tensor) -> Tensor:
+    """`[C]` bool: which columns of the head belong to these classes."""
+    return torch.isin(columns, torch.tensor(classes, device=columns.device))
+
+
+def _sizes(experiences: Sequence[Experience], device: torch.device) -> Tensor:
+    return torch.tensor([max(len(experience.test), 1) for experience in experiences], device=device)
+
+
+def known_experiences(student: Student, experiences: Sequence[Experience]) -> list[Experience]:
+    """Those with a class that the head has a column for: on any other, accuracy is 0 without looking."""
+    columns = set(student.class_ids)
+    return [experience for experience in experiences if columns & set(experience.classes)]

@@ -1,0 +1,102 @@
+"""What is to be run: a new scenario, or a run that goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clkd import checkpoint
+from clkd.engine.directory import RunDirectory, create, find, new_run_id
+from clkd.errors import UserError
+from clkd.registry import Registry
+from clkd.scenario.load import load
+from clkd.scenario.model import Scenario
+from clkd.scenario.request import RunRequest
+from clkd.scenario.document import to_yaml
+from clkd.scenario.resolve import resolved
+
+PORTABLE = ("tracking", "device")
+"""What a resumed run may change by `--set`: nothing that its numbers depend on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One execution, decided but not composed.
+
+    Attributes:
+        scenario: checked and complete.
+        source: the scenario file's text.
+        base: where the scenario's relative paths start.
+        directory: the run's own; None on a dry run.
+        run_id: the run's.
+        limit_batches: batches per epoch, a property of the run that resuming keeps.
+        state: where an earlier process stopped, if one did.
+    """
+
+    scenario: Scenario
+    source: str
+    base: Path
+    directory: RunDirectory | None
+    run_id: str
+    limit_batches: int | None = None
+    state: dict[str, Any] | None = None
+    tracking: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What trackers noted when the run first started, by tracker."""
+
+    @property
+    def resumed(self) -> bool:
+        return self.state is not None
+
+
+def open_job(request: RunRequest, registry: Registry, cache: Path) -> Job:
+    """Read what the request names.
+
+    Raises:
+        UserError: the scenario is wrong, the run to resume is not there, or the run's directory cannot be written.
+    """
+    return _resumed(request, registry, cache) if request.resume else _new(request, registry, cache)
+
+
+def _new(request: RunRequest, registry: Registry, cache: Path) -> Job:
+    assert request.scenario is not None, "the command line asks for a scenario unless a run is resumed"
+    loaded = load(request.scenario, request.settings, registry)
+    run_id = new_run_id()
+    directory = None
+    if not request.dry_run:
+        directory = create(loaded.scenario.output, loaded.scenario.name, run_id, cache)
+        directory.write("scenario.yaml", loaded.source_text)
+        directory.write("resolved.yaml", to_yaml(resolved(loaded.scenario)))
+        directory.update(base=str(loaded.base), command=request.command, limit_batches=request.limit_batches)
+    return Job(loaded.scenario, loaded.source_text, loaded.base, directory, run_id, request.limit_batches)
+
+
+def _resumed(request: RunRequest, registry: Registry, cache: Path) -> Job:
+    assert request.resume is not None, "open_job looked"
+    directory = find(request.resume, cache)
+    _refuse_changes(request)
+    manifest = directory.manifest()
+    loaded = load(directory.path / "resolved.yaml", request.settings, registry, base=Path(manifest["base"]))
+    last = checkpoint.latest(directory.checkpoints)
+    return Job(
+        scenario=loaded.scenario,
+        source=(directory.path / "scenario.yaml").read_text(encoding="utf-8"),
+        base=loaded.base,
+        directory=directory,
+        run_id=manifest["id"],
+        limit_batches=manifest["limit_batches"],
+        state=checkpoint.load(last) if last else {},
+        tracking=manifest.get("tracking", {}),
+    )
+
+
+def _refuse_changes(request: RunRequest) -> None:
+    for setting in request.settings:
+        key = setting.partition("=")[0].strip()
+        if key.partition(".")[0] not in PORTABLE:
+            raise UserError(
+                f"--resume: {key} cannot change, since the run goes on as if it had never stopped; "
+                f"start a new run for another {key}"
+            )
+    if request.limit_batches is not None:
+        raise UserError("--resume: --limit-batches is a property of the run and cannot change")

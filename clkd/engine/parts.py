@@ -1,0 +1,102 @@
+"""Everything that takes part in training, composed and ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from clkd.data.augment import Augment
+from clkd.engine.term import STUDENT, Side, Term
+from clkd.errors import ClkdError
+from clkd.experience import Experience
+from clkd.memory.base import Memory
+from clkd.models.student import Student
+from clkd.schedules.base import Schedule
+from clkd.seeding import generator
+from clkd.signals import Needs, Spec
+from clkd.teachers.base import Teacher
+from clkd.transfer.base import Transfer
+
+
+@dataclass(slots=True)
+class Parts:
+    """The student and all that it learns with."""
+
+    student: Student
+    augment: Augment
+    terms: list[Term]
+    teachers: dict[str, Teacher] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
+    transfer: Transfer = field(default_factory=Transfer)
+    transfer_weight: float | Schedule = 1.0
+
+    def begin(self, experience: Experience, seed: int) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
+        replaced = self.student.grow(experience.classes, experience.index, generator(seed, "head", experience.index))
+        for teacher in self.teachers.values():
+            teacher.begin(experience, self.student)
+        for term in self.active():
+            term.bind(self.spec)
+            term.to(self.device)
+            term.loss.begin(experience, self.student)
+        self.transfer.begin(experience, self.student)
+        return replaced
+
+    def end(self, experience: Experience) -> None:
+        """Let everybody conclude. Transfer goes first: it may still change the student that teachers then copy."""
+        self.transfer.end(experience, self.student)
+        for term in self.active():
+            term.loss.end(experience, self.student)
+        self.memory.end(experience, self.student)
+        for teacher in self.teachers.values():
+            teacher.end(experience, self.student)
+
+    def active(self) -> list[Term]:
+        """The terms whose teacher has something to say."""
+        return [term for term in self.terms if term.teacher is None or self.teachers[term.teacher].ready]
+
+    def needs(self, model: str) -> Needs:
+        """What all active terms together read of a model."""
+        wish = Needs(logits=model == STUDENT)
+        for term in self.active():
+            wish = wish | term.needs(model)
+        return wish | self.transfer.reads() if model == STUDENT else wish
+
+    def spec(self, side: Side) -> Spec:
+        """What a side looks like now."""
+        source = self.student if side.model == STUDENT else self.teachers[side.model]
+        return source.spec(side.feature)
+
+    def modules(self) -> nn.ModuleDict:
+        """All that is optimised, moved and saved: the student, the losses' and the transfer's own parameters."""
+        return nn.ModuleDict(
+            {"student": self.student, "transfer": self.transfer}
+            | {f"loss_{place}": term for place, term in enumerate(self.terms)}
+        )
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return (parameter for parameter in self.modules().parameters() if parameter.requires_grad)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.student.parameters()).device
+
+
+class Hygiene:
+    """Proof that no teacher moved while it taught: the hash of every frozen teacher, before and after."""
+
+    def __init__(self, teachers: dict[str, Teacher]) -> None:
+        self.teachers = teachers
+        self.before = {name: teacher.fingerprint() for name, teacher in teachers.items()}
+
+    def check(self) -> None:
+        """Raises `ClkdError` naming the teacher whose parameters or buffers moved."""
+        for name, teacher in self.teachers.items():
+            if teacher.fingerprint() != self.before[name]:
+                raise ClkdError(
+                    f"teachers.{name}: its parameters or buffers moved while it taught, so its signals are not to be "
+                    f"trusted; a teacher must stay frozen and in eval mode"
+                )

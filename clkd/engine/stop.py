@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM: a run stops between two steps, never inside somebody else's code."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from clkd.errors import Interrupted
+
+EXIT = {signal.SIGINT: Interrupted("stopped by Ctrl-C", 130), signal.SIGTERM: Interrupted("stopped by SIGTERM", 143)}
+
+
+class Stop:
+    """Whether somebody asked to stop.
+
+    While nothing is held, a signal stops at once. Within `held()` it is noted, and `check()` stops at the next step:
+    a database call that is cut in the middle would swallow the request or lose what it was writing. A second signal
+    stops at once, wherever that is.
+    """
+
+    def __init__(self) -> None:
+        self.asked: Interrupted | None = None
+        self._holding = False
+
+    def check(self) -> None:
+        """Raises `Interrupted` if a signal came."""
+        if self.asked is not None:
+            raise self.asked
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Signals wait for `check()` in here."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take over SIGINT and SIGTERM; outside the main thread, whoever runs us there handles signals."""
+        numbers = EXIT if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._note) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        again = self.asked is not None
+        self.asked = EXIT[signal.Signals(number)]
+        if again or not self._holding:
+            raise self.asked

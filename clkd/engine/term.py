@@ -1,0 +1,103 @@
+"""One weighted term of the total loss: which models it compares, on which rows, and how much it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from clkd.losses.base import Loss
+from clkd.schedules.base import Progress, Schedule, value_of
+from clkd.signals import Batch, Needs, Signals, Spec
+
+STUDENT = "student"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One end of `between`: `student`, `external.stage3`, `student.penultimate@replay`."""
+
+    model: str
+    feature: str | None = None
+    rows: str | None = None
+
+    @classmethod
+    def read(cls, text: str) -> Side:
+        """Take the words of a scenario apart.
+
+        >>> Side.read("student.stage3@new")
+        Side(model='student', feature='stage3', rows='new')
+        """
+        named, _, rows = text.partition("@")
+        model, _, feature = named.partition(".")
+        return cls(model, feature or None, rows or None)
+
+    def __str__(self) -> str:
+        return self.model + (f".{self.feature}" if self.feature else "") + (f"@{self.rows}" if self.rows else "")
+
+    def cut(self, batch: Batch) -> tuple[int, int]:
+        """The slice of a batch this side speaks about: new rows come first, replayed ones after them."""
+        if self.rows == "new":
+            return 0, batch.new
+        return (batch.new, len(batch)) if self.rows == "replay" else (0, len(batch))
+
+
+class Term(nn.Module):
+    """A loss, its sides and its weight."""
+
+    def __init__(self, name: str, loss: Loss, sides: tuple[Side, ...], weight: float | Schedule = 1.0) -> None:
+        super().__init__()
+        self.name, self.loss, self.weight = name, loss, weight
+        self.a, self.b = _same_rows(sides)
+        self.specs: tuple[Spec, Spec | None] | None = None
+
+    @property
+    def teacher(self) -> str | None:
+        """The teacher it needs, if it needs one."""
+        return next((side.model for side in (self.a, self.b) if side and side.model != STUDENT), None)
+
+    def needs(self, model: str) -> Needs:
+        """What it reads of `model`."""
+        wish = Needs(logits=False)
+        for side in (self.a, self.b):
+            if side and side.model == model:
+                wish = wish | self.loss.needs | Needs(False, (side.feature,) if side.feature else ())
+        return wish
+
+    def bind(self, spec: Callable[[Side], Spec]) -> None:
+        """Tell the loss what both sides look like now. The specs are kept: resume binds to them again."""
+        self.specs = spec(self.a), spec(self.b) if self.b else None
+        self.loss.bind(*self.specs)
+
+    def forward(self, batch: Batch, said: Mapping[str, Signals], progress: Progress) -> Tensor | None:
+        """The unweighted value, a scalar; None when this batch has no rows for it."""
+        start, stop = self.a.cut(batch)
+        if start == stop:
+            return None
+        self.loss.progress = progress
+        a, rows = said[self.a.model], batch
+        if (start, stop) != (0, len(batch)):
+            a, rows = a.rows(start, stop), batch.rows(start, stop)
+        value: Tensor = self.loss(rows, a, self._other(batch, said))
+        return value.mean() if value.dim() else value
+
+    def weighted(self, value: Tensor, progress: Progress, student: Signals) -> Tensor:
+        """`weight · value`; a weight of one leaves the value, bit for bit."""
+        weight = value_of(self.weight, progress, student)
+        return value if isinstance(weight, float) and weight == 1.0 else weight * value
+
+    def _other(self, batch: Batch, said: Mapping[str, Signals]) -> Signals | None:
+        if self.b is None:
+            return None
+        start, stop = self.b.cut(batch)
+        b = said[self.b.model]
+        return b if (start, stop) == (0, len(batch)) else b.rows(start, stop)
+
+
+def _same_rows(sides: tuple[Side, ...]) -> tuple[Side, Side | None]:
+    """Rows named on one side hold for both: the pair is compared row by row."""
+    if len(sides) == 1:
+        return sides[0], None
+    a, b = sides
+    return replace(a, rows=a.rows or b.rows), replace(b, rows=b.rows or a.rows)

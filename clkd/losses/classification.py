@@ -1,0 +1,105 @@
+"""Learning from labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clkd.losses.base import Loss, among, is_prefix, logits_of, take
+from clkd.signals import Batch, Signals, Spec
+
+if TYPE_CHECKING:
+    from clkd.experience import Experience
+    from clkd.models.student import Student
+
+IGNORE = -100
+"""The target of a row that does not take part; PyTorch's own word for it."""
+
+
+class CrossEntropy(Loss):
+    """`-log softmax(z)_y` over the classes that compete; unlabelled rows (`y` -1) do not take part.
+
+    A row whose class is not among the competing ones is left out, and the mean is over the others; so `over: new`
+    trains new classes only, whatever is replayed. Values come as `[B]`, scaled so that their mean is that mean.
+
+    >>> from clkd.signals import Batch
+    >>> loss, i = CrossEntropy(), torch.zeros(2, dtype=torch.long)
+    >>> loss.bind(Spec(class_ids=(7, 3), born=(0, 0)), None)
+    >>> batch = Batch(x=i, y=torch.tensor([3, -1]), sample_id=i, domain=i, experience=i, new=2)
+    >>> loss(batch, Signals(torch.tensor([[0.0, 0.0], [9.0, 1.0]]), torch.tensor([7, 3]))).mean()
+    tensor(0.6931)
+    """
+
+    sides: ClassVar[int] = 1
+    columns: Tensor
+    """`[K]` the columns that compete."""
+    target: Tensor
+    """`[ids + 1]` each class id's place among them; the last entry answers for -1."""
+    task: Tensor
+    """`[K]` the experience that brought each of them."""
+
+    def __init__(
+        self, over: Literal["auto", "all", "seen", "new", "own"] = "auto", label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.over, self.label_smoothing = over, label_smoothing
+
+    def bind(self, a: Spec, b: Spec | None) -> None:
+        self.spec = a
+        self.chosen = ("own" if a.task_aware else "seen") if self.over == "auto" else self.over
+        latest = max(a.born)
+        self._compete({c for c, born in zip(a.class_ids, a.born, strict=True) if self.over != "new" or born == latest})
+
+    def begin(self, experience: Experience, student: Student) -> None:
+        """In a domain stream no column is new: what counts are the classes of the experience's data."""
+        if self.over == "new":
+            device = self.columns.device
+            self._compete(set(experience.classes))
+            self.to(device)
+
+    def _compete(self, classes: set[int]) -> None:
+        spec = self.spec
+        unseen = self.chosen == "all"
+        columns = [i for i, c in enumerate(spec.class_ids) if c in classes and (unseen or spec.born[i] >= 0)]
+        target = torch.full((max(spec.class_ids) + 2,), IGNORE)
+        for place, column in enumerate(columns):
+            target[spec.class_ids[column]] = place
+        born = [spec.born[i] for i in columns]
+        self.register_buffer("columns", torch.tensor(columns, dtype=torch.long), persistent=False)
+        self.register_buffer("target", target, persistent=False)
+        self.register_buffer("task", torch.tensor(born, dtype=torch.long), persistent=False)
+        self.prefix = is_prefix(self.columns)
+
+    def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
+        logits = take(logits_of(a), self.columns, self.prefix)
+        target = self.target[batch.y]
+        if self.chosen == "own":
+            rows = own_task_rows(logits, target, self.task, self.label_smoothing)
+        else:
+            rows = F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
+        return among(rows, target != IGNORE)
+
+
+def own_task_rows(logits: Tensor, target: Tensor, task: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """`[B]` cross-entropy where only the columns of the target's own task compete.
+
+    Args:
+        logits: `[B, K]`.
+        target: `[B]` columns; rows with a negative one get a value that means nothing.
+        task: `[K]` the task of each column.
+        label_smoothing: share of the target spread over the task's columns.
+
+    >>> own_task_rows(torch.tensor([[1.0, 1.0, 9.0]]), torch.tensor([0]), torch.tensor([0, 0, 1]))
+    tensor([0.6931])
+    """
+    target = target.clamp(min=0)
+    competes = task == task[target][:, None]
+    log_p = logits.masked_fill(~competes, -torch.inf).log_softmax(1)
+    hard = -log_p.gather(1, target[:, None]).squeeze(1)
+    if not label_smoothing:
+        return hard
+    even = -log_p.masked_fill(~competes, 0.0).sum(1) / competes.sum(1)
+    return (1 - label_smoothing) * hard + label_smoothing * even

@@ -1,0 +1,75 @@
+"""An even sample of everything seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clkd.memory.base import Memory
+from clkd.memory.table import Table
+from clkd.seeding import generator
+from clkd.signals import Batch, Signals
+
+
+class Reservoir(Memory):
+    """Keeps `size` rows such that each row seen so far is kept with the same probability, `size / seen`.
+
+    Vitter 1985, "Random Sampling with a Reservoir", algorithm R: row t (from 0) takes slot t while there is room, and
+    after that a slot drawn evenly from 0 … t, if there is such a slot. Each row draws one number from the memory's own
+    generator, so the outcome does not depend on how rows come in batches.
+    """
+
+    def __init__(self, size: int = 500, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        self.size = size
+        self.seen = 0
+        self.table = Table(size, device)
+        self.draws = generator(seed, "memory", "reservoir")
+
+    def observe(self, batch: Batch, signals: Signals) -> None:
+        slots, rows = self._places(len(batch))
+        at = rows.to(batch.y.device, non_blocking=True)
+        self.table.write(slots, _only(batch, at))
+
+    def _places(self, arriving: int) -> tuple[Tensor, Tensor]:
+        """Which of the arriving rows stay, and in which slots (each slot once)."""
+        t = torch.arange(self.seen, self.seen + arriving)
+        self.seen += arriving
+        drawn = (torch.rand(arriving, generator=self.draws, dtype=torch.float64) * (t + 1)).long()
+        slots = torch.where(t < self.size, t, drawn)
+        lands = (slots < self.size).nonzero().squeeze(1)
+        # Row by row a later row would overwrite an earlier one in the same slot: keep the last of each slot.
+        last = torch.full((self.size,), -1).scatter_reduce(0, slots[lands], lands, "amax")
+        taken = (last >= 0).nonzero().squeeze(1)
+        return taken, last[taken]
+
+    def sample(self, n: int, generator: torch.Generator) -> Batch | None:
+        return self.table.sample(n, generator)
+
+    def nbytes(self) -> int:
+        return self.table.nbytes()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def histogram(self) -> dict[int, int]:
+        return self.table.histogram()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"table": self.table.state_dict(), "seen": self.seen, "draws": self.draws.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.table.load_state_dict(state["table"])
+        self.seen = int(state["seen"])
+        self.draws.set_state(state["draws"].cpu())
+
+    def to(self, device: torch.device | str) -> None:
+        self.table.to(device)
+
+
+def _only(batch: Batch, at: Tensor) -> Batch:
+    """The stored rows at positions `at`."""
+    own = {name: getattr(batch, name)[at] for name in ("y", "sample_id", "domain", "experience")}
+    return replace(batch, x=batch.stored()[at], raw=None, new=len(at), extra={}, **own)

@@ -1,0 +1,96 @@
+"""Where a memory's rows lie: tensors of fixed length, written in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clkd.signals import Batch
+
+EXTRA = "extra."
+"""Prefix of the columns that a memory keeps beside a batch's own."""
+
+
+class Table:
+    """At most `capacity` rows, as one tensor per column: x as stored, y, sample_id, domain, experience and extras.
+
+    Memory is taken once, at the first write, which also fixes every column's type and row shape. Rows are written to
+    slots and the slots below `count` are filled.
+
+    >>> i = torch.tensor([7, 8, 9])
+    >>> table = Table(capacity=2)
+    >>> table.write(torch.tensor([0, 1]), Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=3).rows(0, 2))
+    >>> len(table), table.read(torch.tensor([1])).y
+    (2, tensor([8]))
+    """
+
+    def __init__(self, capacity: int, device: torch.device | str = "cpu") -> None:
+        self.capacity, self.device = capacity, torch.device(device)
+        self.columns: dict[str, Tensor] = {}
+        self.count = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def write(self, at: Tensor, batch: Batch, extra: Mapping[str, Tensor] | None = None) -> None:
+        """Put a batch's rows into the slots `at` (`[n]` int64 on the CPU, all different, leaving no gap)."""
+        assert len(at) <= self.capacity, f"{len(at)} rows do not fit into a table of {self.capacity}"
+        if not len(at):
+            return
+        self.count = max(self.count, int(at.max()) + 1)
+        slots = at.to(self.device, non_blocking=True)
+        for name, rows in _columns(batch, extra or {}).items():
+            self._column(name, rows).index_copy_(0, slots, rows.to(self.device))
+
+    def _column(self, name: str, like: Tensor) -> Tensor:
+        if name not in self.columns:
+            self.columns[name] = torch.zeros((self.capacity, *like.shape[1:]), dtype=like.dtype, device=self.device)
+        return self.columns[name]
+
+    def read(self, at: Tensor) -> Batch:
+        """The rows of the slots `at` (`[n]` int64), as copies; all of them count as replayed."""
+        slots = at.to(self.device, non_blocking=True)
+        rows = {name: column.index_select(0, slots) for name, column in self.columns.items()}
+        extra = {name.removeprefix(EXTRA): rows.pop(name) for name in list(rows) if name.startswith(EXTRA)}
+        return Batch(**rows, new=0, extra=extra)
+
+    def sample(self, n: int, generator: torch.Generator) -> Batch | None:
+        """At most `n` different rows, each set of rows equally likely; None while there are none."""
+        if n <= 0 or not self.count:
+            return None
+        return self.read(torch.randperm(self.count, generator=generator)[:n])
+
+    def nbytes(self) -> int:
+        """Bytes taken, filled or not."""
+        return sum(column.nbytes for column in self.columns.values())
+
+    def histogram(self) -> dict[int, int]:
+        """How many rows there are of each class."""
+        if not self.count:
+            return {}
+        classes, counts = torch.unique(self.columns["y"][: self.count].cpu(), return_counts=True)
+        return dict(zip(classes.tolist(), counts.tolist(), strict=True))
+
+    def to(self, device: torch.device | str) -> None:
+        """Move all rows, and keep them on `device` from now on."""
+        self.device = torch.device(device)
+        self.columns = {name: column.to(self.device) for name, column in self.columns.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of the filled rows."""
+        return {name: column[: self.count].clone() for name, column in self.columns.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the rows back; the table may have been made with another device, but not with another capacity."""
+        self.columns = {}
+        self.count = len(state["y"]) if state else 0
+        for name, rows in state.items():
+            self._column(name, rows)[: self.count] = rows.to(self.device)
+
+
+def _columns(batch: Batch, extra: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    own = {name: getattr(batch, name) for name in ("y", "sample_id", "domain", "experience")}
+    return {"x": batch.stored(), **own} | {f"{EXTRA}{name}": rows for name, rows in extra.items()}

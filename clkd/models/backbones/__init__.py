@@ -1,0 +1,1 @@
+"""Backbones: `[B, *shape]` to penultimate features `[B, D]`, one family a file."""

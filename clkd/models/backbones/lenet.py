@@ -1,0 +1,46 @@
+"""LeNet-5."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from clkd.errors import UserError
+from clkd.models.backbones.base import Backbone
+
+
+class LeNet(Backbone):
+    """LeNet-5 (LeCun et al. 1998) as it is used today: ReLU for tanh, max-pooling for trained subsampling.
+
+    Images below 32 pixels are padded by 2 on each side, so that 28 pixels become the 32 of the paper. `stage1` and
+    `stage2` are the pooled maps of 6 and 16 channels, `stage3` the 120 units; the output has 84.
+
+    >>> net = LeNet((1, 28, 28))
+    >>> sum(p.numel() for p in net.parameters()) + 84 * 10 + 10  # with a head of ten classes
+    61706
+
+    Raises:
+        UserError: the rows are not images of at least 12 × 12.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        if len(shape) != 3 or min(shape[1:]) < 12:
+            raise UserError(f"lenet takes images of at least 12 × 12, not rows of shape {shape}: use another model")
+        channels, height, width = shape
+        padding = 2 if min(height, width) < 32 else 0
+        cells = _pooled(height + 2 * padding) * _pooled(width + 2 * padding)
+        self.map1 = nn.Sequential(nn.Conv2d(channels, 6, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2))
+        self.map2 = nn.Sequential(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2))
+        self.full1 = nn.Sequential(nn.Flatten(), nn.Linear(16 * cells, 120), nn.ReLU())
+        self.full2 = nn.Sequential(nn.Linear(120, 84), nn.ReLU())
+        self.out_features = 84
+        self.stages = {"stage1": "map1", "stage2": "map2", "stage3": "full1"}
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.full2(self.full1(self.map2(self.map1(x))))
+        return features
+
+
+def _pooled(pixels: int) -> int:
+    """What is left of a side after two 5 × 5 convolutions, each halved by pooling."""
+    return ((pixels - 4) // 2 - 4) // 2

@@ -1,0 +1,182 @@
+"""Heads: from penultimate features to one logit per class, and how they grow when classes arrive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clkd.errors import UserError
+
+Grown = list[tuple[nn.Parameter, nn.Parameter]]
+"""(old, new) for each parameter that growth replaced, so that an optimizer can carry its state over."""
+
+
+class Head(nn.Module):
+    """One linear layer whose columns are classes. Growing keeps what was there, bit for bit.
+
+    Attributes:
+        class_ids: the global class of each column, in the order of arrival.
+        born: the experience that brought each column; -1 for a class that has not come yet.
+        task_aware: whether rows are told their experience, so that only its columns compete.
+        weight: `[C, D]`, class by feature.
+        bias: `[C]`, or None where a head has none.
+        class_ids_tensor: `[C]` int64, `class_ids` on the head's device.
+    """
+
+    task_aware = False
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    class_ids_tensor: Tensor
+
+    def __init__(self, in_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.born: tuple[int, ...] = ()
+        self.class_ids: tuple[int, ...] = ()
+        self.weight = nn.Parameter(torch.empty(0, in_features))
+        self.register_parameter("bias", nn.Parameter(torch.empty(0)) if bias else None)
+        self.register_buffer("class_ids_tensor", torch.empty(0, dtype=torch.int64), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[B, D]` to `[B, C]`."""
+        return F.linear(features, self.weight, self.bias)
+
+    def grow(self, classes: Sequence[int], experience: int, generator: torch.Generator) -> Grown:
+        """Add a column for each class that has none yet, initialised as `nn.Linear` does, from a CPU generator."""
+        new = [c for c in dict.fromkeys(classes) if c not in self.class_ids]
+        if not new:
+            return []
+        rows, bias = _fresh(len(new), self.weight.shape[1], generator)
+        self._name((*self.class_ids, *new), (*self.born, *[experience] * len(new)))
+        old = self.weight
+        self.weight = _extended(old, rows)
+        grown = [(old, self.weight)]
+        if self.bias is not None:
+            old_bias, self.bias = self.bias, _extended(self.bias, bias)
+            grown.append((old_bias, self.bias))
+        return grown
+
+    def layout(self) -> dict[str, Any]:
+        """Which class each column stands for, as plain data: a checkpoint's half that is not tensors."""
+        return {"class_ids": list(self.class_ids), "born": list(self.born)}
+
+    def lay_out(self, layout: dict[str, Any]) -> None:
+        """Take the columns that `layout` gave, all zero, so that `load_state_dict` then fits."""
+        self._name(tuple(layout["class_ids"]), tuple(layout["born"]))
+        columns = len(self.class_ids)
+        self.weight = _resized(self.weight, columns)
+        if self.bias is not None:
+            self.bias = _resized(self.bias, columns)
+
+    def _name(self, class_ids: tuple[int, ...], born: tuple[int, ...]) -> None:
+        self.class_ids, self.born = class_ids, born
+        self.class_ids_tensor = torch.tensor(class_ids, dtype=torch.int64, device=self.weight.device)
+
+
+class Linear(Head):
+    """Grows by the classes that each experience brings; all of them compete.
+
+    >>> head = Linear(in_features=4)
+    >>> grown = head.grow((3, 7), 0, torch.Generator()) + head.grow((7, 1), 1, torch.Generator())
+    >>> head.class_ids, head.born
+    ((3, 7, 1), (0, 0, 1))
+    """
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__(in_features)
+
+
+class Multi(Head):
+    """A head for every experience: columns as in `Linear`, but rows are told their experience.
+
+    Raises:
+        UserError: on growth, a class comes again; it would belong to two heads.
+    """
+
+    task_aware = True
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__(in_features)
+
+    def grow(self, classes: Sequence[int], experience: int, generator: torch.Generator) -> Grown:
+        born = dict(zip(self.class_ids, self.born, strict=True))
+        again = [c for c in classes if born.get(c, experience) < experience]
+        if again:
+            raise UserError(
+                f"the head 'multi' has one head per experience, but experience {experience} brings class "
+                f"{', '.join(map(str, again))} again: use the head 'linear', or split the stream by disjoint classes"
+            )
+        return super().grow(classes, experience, generator)
+
+
+class Fixed(Head):
+    """All classes have their column from the start, initialised from torch's global generator; nothing ever grows.
+
+    `born` tells which classes have come: -1 until then.
+
+    Args:
+        in_features: D.
+        class_names: of the data set; there are as many columns unless `classes` says otherwise.
+        classes: how many columns, for the global classes 0 … classes - 1.
+
+    Raises:
+        UserError: on growth, a class comes that has no column.
+    """
+
+    def __init__(self, in_features: int, class_names: tuple[str, ...], classes: int | None = None) -> None:
+        super().__init__(in_features)
+        count = len(class_names) if classes is None else classes
+        super().grow(range(count), -1, torch.default_generator)
+
+    def grow(self, classes: Sequence[int], experience: int, generator: torch.Generator) -> Grown:
+        """Only notes the experience in which each class came first."""
+        missing = [c for c in classes if c not in self.class_ids]
+        if missing:
+            raise UserError(
+                f"the head 'fixed' has {len(self.class_ids)} classes from 0, but class {max(missing)} came: "
+                f"set 'classes' to at least {max(missing) + 1}"
+            )
+        came = set(classes)
+        pairs = zip(self.class_ids, self.born, strict=True)
+        self.born = tuple(experience if born < 0 and c in came else born for c, born in pairs)
+        return []
+
+
+class Cosine(Head):
+    """Logits are `scale · cos(feature, weight)`, so that old and new classes have the same magnitude; no bias.
+
+    Hou et al. 2019, "Learning a Unified Classifier Incrementally via Rebalancing" (LUCIR), §3.2, eq. 4. The scale (η
+    there) is learned; it bounds every logit.
+
+    >>> head = Cosine(in_features=2, scale=10.0)
+    >>> _ = head.grow((0,), 0, torch.Generator())
+    >>> head.weight.data = torch.tensor([[0.0, 5.0]])
+    >>> round(head(torch.tensor([[3.0, 4.0]])).item(), 4)
+    8.0
+    """
+
+    def __init__(self, in_features: int, scale: float = 1.0) -> None:
+        super().__init__(in_features, bias=False)
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
+
+
+def _fresh(columns: int, in_features: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weight and bias of `nn.Linear(in_features, columns)`, drawn in its order from `generator`."""
+    weight = nn.init.kaiming_uniform_(torch.empty(columns, in_features), a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(in_features)
+    return weight, nn.init.uniform_(torch.empty(columns), -bound, bound, generator=generator)
+
+
+def _extended(old: nn.Parameter, rows: Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.cat([old.detach(), rows.to(old)]), requires_grad=old.requires_grad)
+
+
+def _resized(old: nn.Parameter, columns: int) -> nn.Parameter:
+    return nn.Parameter(old.new_zeros(columns, *old.shape[1:]), requires_grad=old.requires_grad)

@@ -1,0 +1,129 @@
+"""The student: a backbone, a head that grows, and taps on the way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clkd.frozen import freeze
+from clkd.models.cost import parameter_count
+from clkd.models.dry_run import dry_run
+from clkd.models.heads import Grown, Head
+from clkd.models.taps import Taps
+from clkd.signals import Needs, Signals, Spec
+
+
+class Student(nn.Module):
+    """The model that is trained.
+
+    Args:
+        backbone: `[B, *shape]` to `[B, D]`, with `out_features` and `stages`.
+        head: `[B, D]` to `[B, C]`.
+        shape: of one row, `(C, H, W)` or `(D,)`.
+        channels_last: lay images and convolutions out channels-last, which is faster and gives the same numbers up to
+            rounding.
+
+    >>> from clkd.models.backbones.mlp import MLP
+    >>> from clkd.models.heads import Linear
+    >>> student = Student(MLP((4,), hidden=(8,)), Linear(8), (4,))
+    >>> _ = student.grow((5, 2), experience=0, generator=torch.Generator())
+    >>> said = student.signals(torch.zeros(3, 4), Needs(features=("penultimate",)))
+    >>> tuple(said.logits.shape), said.class_ids.tolist(), tuple(said.features["penultimate"].shape)
+    ((3, 2), [5, 2], (3, 8))
+    """
+
+    def __init__(self, backbone: nn.Module, head: Head, shape: tuple[int, ...], channels_last: bool = True) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.shape = shape
+        self.channels_last = channels_last and len(shape) == 3
+        self.taps = Taps()
+        self._feature_shapes: dict[str, tuple[int, ...]] = {}
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
+
+    def signals(self, x: Tensor, needs: Needs) -> Signals:
+        """What it says about `x` `[B, *shape]`, in one forward pass; every tap must have been requested before."""
+        penultimate, features = self.taps.run(self.backbone, self._laid_out(x), needs.features)
+        logits = self.head(penultimate) if needs.logits else None
+        return Signals(logits=logits, class_ids=self.class_ids_tensor, features=features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, *shape]` to logits `[B, C]`."""
+        logits: Tensor = self.head(self.backbone(self._laid_out(x)))
+        return logits
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def request(self, names: Iterable[str]) -> None:
+        """Bind taps, before the model is compiled or used.
+
+        Raises:
+            UserError: a name is neither an alias of the backbone nor the path of one of its modules.
+        """
+        self.taps.bind(self.backbone, names)
+
+    def grow(self, classes: Sequence[int], experience: int, generator: torch.Generator) -> Grown:
+        """Make room for the classes of an experience: (old, new) for each parameter that was replaced."""
+        return self.head.grow(classes, experience, generator)
+
+    @property
+    def class_ids(self) -> tuple[int, ...]:
+        """The global class of each logit column."""
+        return self.head.class_ids
+
+    @property
+    def class_ids_tensor(self) -> Tensor:
+        """`[C]` int64: the same on the student's device."""
+        return self.head.class_ids_tensor
+
+    @property
+    def born(self) -> tuple[int, ...]:
+        """The experience that brought each column; -1 where the class has not come yet."""
+        return self.head.born
+
+    @property
+    def task_aware(self) -> bool:
+        """Whether rows are told their experience."""
+        return self.head.task_aware
+
+    @property
+    def parameters_count(self) -> int:
+        """Numbers in all parameters of backbone and head."""
+        return parameter_count(self)
+
+    def spec(self, feature: str | None = None) -> Spec:
+        """Its columns, and the shape of one feature without the batch.
+
+        Raises:
+            UserError: the feature cannot be tapped.
+        """
+        shape = None if feature is None else self._feature_shape(feature)
+        return Spec(self.class_ids, self.born, self.task_aware, feature, shape)
+
+    def _feature_shape(self, feature: str) -> tuple[int, ...]:
+        """Found by running one row through a copy, once."""
+        if feature not in self._feature_shapes:
+            with dry_run(self, self.shape) as (copied, row):
+                copied.request((feature,))
+                said = copied.signals(row, Needs(logits=False, features=(feature,)))
+            self._feature_shapes[feature] = tuple(said.features[feature].shape[1:])
+        return self._feature_shapes[feature]
+
+    def layout(self) -> dict[str, Any]:
+        """Which class each column stands for, as plain data."""
+        return self.head.layout()
+
+    def lay_out(self, layout: dict[str, Any]) -> None:
+        """Take the columns that `layout` gave, so that `load_state_dict` fits."""
+        self.head.lay_out(layout)
+
+    def frozen_copy(self) -> Student:
+        """A copy of its own, in eval mode, that asks for no gradients and shares nothing; taps stay bound."""
+        return freeze(copy.deepcopy(self))

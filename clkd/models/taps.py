@@ -1,0 +1,102 @@
+"""Taps: what a module deep inside a backbone put out, beside the backbone's own output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from clkd.errors import UserError, did_you_mean
+
+PENULTIMATE = "penultimate"
+"""The tap that every backbone has: its output."""
+
+
+class Tap:
+    """A forward hook that keeps its module's output for the one forward pass in which it is wanted.
+
+    It knows neither module nor backbone, so a deep copy of the backbone gets taps of its own.
+    """
+
+    def __init__(self, name: str, clone: bool) -> None:
+        self.name = name
+        self.clone = clone
+        self.wanted = False
+        self.value: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        if not self.wanted:
+            return
+        if not isinstance(output, Tensor):
+            raise UserError(f"tap '{self.name}': the module gives a {type(output).__name__}, not a tensor: tap another")
+        self.value = output.clone() if self.clone else output
+
+    def kept(self) -> Tensor:
+        """What the forward pass left here."""
+        if self.value is None:
+            raise UserError(f"tap '{self.name}': the forward pass does not run this module: tap another")
+        return self.value
+
+    def forget(self) -> None:
+        """Let go of the output, and of the graph behind it."""
+        self.wanted, self.value = False, None
+
+
+class Taps:
+    """The bound taps of one backbone, by alias (`penultimate`, `stage1`, …) or module path (`layer2.0.conv1`).
+
+    Hooks are bound before a model is compiled and stay; a forward pass keeps only what it is asked for. A module that
+    runs several times is tapped at its last run. An operation that later overwrites the output in place (an in-place
+    ReLU behind a batch norm, `out += shortcut`) cannot change what was kept: it is a clone, unless the backbone says
+    that nothing in it writes in place (`in_place = False`).
+    """
+
+    def __init__(self) -> None:
+        self.bound: dict[str, Tap] = {}
+
+    def bind(self, backbone: nn.Module, names: Iterable[str]) -> None:
+        """Hook the named modules; those already hooked stay as they are.
+
+        Raises:
+            UserError: a name is neither an alias nor a module's path.
+        """
+        stages: dict[str, str] = getattr(backbone, "stages", {})
+        modules = {path: module for path, module in backbone.named_modules() if path}
+        for name in names:
+            if name == PENULTIMATE or name in self.bound:
+                continue
+            module = modules.get(stages.get(name, name))
+            if module is None:
+                raise UserError(f"tap '{name}' is not known, {_suggest(name, stages, modules)}")
+            tap = Tap(name, clone=getattr(backbone, "in_place", True))
+            module.register_forward_hook(tap)
+            self.bound[name] = tap
+
+    def run(self, backbone: nn.Module, x: Tensor, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One forward pass: the output `[B, D]`, and the outputs of the named taps.
+
+        Raises:
+            UserError: a tap was not bound, its module does not run, or gives no tensor.
+        """
+        taps = [self._get(name) for name in names if name != PENULTIMATE]
+        for tap in taps:
+            tap.wanted = True
+        try:
+            output: Tensor = backbone(x)
+            kept = {tap.name: tap.kept() for tap in taps}
+        finally:
+            for tap in taps:
+                tap.forget()
+        return output, {name: kept.get(name, output) for name in names}
+
+    def _get(self, name: str) -> Tap:
+        if name not in self.bound:
+            raise UserError(f"tap '{name}' was never requested: call request(['{name}']) before the model is used")
+        return self.bound[name]
+
+
+def _suggest(name: str, stages: dict[str, str], modules: dict[str, nn.Module]) -> str:
+    """The closest name of all; failing that the aliases, as a list of every module would be no help."""
+    aliases = [PENULTIMATE, *stages]
+    close = did_you_mean(name, [*aliases, *modules])
+    return close if close.startswith("did you mean") else f"{did_you_mean(name, aliases)}, or a module's path"

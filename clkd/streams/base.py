@@ -1,0 +1,177 @@
+"""A stream: the ordered experiences of one data set, and what all kinds of streams share in making them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor
+
+from clkd.errors import UserError
+from clkd.experience import Experience, Rows, Warp
+from clkd.seeding import generator
+
+if TYPE_CHECKING:
+    from clkd.data.store import Store
+
+
+class Stream(Sequence[Experience]):
+    """The experiences in the order they arrive.
+
+    Attributes:
+        name: what it is cut by: `class`, `task`, `domain`, `data`, `given`.
+        experiences: one after another.
+        class_names: one per global class id.
+        shape: one row, `(C, H, W)` or `(D,)`.
+        mean, std: `[C]`, what its rows are normalised with.
+        task_labels: whether a row's task is told at test time.
+    """
+
+    def __init__(self, name: str, experiences: Iterable[Experience], store: Store, task_labels: bool = False) -> None:
+        self.name = name
+        self.experiences = tuple(experiences)
+        self.class_names = store.class_names
+        self.shape = store.shape
+        self.mean, self.std = store.mean, store.std
+        self.task_labels = task_labels
+        self._data = store.fingerprint
+
+    @overload
+    def __getitem__(self, at: int) -> Experience: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Experience, ...]: ...
+    def __getitem__(self, at: int | slice) -> Experience | tuple[Experience, ...]:
+        return self.experiences[at]
+
+    def __len__(self) -> int:
+        return len(self.experiences)
+
+    def __iter__(self) -> Iterator[Experience]:
+        return iter(self.experiences)
+
+    def left_out(self) -> list[str]:
+        """Names of the classes that no experience has."""
+        seen = set(self.experiences[-1].seen)
+        return [name for c, name in enumerate(self.class_names) if c not in seen]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What each experience holds: index, name, domain, classes (ids and names) and rows.
+
+        Where classes are left out of the stream, each entry names them under `left_out`.
+        """
+        left_out = {"left_out": names} if (names := self.left_out()) else {}
+        return [
+            {
+                "index": experience.index,
+                "name": experience.name,
+                "domain": experience.train.domain,
+                "classes": list(experience.classes),
+                "class_names": [self.class_names[c] for c in experience.classes],
+                "train": len(experience.train),
+                "validation": len(experience.validation),
+                "test": len(experience.test),
+                **left_out,
+            }
+            for experience in self.experiences
+        ]
+
+    def fingerprint(self) -> str:
+        """A hash of the data and of everything that determines which rows come when, and how they look."""
+        digest = hashlib.sha256(f"{self._data}/{self.task_labels}".encode())
+        for experience in self.experiences:
+            digest.update(repr(experience.classes).encode())
+            for rows in (experience.train, experience.validation, experience.test):
+                digest.update(repr((rows.domain, rows.warp, len(rows))).encode())
+                digest.update(rows.index.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def to(self, device: torch.device | str) -> Stream:
+        """Move all rows to `device`; what experiences share is moved once. Returns the stream itself."""
+        moved: dict[int, tuple[Tensor, Tensor]] = {}
+
+        def move(tensor: Tensor) -> Tensor:
+            # The original is kept beside its copy, so that its id is not given to another tensor meanwhile.
+            return moved.setdefault(id(tensor), (tensor, tensor.to(device)))[1]
+
+        def move_rows(rows: Rows) -> Rows:
+            return replace(rows, x=move(rows.x), y=move(rows.y), index=move(rows.index), sample_id=move(rows.sample_id))
+
+        self.experiences = tuple(
+            replace(e, train=move_rows(e.train), validation=move_rows(e.validation), test=move_rows(e.test))
+            for e in self.experiences
+        )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One experience in the making: positions of its rows in the stored splits, and how they look."""
+
+    name: str
+    train: Tensor
+    test: Tensor
+    classes: tuple[int, ...] | None = None
+    domain: int = 0
+    warp: Warp | None = None
+
+
+def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float) -> list[Experience]:
+    """Turn chunks into experiences: cut off validation rows, and keep account of the classes seen.
+
+    Raises:
+        UserError: an experience would have no training or no test rows.
+    """
+    experiences: list[Experience] = []
+    seen: tuple[int, ...] = ()
+    for index, chunk in enumerate(chunks):
+        for kind, rows in (("training", chunk.train), ("test", chunk.test)):
+            if not len(rows):
+                raise UserError(f"experience {index} ({chunk.name}) would have no {kind} rows: change the split")
+        kept, held = holdout(store.train.y, chunk.train, validation, generator(seed, "validation", index))
+        classes = chunk.classes or tuple(torch.unique(store.train.y[chunk.train]).tolist())
+        known = len(seen)
+        seen += tuple(c for c in classes if c not in seen)
+        experiences.append(
+            Experience(
+                index=index,
+                classes=classes,
+                seen=seen,
+                train=_rows(store.train, kept, chunk, index),
+                validation=_rows(store.train, held, chunk, index),
+                test=_rows(store.test, chunk.test, chunk, index),
+                name=chunk.name,
+                count=len(chunks),
+                known=known,
+            )
+        )
+    return experiences
+
+
+def holdout(y: Tensor, rows: Tensor, fraction: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Of the rows at `rows`, those to train on and those kept aside: `fraction` of each class, rounded down."""
+    order = rows[torch.randperm(len(rows), generator=draw)]
+    held = torch.zeros(len(y), dtype=torch.bool)
+    for label in torch.unique(y[rows]).tolist():
+        own = order[y[order] == label]
+        held[own[: int(fraction * len(own))]] = True
+    return rows[~held[rows]], rows[held[rows]]
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Where a mask is true, in order."""
+    return mask.nonzero().flatten()
+
+
+def _rows(split: Any, at: Tensor, chunk: Chunk, experience: int) -> Rows:
+    return Rows(
+        x=split.x,
+        y=split.y[at],
+        index=at,
+        sample_id=at,
+        domain=chunk.domain,
+        experience=experience,
+        warp=chunk.warp,
+    )

@@ -1,0 +1,135 @@
+"""Class- and task-incremental streams: new classes in each experience."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from clkd.errors import UserError, did_you_mean
+from clkd.seeding import generator
+from clkd.streams import ClassName, ClassOptions
+from clkd.streams.base import Chunk, Stream, assemble, positions
+
+if TYPE_CHECKING:
+    from clkd.data.store import Store
+
+Groups = Sequence[Sequence[ClassName]]
+Order = Literal["natural", "random"] | Sequence[ClassName]
+
+
+def by_class(
+    *,
+    store: Store,
+    seed: int,
+    experiences: int | None = None,
+    classes: Groups | None = None,
+    first: int | None = None,
+    order: Order = "natural",
+    order_seed: int | None = None,
+    validation: float = 0.0,
+) -> Stream:
+    """Class-incremental: the classes are dealt out to the experiences, and a test may ask about all of them.
+
+    Options are those of `clkd.streams.ClassOptions`.
+
+    Raises:
+        UserError: a class does not exist or is named twice, or an experience would be empty.
+    """
+    if classes is not None:
+        groups = [_ids(group, store.class_names) for group in classes]
+        _refuse_repeated([c for group in groups for c in group], store.class_names)
+    else:
+        assert experiences is not None, "ClassOptions asks for experiences where there are no classes"
+        problem = ClassOptions(experiences=experiences, first=first).problem(len(store.class_names))
+        if problem:
+            raise UserError(problem)
+        ordered = _ordered(order, store.class_names, seed if order_seed is None else order_seed)
+        groups = deal(ordered, experiences, first)
+    return Stream("class", assemble(_chunks(groups, store), store, seed, validation), store)
+
+
+def by_task(
+    *,
+    store: Store,
+    seed: int,
+    experiences: int | None = None,
+    classes: Groups | None = None,
+    first: int | None = None,
+    order: Order = "natural",
+    order_seed: int | None = None,
+    validation: float = 0.0,
+) -> Stream:
+    """Task-incremental: the experiences of `by_class`, and a test says which experience a row belongs to."""
+    stream = by_class(
+        store=store,
+        seed=seed,
+        experiences=experiences,
+        classes=classes,
+        first=first,
+        order=order,
+        order_seed=order_seed,
+        validation=validation,
+    )
+    return Stream("task", stream, store, task_labels=True)
+
+
+def deal(ordered: Sequence[int], experiences: int, first: int | None = None) -> list[list[int]]:
+    """Spread classes over experiences as `numpy.array_split` does.
+
+    >>> deal(range(10), 4)
+    [[0, 1, 2], [3, 4, 5], [6, 7], [8, 9]]
+    >>> deal(range(10), 3, first=6)
+    [[0, 1, 2, 3, 4, 5], [6, 7], [8, 9]]
+    """
+    if first is not None:
+        return [list(ordered[:first]), *deal(ordered[first:], experiences - 1)]
+    return [part.tolist() for part in np.array_split(np.asarray(ordered), experiences)]
+
+
+def _ordered(order: Order, names: tuple[str, ...], seed: int) -> list[int]:
+    if order == "natural":
+        return list(range(len(names)))
+    if order == "random":
+        drawn: list[int] = torch.randperm(len(names), generator=generator(seed, "class order")).tolist()
+        return drawn
+    ids = _ids([order] if isinstance(order, str) else order, names)
+    _refuse_repeated(ids, names)
+    missing = [names[c] for c in range(len(names)) if c not in ids]
+    if missing:
+        raise UserError(
+            f"order: {', '.join(missing)} missing: name every class once, or use `classes` to leave some out"
+        )
+    return ids
+
+
+def _ids(classes: Sequence[ClassName], names: tuple[str, ...]) -> list[int]:
+    return [_id(c, names) for c in classes]
+
+
+def _id(c: ClassName, names: tuple[str, ...]) -> int:
+    """A class's id, whether it was given by id or by name."""
+    if isinstance(c, str):
+        if c not in names:
+            raise UserError(f"class '{c}' does not exist, {did_you_mean(c, names)}")
+        return names.index(c)
+    if not 0 <= c < len(names):
+        raise UserError(f"class {c} does not exist, the data set has classes 0 to {len(names) - 1}")
+    return c
+
+
+def _refuse_repeated(ids: list[int], names: tuple[str, ...]) -> None:
+    for c in ids:
+        if ids.count(c) > 1:
+            raise UserError(f"class {c} ({names[c]}) is named {ids.count(c)} times: each class arrives once")
+
+
+def _chunks(groups: list[list[int]], store: Store) -> list[Chunk]:
+    chunks = []
+    for group in groups:
+        of_group = torch.tensor(group, dtype=torch.int64)
+        train, test = (positions(torch.isin(split.y, of_group)) for split in (store.train, store.test))
+        chunks.append(Chunk(str(group), train, test, classes=tuple(group)))
+    return chunks

@@ -1,0 +1,268 @@
+"""Teachers from outside: fitted here once, or loaded from a file, from torchvision or from MLflow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from clkd.context import Context
+from clkd.errors import UserError, did_you_mean
+from clkd.frozen import freeze
+from clkd.optimizers import OptimizerOptions, SchedulerOptions
+from clkd.options import Part
+from clkd.signals import Needs, Signals, Spec
+from clkd.teachers import FitOptions, ViewOptions
+from clkd.teachers.network import NetworkTeacher, View
+
+log = logging.getLogger("clkd.teachers")
+
+FIT_VERSION = 1
+"""Part of a fitted teacher's fingerprint: raised when fitting changes, so that old files are not taken for new ones."""
+
+
+def fit(
+    model: Part,
+    context: Context,
+    epochs: int = 10,
+    batch_size: int = 128,
+    optimizer: OptimizerOptions = FitOptions.model_fields["optimizer"].default,
+    scheduler: SchedulerOptions | None = FitOptions.model_fields["scheduler"].default,
+    seed: int = 0,
+) -> NetworkTeacher:
+    """A network trained on all of the stream's training rows, all classes at once.
+
+    It is fitted once and kept in the cache under a fingerprint of everything that determines it: data, augmentation,
+    model, recipe, seed, device kind and torch's version.
+    """
+    options = FitOptions(
+        model=model, epochs=epochs, batch_size=batch_size, optimizer=optimizer, scheduler=scheduler, seed=seed
+    )
+    network = context.network(model, tuple(range(len(context.class_names))), seed)
+    path = context.cache / "teachers" / f"{model.name}-{_fingerprint(options, context)}.safetensors"
+    if path.exists():
+        log.info("teacher: %s from the cache (%s)", model.name, path.name)
+        _load(network, path)
+    else:
+        log.info("teacher: fitting %s for %d epochs on %d rows, once", model.name, epochs, len(context.train))
+        context.fit(network, options)
+        _save(network, path)
+    return NetworkTeacher(freeze(network.to(context.device)))
+
+
+def _fingerprint(options: FitOptions, context: Context) -> str:
+    facts = {
+        "version": FIT_VERSION,
+        "options": options.model_dump(mode="json"),
+        "data": context.data_fingerprint,
+        "device": context.device.type,
+        "torch": str(torch.__version__),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _save(network: nn.Module, path: Path) -> None:
+    """Whole or not at all: another run may look for the same file at this moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    os.close(handle)
+    save_file({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}, part)
+    os.replace(part, path)
+
+
+def checkpoint(
+    path: str,
+    model: Part,
+    context: Context,
+    classes: tuple[int | str, ...] | None = None,
+    view: ViewOptions | None = None,
+) -> NetworkTeacher:
+    """One of clkd's networks with weights from a file.
+
+    The file is a state dict with a student's names (what a clkd run saves), `.safetensors`, or anything that
+    `torch.load(weights_only=True)` reads; nothing in it is ever executed.
+    """
+    file = _existing(path, context.base)
+    state = _read(file)
+    network = context.network(model, _class_ids(classes, _outputs(state, "head", file), context), 0)
+    _fill(network, state, file)
+    return NetworkTeacher(freeze(network.to(context.device)), _view(view, context))
+
+
+def torchvision(
+    model: str,
+    weights: str,
+    context: Context,
+    classes: tuple[int | str, ...] | None = None,
+    view: ViewOptions | None = None,
+) -> NetworkTeacher:
+    """A torchvision classifier with its own output layer; `weights` is a file, or a name torchvision can download."""
+    from clkd.vision import torchvision as load_torchvision
+
+    library = load_torchvision()
+    if model not in library.models.list_models():
+        raise UserError(f"torchvision has no model '{model}', {did_you_mean(model, library.models.list_models())}")
+    file = Path(weights) if Path(weights).is_absolute() else context.base / weights
+    if file.exists():
+        state = _read(file)
+        last = [
+            name for name, layer in library.models.get_model(model).named_modules() if isinstance(layer, nn.Linear)
+        ][-1]
+        module = library.models.get_model(model, weights=None, num_classes=_outputs(state, last, file))
+        _fill(module, state, file)
+    else:
+        module = _pretrained(library, model, weights)
+    return Foreign(freeze(module.to(context.device)), context, classes, _view(view, context))
+
+
+def mlflow(
+    uri: str,
+    context: Context,
+    classes: tuple[int | str, ...] | None = None,
+    view: ViewOptions | None = None,
+) -> NetworkTeacher:
+    """A PyTorch model that MLflow keeps; it is asked for logits only. Pickled models are refused by MLflow's own rule."""
+    import mlflow.pytorch as store
+    from mlflow.exceptions import MlflowException
+
+    try:
+        module: nn.Module = store.load_model(uri, map_location=context.device)  # type: ignore[no-untyped-call]  # mlflow's
+    except MlflowException as error:
+        raise UserError(f"the model '{uri}' cannot be loaded from MLflow: {error.message}") from error
+    return Foreign(module, context, classes, _view(view, context))
+
+
+class Foreign(NetworkTeacher):
+    """A module that is not clkd's: rows in, logits out, no features."""
+
+    def __init__(
+        self, module: nn.Module, context: Context, classes: tuple[int | str, ...] | None, view: View | None
+    ) -> None:
+        probe = torch.zeros(2, *context.shape, device=context.device)
+        with torch.no_grad():
+            outputs = module(probe if view is None else view(probe)).shape[1]
+        super().__init__(_Speaker(module, _class_ids(classes, outputs, context), context.device), view)
+
+
+class _Speaker(nn.Module):
+    """Makes a module speak signals."""
+
+    def __init__(self, module: nn.Module, class_ids: tuple[int, ...], device: torch.device) -> None:
+        super().__init__()
+        self.module = module
+        self.class_ids = class_ids
+        self._ids = torch.tensor(class_ids, device=device)
+
+    def signals(self, x: Tensor, needs: Needs) -> Signals:
+        return Signals(self.module(x), self._ids)
+
+    def spec(self, feature: str | None = None) -> Spec:
+        if feature is not None:
+            raise UserError(f"this teacher gives logits only, so '{feature}' cannot be read of it")
+        return Spec(class_ids=self.class_ids, born=(0,) * len(self.class_ids))
+
+    def request(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            self.spec(name)
+
+    def layout(self) -> dict[str, Any]:
+        return {}
+
+
+def _class_ids(classes: tuple[int | str, ...] | None, outputs: int, context: Context) -> tuple[int, ...]:
+    """The stream's class of each output of a teacher."""
+    names = context.class_names
+    if classes is None:
+        if outputs != len(names):
+            raise UserError(
+                f"the teacher has {outputs} classes, the stream has {len(names)}: say which class each output is with "
+                f"'classes: [...]' (ids or names)"
+            )
+        return tuple(range(outputs))
+    if len(classes) != outputs:
+        raise UserError(f"'classes' names {len(classes)} classes, but the teacher has {outputs} outputs")
+    return tuple(_class_id(one, names) for one in classes)
+
+
+def _class_id(one: int | str, names: tuple[str, ...]) -> int:
+    if isinstance(one, int) and 0 <= one < len(names):
+        return one
+    if str(one) in names:
+        return names.index(str(one))
+    raise UserError(f"'classes': the stream has no class '{one}', {did_you_mean(str(one), names)}")
+
+
+def _view(view: ViewOptions | None, context: Context) -> View | None:
+    if view is None:
+        return None
+    own = [context.mean if view.mean is None else torch.tensor(view.mean)]
+    own.append(context.std if view.std is None else torch.tensor(view.std))
+    return View((context.mean, context.std), (own[0], own[1]), view.size)
+
+
+def _existing(path: str, base: Path) -> Path:
+    file = Path(path).expanduser()
+    file = file if file.is_absolute() else base / file
+    if not file.is_file():
+        raise UserError(f"the teacher's file {file} does not exist")
+    return file
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """A state dict from a file, without running anything that is in it."""
+    try:
+        state = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # torch.load raises many kinds for a bad file; all mean the same to the user
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{file} cannot be read as a state dict: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{file} holds no state dict: save `model.state_dict()`, or safetensors")
+    return state
+
+
+def _outputs(state: dict[str, Tensor], layer: str, file: Path) -> int:
+    """How many classes the output layer of a state dict has."""
+    weight = state.get(f"{layer}.weight")
+    if weight is None:
+        raise UserError(f"{file} has no output layer '{layer}.weight'; it has {', '.join(list(state)[-3:])}, …")
+    return len(weight)
+
+
+def _fill(network: nn.Module, state: dict[str, Tensor], file: Path) -> None:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        wrong = [line.strip() for line in str(error).splitlines()[1:3]]
+        raise UserError(f"{file} does not fit the teacher's model: {' '.join(wrong)}") from error
+
+
+def _load(network: nn.Module, path: Path) -> None:
+    """Fill a fitted teacher from the cache; a damaged file is an error that says what to do."""
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"the cached teacher {path} is damaged ({error}): delete it, and it is fitted again") from error
+
+
+def _pretrained(library: Any, model: str, weights: str) -> nn.Module:
+    try:
+        module: nn.Module = library.models.get_model(model, weights=weights)
+    except Exception as error:  # torchvision raises KeyError, ValueError, URLError… all mean that there are no weights
+        raise UserError(
+            f"weights '{weights}' for {model}: neither a file nor a name that torchvision can load ({error}); "
+            f"give the path of a state dict"
+        ) from error
+    return module

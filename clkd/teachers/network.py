@@ -1,0 +1,115 @@
+"""Teachers that are a network: what it says, frozen, about the very view that the student sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clkd.frozen import state_hash
+from clkd.signals import Batch, Needs, Signals, Spec
+from clkd.teachers.base import Teacher
+
+if TYPE_CHECKING:
+    from clkd.experience import Experience
+    from clkd.models.student import Student
+
+
+class Network(Protocol):
+    """What a teacher needs of a model; a student has it."""
+
+    @property
+    def class_ids(self) -> tuple[int, ...]: ...
+    def signals(self, x: Tensor, needs: Needs) -> Signals: ...
+    def spec(self, feature: str | None = None) -> Spec: ...
+    def request(self, names: tuple[str, ...]) -> None: ...
+    def layout(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+class View:
+    """The student's view as this teacher was trained to see it: other statistics, another size."""
+
+    def __init__(self, given: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor], size: int | None) -> None:
+        (mean, std), (own_mean, own_std) = given, wanted
+        shape = (1, -1, 1, 1)
+        self.scale = (std / own_std).view(shape)
+        self.shift = ((mean - own_mean) / own_std).view(shape)
+        self.size = size
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` normalised for the student → `[B, C, size, size]` normalised for the teacher."""
+        seen = x * self.scale.to(x) + self.shift.to(x)
+        if self.size is None or tuple(x.shape[-2:]) == (self.size, self.size):
+            return seen
+        return F.interpolate(seen, size=(self.size, self.size), mode="bilinear", antialias=True)
+
+
+class NetworkTeacher(Teacher):
+    """A frozen network. `network` is None until there is one."""
+
+    def __init__(self, network: Network | None = None, view: View | None = None) -> None:
+        self.network = network
+        self.view = view
+        self._known: tuple[Network | None, Tensor] = (None, torch.empty(0))
+
+    @property
+    def ready(self) -> bool:
+        return self.network is not None
+
+    def spec(self, feature: str | None = None) -> Spec:
+        return self._speaker().spec(feature)
+
+    @torch.no_grad()
+    def signals(self, batch: Batch, needs: Needs) -> Signals:
+        said = self._speaker().signals(batch.x if self.view is None else self.view(batch.x), needs)
+        return Signals(said.logits, said.class_ids, said.features, self._valid(batch.y))
+
+    def request(self, features: tuple[str, ...]) -> None:
+        if self.network is not None:
+            self.network.request(features)
+
+    def module(self) -> nn.Module | None:
+        return self.network  # type: ignore[return-value]  # every network is a module
+
+    def fingerprint(self) -> str:
+        return "" if self.network is None else state_hash(self.network)  # type: ignore[arg-type]  # every network is a module
+
+    def _speaker(self) -> Network:
+        assert self.network is not None, "asked before it was ready"
+        return self.network
+
+    def _valid(self, y: Tensor) -> Tensor:
+        """`[B]` bool: rows of a class this network has learned. `isin` compares on the device, so nothing waits."""
+        network = self._speaker()
+        if self._known[0] is not network:
+            spec = network.spec()
+            learned = [c for c, born in zip(spec.class_ids, spec.born, strict=True) if born >= 0]
+            self._known = network, torch.tensor(learned, dtype=torch.long, device=y.device)
+        return torch.isin(y, self._known[1])
+
+
+class Snapshot(NetworkTeacher):
+    """A teacher made from the student, whose weights therefore travel with a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._saved: dict[str, Any] = {}
+
+    def begin(self, experience: Experience, student: Student) -> None:
+        """After a resume: the saved weights go into a copy of the student, laid out as it was when they were saved."""
+        if self._saved:
+            copy = student.frozen_copy()
+            copy.lay_out(self._saved["layout"])
+            copy.load_state_dict(self._saved["state"])
+            self.network, self._saved = copy, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._saved or self.network is None:
+            return self._saved
+        return {"layout": self.network.layout(), "state": self.network.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._saved = state

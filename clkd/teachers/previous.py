@@ -1,0 +1,18 @@
+"""The previous self: the student as it was when the last experience ended (Li & Hoiem 2016, Learning without Forgetting)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clkd.teachers.network import Snapshot
+
+if TYPE_CHECKING:
+    from clkd.experience import Experience
+    from clkd.models.student import Student
+
+
+class Previous(Snapshot):
+    """A frozen copy of the student, taken at each experience's end; says nothing in the first experience."""
+
+    def end(self, experience: Experience, student: Student) -> None:
+        self.network = student.frozen_copy()

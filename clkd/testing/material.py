@@ -1,0 +1,108 @@
+"""What the laws are tried on: small batches, signals and experiences, the same at every call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clkd.experience import Experience, Rows
+from clkd.models.backbones.mlp import MLP
+from clkd.models.heads import Linear
+from clkd.models.student import Student
+from clkd.signals import Batch, Needs, Signals, Spec
+
+CLASSES = (3, 0, 5, 1, 2, 4)
+"""Global ids in the order of arrival, two per experience: not sorted, so that a column is no class id."""
+SHAPE = (1, 2, 2)
+WIDTH = 6
+TAP = "penultimate"
+PER_EXPERIENCE = 2
+ROWS = 30
+"""Training rows of each experience."""
+
+
+def spec(classes: int = 4) -> Spec:
+    """A side that knows the first `classes` classes and whose features are `WIDTH` wide."""
+    born = tuple(i // PER_EXPERIENCE for i in range(classes))
+    return Spec(CLASSES[:classes], born, feature=TAP, shape=(WIDTH,))
+
+
+def batch(new: int = 5, replayed: int = 4, classes: int = 4) -> Batch:
+    """Labelled rows of the first `classes` classes."""
+    n = new + replayed
+    place = torch.arange(n) * 3 % classes
+    y = torch.tensor(CLASSES)[place]
+    x = torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(n))
+    return Batch(x, y, torch.arange(n), torch.zeros_like(y), place // PER_EXPERIENCE, new)
+
+
+def signals(rows: int, side: Spec, needs: Needs, seed: int, scale: float = 1.0) -> Signals:
+    """What a model with these classes might say; tensors are leaves that ask for gradients."""
+    draws = torch.Generator().manual_seed(seed)
+
+    def leaf(width: int) -> Tensor:
+        return (torch.randn(rows, width, generator=draws) * scale).requires_grad_()
+
+    features = {name: leaf(WIDTH) for name in dict.fromkeys((TAP, *needs.features))}
+    return Signals(leaf(len(side.class_ids)), torch.tensor(side.class_ids), features)
+
+
+def changed(said: Signals, change: Any) -> Signals:
+    """The same signals with `change` applied to every tensor of rows, as new leaves."""
+    assert said.logits is not None, "signals() gives logits"
+
+    def leaf(tensor: Tensor) -> Tensor:
+        made: Tensor = change(tensor.detach().clone())
+        return made.requires_grad_()
+
+    return Signals(leaf(said.logits), said.class_ids, {name: leaf(f) for name, f in said.features.items()})
+
+
+def gradients(said: Signals) -> list[Tensor]:
+    """The gradients that reached these signals."""
+    tensors = [said.logits, *said.features.values()]
+    return [tensor.grad for tensor in tensors if tensor is not None and tensor.grad is not None]
+
+
+def student() -> Student:
+    """A small real student that knows the classes of the first experience."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = Student(MLP(SHAPE, hidden=(WIDTH,)), Linear(WIDTH), SHAPE)
+    made.request((TAP,))
+    made.grow(CLASSES[:PER_EXPERIENCE], 0, torch.Generator().manual_seed(0))
+    return made
+
+
+def pixels() -> Tensor:
+    """The stored rows of a whole stream: `[90, 1, 2, 2]` uint8, no two alike."""
+    count = ROWS * len(CLASSES) // PER_EXPERIENCE
+    x = torch.randint(0, 256, (count, *SHAPE), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    x[:, 0, 0, 0] = torch.arange(count, dtype=torch.uint8)
+    return x
+
+
+def experiences() -> Iterator[Experience]:
+    """A class-incremental stream of three experiences with two classes each."""
+    x, count = pixels(), len(CLASSES) // PER_EXPERIENCE
+    for i in range(count):
+        at = torch.arange(i * ROWS, (i + 1) * ROWS)
+        known = i * PER_EXPERIENCE
+        classes = CLASSES[known : known + PER_EXPERIENCE]
+        rows = Rows(x, torch.tensor(classes)[at % PER_EXPERIENCE], at, at, domain=i, experience=i)
+        none = rows.select(torch.arange(0))
+        yield Experience(i, classes, CLASSES[: known + PER_EXPERIENCE], rows, none, none, str(classes), count, known)
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two states (nested tensors and plain values) are the same bit for bit."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, Mapping):
+        return isinstance(b, Mapping) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return bool(a == b)

@@ -1,0 +1,133 @@
+"""The laws of memories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+
+from clkd.experience import Experience
+from clkd.memory.base import Memory
+from clkd.signals import Needs
+from clkd.testing import material
+
+Make = Callable[[], Memory]
+FEED = 7
+"""Rows that a memory is offered at a time: no divisor of anything, so that last batches are short."""
+
+
+def empty(make: Make, size: int) -> None:
+    """A memory that was shown nothing holds nothing and replays nothing."""
+    memory = make()
+    assert len(memory) == 0, f"it holds {len(memory)} rows"
+    assert memory.sample(4, _draws()) is None, "it replays rows it never saw"
+
+
+def bounded(make: Make, size: int) -> None:
+    """It never holds more rows than it declares."""
+    for memory, _ in _life(make()):
+        assert len(memory) <= size, f"{len(memory)} rows, but {size} are declared"
+
+
+def faithful(make: Make, size: int) -> None:
+    """Rows come back as they were stored: pixels in uint8, with the labels and ids they had."""
+    x = material.pixels()
+    for memory, shown in _life(make()):
+        rows = memory.sample(size, _draws())
+        if rows is None:
+            continue
+        assert rows.new == 0, "replayed rows count as new"
+        assert rows.x.dtype == torch.uint8, f"pixels come back as {rows.x.dtype}"
+        assert torch.equal(rows.x, x[rows.sample_id]), "pixels do not belong to the row's sample_id"
+        assert torch.equal(rows.experience, rows.sample_id // material.ROWS), "experience ids changed"
+        assert int(rows.experience.max()) <= shown.index, "a row comes from the future"
+        classes = torch.tensor(material.CLASSES).reshape(-1, material.PER_EXPERIENCE)
+        assert torch.equal(rows.y, classes[rows.experience, rows.sample_id % material.PER_EXPERIENCE]), "labels changed"
+
+
+def distinct(make: Make, size: int) -> None:
+    """A sample has no row twice, and as many rows as asked for, or all there are."""
+    for memory, _ in _life(make()):
+        for n in (1, 3, size + 5):
+            rows = memory.sample(n, _draws())
+            got = 0 if rows is None else len(rows)
+            assert got == min(n, len(memory)), f"{got} rows for {n} of {len(memory)}"
+            assert rows is None or len(rows.sample_id.unique()) == got, "a row comes twice"  # type: ignore[no-untyped-call]  # torch's own
+
+
+def repeatable(make: Make, size: int) -> None:
+    """The same generator draws the same rows, and drawing changes nothing in the memory."""
+    for memory, _ in _life(make()):
+        first, second = memory.sample(5, _draws()), memory.sample(5, _draws())
+        assert (first is None) == (second is None), "one draw gives rows and the next one none"
+        assert first is None or second is None or torch.equal(first.sample_id, second.sample_id), "draws differ"
+
+
+def counted(make: Make, size: int) -> None:
+    """The histogram adds up to the number of rows, and rows take memory."""
+    for memory, _ in _life(make()):
+        assert sum(memory.histogram().values()) == len(memory), "the histogram does not add up"
+        assert memory.nbytes() >= len(memory) * 4, f"{memory.nbytes()} bytes for {len(memory)} rows of 4 pixels"
+
+
+def state(make: Make, size: int) -> None:
+    """A fresh memory that takes the state of another goes on exactly as that one does."""
+    memory, other = make(), make()
+    first, *rest = material.experiences()
+    _show(memory, first)
+    other.load_state_dict(memory.state_dict())
+    for experience in rest:
+        assert material.equal(memory.state_dict(), other.state_dict()), f"states differ before {experience.index}"
+        _show(memory, experience)
+        _show(other, experience)
+    assert material.equal(memory.state_dict(), other.state_dict()), "states differ at the end"
+
+
+def snapshot(make: Make, size: int) -> None:
+    """A state that was taken does not move while the memory goes on."""
+    memory, again = make(), make()
+    first, second, _ = material.experiences()
+    _show(memory, first)
+    _show(again, first)
+    taken = memory.state_dict()
+    _show(memory, second)
+    assert material.equal(taken, again.state_dict()), "the state moved with the memory"
+
+
+class Law(Protocol):
+    """A law of memories; `size` is what the memory declares."""
+
+    def __call__(self, make: Make, size: int) -> None: ...
+
+
+MEMORY_LAWS: dict[str, Law] = {
+    law.__name__: law for law in (empty, bounded, faithful, distinct, repeatable, counted, state, snapshot)
+}
+
+
+def _draws() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
+def _life(memory: Memory) -> Iterator[tuple[Memory, Experience]]:
+    """The memory after each batch and each experience of a stream."""
+    for experience in material.experiences():
+        for _ in _offer(memory, experience):
+            yield memory, experience
+        memory.end(experience, material.student())
+        yield memory, experience
+
+
+def _offer(memory: Memory, experience: Experience) -> Iterator[None]:
+    student = material.student().spec(material.TAP)
+    for at in torch.split(torch.arange(len(experience.train)), FEED):
+        batch = experience.train.gather(at)
+        memory.observe(batch.seen_as(batch.x.float() / 255), material.signals(len(batch), student, Needs(), seed=3))
+        yield
+
+
+def _show(memory: Memory, experience: Experience) -> None:
+    for _ in _offer(memory, experience):
+        pass
+    memory.end(experience, material.student())

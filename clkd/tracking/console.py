@@ -1,0 +1,116 @@
+"""The run as people watch it: everything on stderr, since stdout belongs to results."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from clkd.tracking.base import Tracker
+from clkd.tracking.points import percent
+
+if TYPE_CHECKING:
+    from clkd.engine.run import Outcome, Run
+    from clkd.experience import Experience
+
+WIDTH = 8
+
+
+def progress(total: int, desc: str, quiet: bool = False) -> tqdm[Any]:
+    """A bar to be used as `with progress(steps, "experience 1/5") as bar: bar.update()`.
+
+    It draws only where a person watches: on a terminal, outside CI and without `NO_COLOR`, since drawing needs
+    control characters.
+    """
+    watched = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and not os.environ.get("CI")
+    hidden = quiet or not watched
+    return tqdm(total=total, desc=desc, disable=hidden, leave=False, dynamic_ncols=True, file=sys.stderr)
+
+
+class ConsoleTracker(Tracker):
+    """A line per epoch, the accuracy matrix per experience, a summary at the end. No colours, no escape codes."""
+
+    name = "console"
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._epoch = (-1, 0)
+
+    def start(self, run: Run) -> None:
+        if run.stand_in:
+            _say(
+                f"NOTE: {run.stand_in} stands in for {run.dataset}, which could not be had: take the numbers as a trial"
+            )
+        if self.quiet:
+            return
+        verb = "resumed" if run.resumed else "run"
+        _say(f"{verb} {run.id}: {run.scenario.name}, seed {run.seed}, on {run.device}")
+        width = max(map(len, run.description), default=0)
+        for name, text in run.description.items():
+            _say(f"  {name:<{width}}  {text}")
+
+    def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
+        last, count = self._epoch
+        epoch = count + 1 if last == experience.index else 1
+        self._epoch = (experience.index, epoch)
+        if not self.quiet:
+            terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
+            _say(f"{_place(experience)} epoch {epoch}/{run.scenario.train.epochs}  {terms}")
+
+    def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
+        if self.quiet:
+            return
+        _say(f"{_place(experience)} accuracy in percent, after (rows) on (columns) experience:")
+        _say(matrix_text(run.record.matrix, experience.index + 1))
+
+    def end(self, run: Run, outcome: Outcome) -> None:
+        if self.quiet:
+            return
+        _say(f"{outcome.status}: {run.scenario.name} s{run.seed}, run {run.id}")
+        if outcome.error:
+            _say(f"  reason            {outcome.error}")
+        for name, text in _summary(run, outcome.result):
+            _say(f"  {name:<16}  {text}")
+
+
+def matrix_text(matrix: list[list[float]], rows: int) -> str:
+    """The first `rows` rows in percent; what was not trained yet is left blank.
+
+    >>> print(matrix_text([[0.9, 0.1], [0.5, 0.8]], 2))
+                 0       1
+       0      90.0
+       1      50.0    80.0
+    """
+    head = " " * 4 + "".join(f"{j:>{WIDTH}}" for j in range(rows))
+    lines = [f"{i:>4}" + "".join(f"{percent(value):>{WIDTH}}" for value in matrix[i][: i + 1]) for i in range(rows)]
+    return "\n".join([head, *lines])
+
+
+def _place(experience: Experience) -> str:
+    return f"experience {experience.index + 1}/{experience.count} {experience.name}"
+
+
+def _summary(run: Run, result: dict[str, Any]) -> list[tuple[str, str]]:
+    metrics, seconds = result.get("metrics", {}), {**run.seconds, **result.get("seconds", {})}
+    lines = [
+        ("directory", str(run.directory)),
+        ("average accuracy", f"{percent(metrics.get('average_accuracy'))} %"),
+        ("forgetting", f"{percent(metrics.get('forgetting'))} %"),
+        ("time", f"{seconds.get('total', 0):.1f} s, of which {seconds.get('tracking', 0):.1f} s in tracking"),
+    ]
+    mlflow = run.tracking.get("mlflow", {})
+    return [*lines, ("look at it", _hint(mlflow))] if mlflow else lines
+
+
+def _hint(mlflow: dict[str, Any]) -> str:
+    uri = mlflow["uri"]
+    if uri.startswith("http"):
+        return f"{uri.rstrip('/')}/#/experiments/{mlflow['experiment_id']}/runs/{mlflow['run_id']}"
+    return f"mlflow ui --workers 1 --backend-store-uri {uri}"
+
+
+def _say(text: str) -> None:
+    """Print above a progress bar, if one is drawn."""
+    tqdm.write(text, file=sys.stderr)

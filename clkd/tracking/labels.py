@@ -1,0 +1,135 @@
+"""What says of a run which run it is: parameters, tags, the note on its page, and the software it ran on."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import distributions
+from typing import TYPE_CHECKING, Any
+
+from clkd import __version__
+from clkd.tracking.points import percent
+from clkd.tracking.result import HEADLINES
+
+if TYPE_CHECKING:
+    from clkd.engine.run import Run
+
+LONGEST_VALUE = 6000
+LONGEST_TAG = 8000
+NOT_THE_METHOD = ("seed", "device", "output", "tracking")
+"""What differs between runs that are to be averaged: runs of one `clkd.group` agree in everything else."""
+
+
+def config_sha(config: dict[str, Any]) -> str:
+    """A hash of everything in the resolved scenario that may change what is measured, the seed aside."""
+    method = {key: value for key, value in config.items() if key not in NOT_THE_METHOD}
+    return hashlib.sha256(json.dumps(method, sort_keys=True).encode()).hexdigest()
+
+
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Nested plain data as dotted names and texts; a list of plain values is one text.
+
+    >>> dict(flatten({"train": {"lr": 0.1}, "losses": [{"kind": "kd"}], "groups": [1, 2], "clip": None}))
+    {'train.lr': '0.1', 'losses.0.kind': 'kd', 'groups': '[1, 2]', 'clip': 'null'}
+    """
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from flatten(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for i, item in enumerate(value):
+            yield from flatten(item, f"{path}.{i}")
+    else:
+        yield path, (value if isinstance(value, str) else json.dumps(value))[:LONGEST_VALUE]
+
+
+def run_tags(run: Run, config: dict[str, Any], own: dict[str, str]) -> dict[str, str]:
+    """The tags of the parent run; `own` are the user's, who may override none of clkd's."""
+    sha = config_sha(config)
+    tags = {
+        **own,
+        **git_tags(),
+        "clkd.run_id": run.id,
+        "clkd.version": __version__,
+        "clkd.seed": str(run.seed),
+        "clkd.group": f"{run.scenario.name}-{sha[:8]}",
+        "clkd.config_sha": sha,
+        "clkd.plugins": ",".join(run.plugins),
+        "clkd.dataset": run.dataset,
+        "clkd.status_detail": "running",
+        "mlflow.source.name": run.command,
+        "mlflow.source.type": "LOCAL",
+    }
+    if run.stand_in:
+        tags["clkd.stand_in"] = run.stand_in
+    return {name: value[:LONGEST_TAG] for name, value in tags.items()}
+
+
+def git_tags() -> dict[str, str]:
+    """The commit of the repository around the current directory, and whether tracked files differ from it."""
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return {}
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return {"mlflow.source.git.commit": commit, "clkd.git_dirty": str(bool(changed)).lower()}
+
+
+def _git(*arguments: str) -> str:
+    """Git's answer, or nothing where there is no git, no repository or no commit yet."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def environment() -> str:
+    """Python, platform and every installed package."""
+    packages = sorted({f"{dist.metadata['Name']}=={dist.version}" for dist in distributions()}, key=str.lower)
+    return "\n".join([f"python {platform.python_version()}", f"platform {platform.platform()}", *packages, ""])
+
+
+def note(run: Run, metrics: dict[str, Any]) -> str:
+    """The run's page in markdown: headline numbers, then the accuracy matrix if it fits into a tag."""
+    heading = f"**{run.scenario.name}**, seed {run.seed}, on {run.dataset}"
+    if run.stand_in:
+        heading += f" ({run.stand_in} stood in for it)"
+    numbers = [f"- {name.replace('_', ' ')}: {percent(metrics.get(name))} %" for name in HEADLINES]
+    text = "\n".join([heading, "", *numbers])
+    table = "\n\nAccuracy in percent, after (rows) on (columns) experience:\n\n" + matrix_markdown(trained_matrix(run))
+    return text + table if len(text) + len(table) <= LONGEST_TAG else text[:LONGEST_TAG]
+
+
+def trained_matrix(run: Run) -> list[list[float]]:
+    """The lower triangle: row i holds the accuracy on experiences 0 … i after training on i."""
+    return [run.record.matrix[i][: i + 1] for i in range(run.record.trained)]
+
+
+def matrix_markdown(rows: list[list[float]]) -> str:
+    """The triangle as a table in percent.
+
+    >>> print(matrix_markdown([[0.9], [0.5, 0.8]]))
+    | | 0 | 1 |
+    |---|---|---|
+    | 0 | 90.0 | |
+    | 1 | 50.0 | 80.0 |
+    """
+    columns = range(len(rows))
+    lines = ["| | " + " | ".join(map(str, columns)) + " |", "|---" * (len(rows) + 1) + "|"]
+    for i, row in enumerate(rows):
+        cells = [f"| {percent(value)} " for value in row] + ["| "] * (len(rows) - len(row))
+        lines.append(f"| {i} " + "".join(cells) + "|")
+    return "\n".join(lines)
+
+
+def matrix_csv(rows: list[list[float]]) -> str:
+    """The triangle as fractions; `after` is the experience that was trained last."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["after", *(f"exp_{j:02d}" for j in range(len(rows)))])
+    writer.writerows([f"exp_{i:02d}", *row, *[""] * (len(rows) - len(row))] for i, row in enumerate(rows))
+    return text.getvalue()

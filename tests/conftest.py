@@ -1,0 +1,27 @@
+"""Every test is at home in its own corner: a cache, a store and a working directory that nobody else uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all tests of a worker: decoding and fitting are done once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_corner(monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> None:
+    """No test sees the user's data, cache, tracking server or plugins."""
+    monkeypatch.setenv("CLKD_CACHE", str(session_cache))
+    monkeypatch.setenv("CLKD_OFFLINE", "1")
+    for name in ("CLKD_DATA", "CLKD_LOAD_PLUGINS", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,161 @@
+"""The store: written once, by one process, checked at every opening."""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from clkd.data.source import Raw, Split
+from clkd.data.store import Store, open_or_build, statistics
+from clkd.errors import UserError
+
+
+def raw(seed: int = 0) -> Raw:
+    g = torch.Generator().manual_seed(seed)
+
+    def split(n: int) -> Split:
+        x = torch.randint(0, 256, (n, 2, 3, 4), generator=g, dtype=torch.uint8)
+        return Split(x, torch.arange(n) % 3, experience=torch.arange(n) % 2)
+
+    return Raw(split(30), split(9), ("a", "b", "é"))
+
+
+def refuse(scratch: Path) -> Raw:
+    raise AssertionError("it should not have been decoded again")
+
+
+def test_what_was_written_is_what_is_read(tmp_path: Path) -> None:
+    for build in (lambda scratch: raw(), refuse):
+        store = open_or_build("small", "key", tmp_path, build)
+        for split, original in ((store.train, raw().train), (store.test, raw().test)):
+            assert {name: value.tolist() for name, value in split.columns().items()} == {
+                name: value.tolist() for name, value in original.columns().items()
+            }
+        assert (store.class_names, store.shape, len(store.test)) == (("a", "b", "é"), (2, 3, 4), 9)
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["small-key", "small-key.lock"]
+
+
+def test_pages_are_private(tmp_path: Path) -> None:
+    store = open_or_build("small", "key", tmp_path, lambda scratch: raw())
+    store.train.x.zero_()
+    assert torch.equal(open_or_build("small", "key", tmp_path, refuse).train.x, raw().train.x)
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "remove", "meta", "garbage"])
+def test_an_altered_store_is_built_again_with_a_note(
+    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_or_build("small", "key", tmp_path, lambda scratch: raw())
+    x, meta = tmp_path / "data" / "small-key" / "train_x.bin", tmp_path / "data" / "small-key" / "meta.json"
+    content = x.read_bytes()
+    if harm == "cut":
+        x.write_bytes(content[:-1])
+    elif harm == "flip":
+        x.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    elif harm == "remove":
+        x.unlink()
+    elif harm == "meta":
+        facts = json.loads(meta.read_text())
+        meta.write_text(json.dumps({**facts, "mean": [0.0, 0.0]}))
+    else:
+        meta.write_text("{")
+    with caplog.at_level(logging.WARNING, "clkd.data"):
+        again = open_or_build("small", "key", tmp_path, lambda scratch: raw())
+    assert torch.equal(again.train.x, raw().train.x)
+    assert "was altered" in caplog.text
+    assert open_or_build("small", "key", tmp_path, refuse).fingerprint == again.fingerprint
+
+
+def test_a_failed_decoding_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail(scratch: Path) -> Raw:
+        (scratch / "half").write_text("…")
+        raise UserError("broken")
+
+    with pytest.raises(UserError, match="broken"):
+        open_or_build("small", "key", tmp_path, fail)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["small-key.lock"]
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    prints = [open_or_build("s", str(i), tmp_path, lambda scratch, i=i: raw(i // 2)).fingerprint for i in range(4)]
+    assert prints[0] == prints[1] != prints[2] == prints[3]
+
+
+def test_two_processes_build_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The other process holds the lock while it decodes; this one waits, says so, and reads what that one wrote."""
+    script = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_store import raw, open_or_build
+def slow(scratch):
+    Path({str(tmp_path / "started")!r}).touch()
+    time.sleep(1)
+    return raw()
+open_or_build("small", "key", Path({str(tmp_path)!r}), slow)
+"""
+    other = subprocess.Popen([sys.executable, "-c", script])
+    while not (tmp_path / "started").exists():
+        assert other.poll() is None, "the other process died"
+        time.sleep(0.01)
+    with caplog.at_level(logging.WARNING, "clkd.data"):
+        store = open_or_build("small", "key", tmp_path, refuse)
+    assert other.wait() == 0
+    assert torch.equal(store.train.x, raw().train.x)
+    assert "waiting for another process that is decoding small" in caplog.text
+
+
+def test_an_unwritable_cache_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(self: Path, *args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", forbid)  # permissions do not bind a superuser, who may be running the tests
+    with pytest.raises(UserError, match=r"is not writable .* set CLKD_CACHE"):
+        open_or_build("small", "key", tmp_path, refuse)
+
+
+def test_a_cache_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="set CLKD_CACHE"):
+        open_or_build("small", "key", tmp_path / "file", refuse)
+
+
+def test_statistics_are_those_of_the_pixels() -> None:
+    x = raw().train.x
+    mean, std = statistics(x)
+    floats = x.double() / 255
+    torch.testing.assert_close(mean, floats.mean((0, 2, 3)).float())
+    torch.testing.assert_close(std, floats.std((0, 2, 3), correction=0).float())
+    vectors = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
+    assert [t.tolist() for t in statistics(vectors)] == [[2.0, 5.0], [1.0, 1.0]]
+    assert statistics(torch.zeros(4, 1, 2, 2, dtype=torch.uint8))[1].tolist() == [1.0]
+
+
+def test_a_second_run_imports_no_decoder(load: Callable[..., Store], tmp_path: Path) -> None:
+    """Neither torchvision nor Avalanche nor scikit-learn: what was decoded once is only mapped."""
+    load("digits")
+    script = f"""
+import sys
+from pathlib import Path
+import clkd.data
+assert not {{"torch", "numpy", "torchvision", "sklearn"}} & set(sys.modules), "the front door is heavy"
+from clkd.registry import Registry
+from clkd.data.prepare import prepare
+registry = Registry()
+clkd.data.clkd_register_datasets(register=registry.register_for("datasets", "clkd.data", "clkd"))
+part = registry.parse("datasets", {{"name": "cifar10", "offline": "digits", "size": 8, "channels": 1}})
+here = Path({str(tmp_path)!r})
+for part in (registry.parse("datasets", "digits"), part):
+    store = prepare(part, build=registry.build, cache=here / "cache", base=here)
+    assert len(store.train) == 1438
+    if part.name == "digits":
+        assert not {{"torchvision", "avalanche", "sklearn"}} & set(sys.modules), sorted(sys.modules)
+assert not {{"torchvision", "avalanche"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,58 @@
+"""Both accuracies and the confusion from one pass equal what counting by hand gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from clkd.data.augment import Augment
+from clkd.engine.evaluate import evaluate, known_experiences
+from clkd.experience import Experience
+from clkd.models.student import Student
+from clkd.seeding import generator
+
+
+@pytest.fixture
+def student(make_student: Callable[[], Student]) -> Student:
+    """Knows the classes in another order than their ids."""
+    made = make_student()
+    made.grow((3, 1), 0, generator(0))
+    made.grow((0, 2), 1, generator(1))
+    return made
+
+
+@pytest.mark.parametrize("batch_size", [5, 1000])
+def test_against_counting_row_by_row(
+    student: Student, experiences: list[Experience], augment: Augment, batch_size: int
+) -> None:
+    found = evaluate(student, experiences, augment, batch_size, classes=4)
+    confusion = torch.zeros(4, 4, dtype=torch.long)
+    for i, experience in enumerate(experiences):
+        right = aware = 0
+        for place, y in zip(experience.test.index, experience.test.y, strict=True):
+            logits = dict(
+                zip(student.class_ids, student(augment.plain(experience.test.x[place][None]))[0].tolist(), strict=True)
+            )
+            answer = max(logits, key=logits.__getitem__)
+            right += answer == y.item()
+            aware += max(experience.classes, key=logits.__getitem__) == y.item()
+            confusion[y, answer] += 1
+        assert found.accuracy[i] == pytest.approx(right / len(experience.test))
+        assert found.task_aware[i] == pytest.approx(aware / len(experience.test))
+    assert torch.equal(found.confusion, confusion)
+
+
+def test_an_experience_whose_classes_have_no_column_is_not_known(
+    make_student: Callable[[], Student], experiences: list[Experience]
+) -> None:
+    student = make_student()
+    student.grow((0, 1), 0, generator(0))
+    assert known_experiences(student, experiences) == experiences[:1]
+
+
+def test_evaluation_moves_nothing(student: Student, experiences: list[Experience], augment: Augment) -> None:
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    evaluate(student, experiences, augment, 16, classes=4)
+    assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())

@@ -1,0 +1,163 @@
+"""A run that was stopped and resumed ends with the same bits as one that was not: for every kind of part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clkd import checkpoint
+from clkd.engine.execute import execute
+from clkd.errors import UserError
+from clkd.plugins import Plugins, load_plugins
+from clkd.scenario.document import to_yaml
+from clkd.scenario.request import RunRequest
+
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "stream": {"dataset": {"name": "digits", "rows_per_class": 20}, "split": {"by": "class", "experiences": 3}},
+    "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "linear"},
+    "losses": ["cross_entropy"],
+    "train": {"epochs": 2, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9}},
+    "tracking": {"mode": "off"},
+}
+KD = {"kind": "kd", "between": ["student", "previous"], "weight": "old_fraction"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "previous": {"teachers": {"previous": "previous"}, "losses": ["cross_entropy", KD]},
+    "ema": {
+        "teachers": {"slow": {"kind": "ema", "decay": 0.9}},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
+    },
+    "projector": {
+        "teachers": {"big": {"kind": "fit", "model": {"kind": "mlp", "hidden": [24]}, "epochs": 1}},
+        "losses": [
+            "cross_entropy",
+            {"kind": "features", "between": ["student.penultimate", "big.penultimate"], "align": "linear"},
+        ],
+    },
+    "ensemble": {
+        "teachers": {
+            "previous": "previous",
+            "slow": "ema",
+            "both": {"kind": "ensemble", "members": ["previous", "slow"]},
+        },
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "both"]}],
+    },
+    "relation": {
+        "teachers": {"previous": "previous"},
+        "losses": ["cross_entropy", {"kind": "relation", "between": ["student", "previous"]}],
+    },
+    "reservoir": {"memory": {"kind": "reservoir", "size": 30}},
+    "class_balanced": {"memory": {"kind": "class_balanced", "size": 25}},
+    "coral": {"memory": {"kind": "reservoir", "size": 30}, "transfer": {"kind": "coral", "weight": 0.5}},
+    "kept_adam": {"train": {**BASE["train"], "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True}},
+    "scheduler": {"train": {**BASE["train"], "scheduler": {"kind": "cosine"}}},
+    "cosine": {"student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "cosine"}},
+    "multi": {
+        "stream": {**BASE["stream"], "split": {"by": "task", "experiences": 3}},
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "multi"},
+    },
+    "dropout": {"student": {"model": {"kind": "mlp", "hidden": [16], "dropout": 0.5}, "head": "fixed"}},
+    "rotated": {
+        "stream": {
+            **BASE["stream"],
+            "split": {"by": "domain", "transform": "rotated", "experiences": 3, "validation": 0.1},
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return load_plugins()
+
+
+def run(plugins: Plugins, home: Path, name: str, changes: dict[str, Any], limit: int | None = None) -> dict[str, Any]:
+    scenario = home / f"{name}.yaml"
+    scenario.write_text(to_yaml({**BASE, **changes, "output": str(home / name)}))
+    return execute(RunRequest(scenario=scenario, limit_experiences=limit, quiet=True), plugins)
+
+
+def state(home: Path, name: str) -> dict[str, Any]:
+    last = checkpoint.latest(home / name / "checkpoints")
+    assert last is not None
+    found = checkpoint.load(last)
+    found["run"] = {key: value for key, value in found["run"].items() if key not in ("id", "seconds")}
+    return found
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the last bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b) or (a.isnan() & b.isnan() | (a == b)).all(), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}.{i}")
+    else:
+        assert a == b or (a != a and b != b), where
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumed_equals_uninterrupted(plugins: Plugins, tmp_path: Path, variant: str) -> None:
+    whole = run(plugins, tmp_path, "whole", VARIANTS[variant])
+    first = run(plugins, tmp_path, "cut", VARIANTS[variant], limit=1)
+    assert (whole["status"], first["status"]) == ("finished", "stopped")
+    second = execute(RunRequest(resume=str(tmp_path / "cut"), limit_experiences=2, quiet=True), plugins)
+    third = execute(RunRequest(resume=str(tmp_path / "cut"), quiet=True), plugins)
+    assert (second["status"], third["status"]) == ("stopped", "finished")
+    assert third["accuracy_matrix"] == whole["accuracy_matrix"]
+    assert third["metrics"] == whole["metrics"]
+    assert_same(state(tmp_path, "cut"), state(tmp_path, "whole"))
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(plugins: Plugins, tmp_path: Path) -> None:
+    changes = {**VARIANTS["coral"], **VARIANTS["previous"]}
+    a, b = (run(plugins, tmp_path, name, changes) for name in ("a", "b"))
+    c = run(plugins, tmp_path, "c", {**changes, "seed": 1})
+    assert a["accuracy_matrix"] == b["accuracy_matrix"] != c["accuracy_matrix"]
+    assert_same(state(tmp_path, "a"), state(tmp_path, "b"))
+
+
+def test_a_resumed_run_keeps_its_scenario(plugins: Plugins, tmp_path: Path) -> None:
+    run(plugins, tmp_path, "cut", {}, limit=1)
+    for change, said in [({"seed": 3}, "seed"), ({"overrides": ("train.epochs=9",)}, "train.epochs")]:
+        with pytest.raises(UserError, match=f"--resume: {said} cannot change"):
+            execute(RunRequest(resume=str(tmp_path / "cut"), **change), plugins)
+
+
+def test_a_finished_run_has_nothing_left_to_do(plugins: Plugins, tmp_path: Path) -> None:
+    whole = run(plugins, tmp_path, "whole", {})
+    again = execute(RunRequest(resume=str(tmp_path / "whole"), quiet=True), plugins)
+    assert again["metrics"] == whole["metrics"]
+    assert again["status"] == "finished"
+
+
+def test_a_run_is_found_by_its_id_by_last_and_not_by_a_typo(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scenario = tmp_path / "s.yaml"
+    scenario.write_text(to_yaml(BASE))
+    first = execute(RunRequest(scenario=scenario, limit_experiences=1, quiet=True), plugins)
+    second = execute(RunRequest(scenario=scenario, limit_experiences=1, quiet=True), plugins)
+    assert execute(RunRequest(resume="last", quiet=True), plugins)["run_id"] == second["run_id"]
+    assert execute(RunRequest(resume=first["run_id"], quiet=True), plugins)["run_id"] == first["run_id"]
+    with pytest.raises(UserError, match="no such run here"):
+        execute(RunRequest(resume=first["run_id"][:-1] + "x", quiet=True), plugins)
+
+
+def test_an_output_that_holds_a_run_is_refused(plugins: Plugins, tmp_path: Path) -> None:
+    run(plugins, tmp_path, "whole", {}, limit=1)
+    with pytest.raises(UserError, match="already holds a run"):
+        run(plugins, tmp_path, "whole", {}, limit=1)

@@ -1,0 +1,81 @@
+"""Every built-in memory keeps the laws, and every law catches a memory that breaks it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from clkd.memory.reservoir import Reservoir
+from clkd.plugins import load_plugins
+from clkd.testing.contract import check, check_memory
+from clkd.testing.memory_laws import MEMORY_LAWS
+
+REGISTRY = load_plugins().registry
+SIZE = 10
+
+
+@pytest.mark.parametrize("size", [1, SIZE, 1000])
+@pytest.mark.parametrize("name", REGISTRY.names("memories"))
+def test_built_in_memories_keep_the_contract(name, size):
+    fields = REGISTRY.get("memories", name).options.model_fields
+    raw = {"kind": name} | ({"size": size} if "size" in fields else {})
+    check_memory(lambda: REGISTRY.build(REGISTRY.parse("memories", raw), seed=0), size)
+
+
+class NeverEmpty(Reservoir):
+    def __len__(self):
+        return max(super().__len__(), 1)
+
+
+class TooLarge(Reservoir):
+    def __init__(self):
+        super().__init__(SIZE + 1)
+
+
+class Floating(Reservoir):
+    def sample(self, n, generator):
+        rows = super().sample(n, generator)
+        return rows and replace(rows, x=rows.x.float())
+
+
+class Twice(Reservoir):
+    def sample(self, n, generator):
+        if not len(self):
+            return None
+        return self.table.read(torch.randint(len(self), (min(n, len(self)),), generator=generator))
+
+
+class OwnDraws(Reservoir):
+    def sample(self, n, generator):
+        return super().sample(n, self.draws)
+
+
+class Uncounted(Reservoir):
+    def histogram(self):
+        return {0: 1}
+
+
+class RestartsCounting(Reservoir):
+    def load_state_dict(self, state):
+        super().load_state_dict(state | {"seen": len(state["table"]["y"])})
+
+
+class Moving(Reservoir):
+    def state_dict(self):
+        return super().state_dict() | {"table": {name: c[: len(self)] for name, c in self.table.columns.items()}}
+
+
+BROKEN = {
+    "empty": NeverEmpty, "bounded": TooLarge, "faithful": Floating, "distinct": Twice, "repeatable": OwnDraws,
+    "counted": Uncounted, "state": RestartsCounting, "snapshot": Moving,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("law", MEMORY_LAWS)
+def test_each_law_catches_a_memory_that_breaks_it(law):
+    make = TooLarge if law == "bounded" else (lambda: BROKEN[law](SIZE))
+    with pytest.raises(AssertionError) as caught:
+        check(make, {law: lambda made: MEMORY_LAWS[law](made, SIZE)})
+    assert f"while checking the law '{law}' of {BROKEN[law].__name__}" in caught.value.__notes__

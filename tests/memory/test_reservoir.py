@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clkd.memory.reservoir import Reservoir
+from clkd.signals import Batch, Signals
+
+SILENT = Signals(None, torch.arange(0))
+
+
+def rows(start: int, stop: int) -> Batch:
+    i = torch.arange(start, stop)
+    return Batch(x=i.to(torch.uint8)[:, None], y=i % 5, sample_id=i, domain=i * 0, experience=i * 0, new=len(i))
+
+
+def filled(size: int, seen: int, feed: int, seed: int) -> Reservoir:
+    memory = Reservoir(size, seed=seed)
+    for start in range(0, seen, feed):
+        memory.observe(rows(start, min(start + feed, seen)), SILENT)
+    return memory
+
+
+def ids(memory: Reservoir) -> torch.Tensor:
+    return memory.table.columns["sample_id"][: len(memory)]
+
+
+@pytest.mark.parametrize("feed", [13, 40])
+def test_each_row_is_kept_with_probability_k_over_n(feed):
+    """To 5 sigma, each row and each ten rows: drawing from 0 … t-1 or 0 … t+1 instead of 0 … t is off by 7 sigma."""
+    k, n, runs = 10, 40, 2500
+    counts = torch.zeros(n)
+    for seed in range(runs):
+        counts[ids(filled(k, n, feed, seed))] += 1
+    for rows_together in (1, 10):
+        p = rows_together / n
+        sigma = (runs * k * p * (1 - p) * (n - k) / (n - 1)) ** 0.5  # hypergeometric
+        off = (counts.reshape(-1, rows_together).sum(1) - runs * k * p) / sigma
+        assert off.abs().max() < 5, off.tolist()
+
+
+@pytest.mark.parametrize("feed", [1, 7, 13, 200])
+def test_how_rows_come_in_batches_changes_nothing(feed):
+    one, other = filled(10, 200, 1, seed=3), filled(10, 200, feed, seed=3)
+    assert torch.equal(ids(one), ids(other))
+    assert torch.equal(one.draws.get_state(), other.draws.get_state())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_it_is_algorithm_r_row_by_row(seed):
+    """The same draws, one row at a time, in plain Python."""
+    draws, slots = Reservoir(10, seed=seed).draws, []
+    for t in range(60):
+        j = int(torch.rand(1, generator=draws, dtype=torch.float64).item() * (t + 1))
+        if t < 10:
+            slots.append(t)
+        elif j < 10:
+            slots[j] = t
+    assert ids(filled(10, 60, 23, seed)).tolist() == slots
+
+
+@pytest.mark.parametrize("seen", [1, 9, 10, 11, 500])
+def test_it_fills_and_never_exceeds_its_size(seen):
+    memory = filled(10, seen, 7, seed=0)
+    assert len(memory) == min(10, seen)
+    assert memory.seen == seen
+    assert len(set(ids(memory).tolist())) == len(memory)
+
+
+def test_a_state_goes_on_as_the_original_does():
+    memory, other = filled(10, 50, 7, seed=0), Reservoir(10, seed=99)
+    other.load_state_dict(memory.state_dict())
+    for start in range(50, 400, 8):
+        memory.observe(rows(start, start + 8), SILENT)
+        other.observe(rows(start, start + 8), SILENT)
+    assert torch.equal(ids(memory), ids(other))
+    assert other.seen == memory.seen == 402
+    assert torch.equal(memory.draws.get_state(), other.draws.get_state())
+
+
+def test_seeds_differ_and_the_global_generator_is_left_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert not torch.equal(ids(filled(10, 200, 7, seed=0)), ids(filled(10, 200, 7, seed=1)))
+    assert torch.equal(torch.get_rng_state(), before)

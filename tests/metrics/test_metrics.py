@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from clkd.metrics.base import Record
+from clkd.metrics.classes import per_class_accuracy
+from clkd.plugins import load_plugins
+
+REGISTRY = load_plugins().registry
+T = 4
+
+
+def metric(name: str, record: Record) -> float:
+    return REGISTRY.build(REGISTRY.parse("metrics", name))(record)
+
+
+def record(trained: int, seed: int = 0) -> Record:
+    """As the engine fills it: the lower triangle, the entry above the diagonal, the rest NaN."""
+    made = Record.empty(T)
+    r = np.random.default_rng(seed).random((T, T))
+    for i in range(trained):
+        for j in range(min(i + 2, T)):
+            made.class_incremental[i][j] = float(r[i, j])
+    made.baseline = np.random.default_rng(seed + 1).random(T).tolist()
+    made.trained = trained
+    return made
+
+
+def brute_force(name: str, record: Record) -> float:
+    r, b, n = np.array(record.matrix), np.array(record.baseline), record.trained
+    if name == "average_accuracy":
+        return r[n - 1, :n].mean()
+    if name == "average_incremental_accuracy":
+        return np.mean([r[i, : i + 1].mean() for i in range(n)])
+    if name == "learning_accuracy":
+        return np.diag(r)[:n].mean()
+    if n == 1:
+        return 0.0
+    if name == "forgetting":
+        return np.mean([np.nanmax(r[: n - 1, j]) - r[n - 1, j] for j in range(n - 1)])
+    if name == "backward_transfer":
+        return (r[n - 1, : n - 1] - np.diag(r)[: n - 1]).mean()
+    assert name == "forward_transfer"
+    return np.mean([r[i - 1, i] - b[i] for i in range(1, n)])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("trained", range(1, T + 1))
+@pytest.mark.parametrize("name", [name for name in REGISTRY.names("metrics") if name != "macro_f1"])
+def test_each_is_its_definition_after_any_number_of_experiences(name, trained, seed):
+    made = record(trained, seed)
+    assert metric(name, made) == pytest.approx(brute_force(name, made), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["forgetting", "backward_transfer", "forward_transfer"])
+def test_nothing_is_forgotten_or_transferred_with_one_experience(name):
+    assert metric(name, record(1)) == 0.0
+
+
+@pytest.mark.parametrize("name", REGISTRY.names("metrics"))
+def test_before_the_first_experience_no_metric_breaks(name):
+    value = metric(name, Record.empty(T))
+    assert value == 0 or math.isnan(value)
+
+
+def test_forgetting_takes_the_best_earlier_row_and_may_be_negative():
+    made = Record(3, [[0.8, 0.0, 0.0], [0.9, 0.6, 0.0], [0.5, 0.7, 0.7]], trained=3)
+    assert metric("forgetting", made) == pytest.approx(((0.9 - 0.5) + (0.6 - 0.7)) / 2)
+
+
+def test_without_columns_for_the_coming_classes_forward_transfer_is_zero():
+    made = record(3)
+    for i in range(3):
+        made.class_incremental[i][i + 1] = math.nan
+    assert metric("forward_transfer", made) == 0.0
+    made.class_incremental[1][2], made.baseline[2] = 0.5, 0.1
+    assert metric("forward_transfer", made) == pytest.approx(0.4 / 2)
+
+
+def test_the_matrix_that_counts_is_the_streams():
+    made = record(3)
+    made.task_aware = [[1.0] * T for _ in range(T)]
+    assert metric("average_accuracy", made) < 1
+    made.task_labels = True
+    assert metric("average_accuracy", made) == 1
+
+
+def f1_by_rows(confusion: np.ndarray) -> float:
+    """From lists of true and predicted labels, through precision and recall."""
+    true = np.repeat(*np.array([[i, confusion[i].sum()] for i in range(len(confusion))]).T)
+    predicted = np.concatenate([np.repeat(range(len(row)), row) for row in confusion])
+    scores = []
+    for c in sorted({*true.tolist(), *predicted.tolist()}):
+        hits = ((true == c) & (predicted == c)).sum()
+        precision = hits / max((predicted == c).sum(), 1)
+        recall = hits / max((true == c).sum(), 1)
+        scores.append(2 * precision * recall / (precision + recall) if hits else 0.0)
+    return float(np.mean(scores))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_macro_f1_is_the_mean_of_harmonic_means(seed):
+    confusion = np.random.default_rng(seed).integers(0, 5, (6, 6))
+    confusion[4] = 0
+    confusion[:, 5] = 0
+    confusion[5] = 0
+    confusion[2, 2] = 0
+    made = Record(1, confusion=confusion.tolist())
+    assert metric("macro_f1", made) == pytest.approx(f1_by_rows(confusion))
+
+
+def test_per_class_accuracy_is_recall():
+    assert per_class_accuracy([[3, 1, 0], [2, 0, 0], [0, 0, 0]])[:2] == [0.75, 0.0]
+    assert math.isnan(per_class_accuracy([[3, 1, 0], [2, 0, 0], [0, 0, 0]])[2])

@@ -1,0 +1,127 @@
+"""What can be wrong with a plugin, shown with files of `--plugins-dir`."""
+
+import pytest
+
+from clkd.errors import PluginError, UserError
+from clkd.plugins import load_plugins
+
+HEAD = "from clkd import hookimpl\n"
+
+
+@pytest.fixture
+def found(tmp_path):
+    def load(code, name="mine", disabled=()):
+        (tmp_path / f"{name}.py").write_text(HEAD + code)
+        plugins = load_plugins([tmp_path], disabled)
+        return plugins, next(plugin for plugin in plugins.found if plugin.name == name)
+
+    return load
+
+
+GOOD = """
+@hookimpl
+def clkd_register_losses(register):
+    register("mine", dict, summary="one")
+"""
+
+
+def test_a_file_is_a_plugin(found, tmp_path):
+    plugins, mine = found(GOOD)
+    assert (mine.status, mine.provides, mine.origin) == ("ok", ["losses:mine"], str(tmp_path / "mine.py"))
+    assert plugins.registry.get("losses", "mine").summary == "one"
+    assert plugins.guests() == [mine]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (
+            "@hookimpl\ndef clkd_register_loses(register): ...",
+            "unknown hook 'clkd_register_loses' (did you mean 'clkd_register_losses'?)",
+        ),
+        ("def clkd_register_losses(register): ...", "'clkd_register_losses' is not marked: write @hookimpl"),
+        ("@hookimpl\ndef clkd_run_start(run, speed): ...", "Argument(s) {'speed'} are declared in the hookimpl but"),
+        (
+            "@hookimpl\ndef clkd_register_losses(register):\n    register('x', dict)\n    1 / 0",
+            "ZeroDivisionError: division by zero",
+        ),
+        ("import sys\nsys.exit('no')", "SystemExit: no"),
+        ("x = (", "SyntaxError: '(' was never closed"),
+        (
+            "from clkd import Options\nclass O(Options):\n    weight: float = 1\n"
+            "@hookimpl\ndef clkd_register_losses(register): register('x', dict, config=O)",
+            "every loss has a 'weight': rename this option",
+        ),
+    ],
+)  # fmt: skip
+def test_a_broken_plugin_is_named_with_its_reason_and_leaves_nothing_behind(code, reason, found, caplog):
+    plugins, mine = found(code)
+    assert mine.status == "broken"
+    assert reason in mine.reason
+    assert "\n" not in mine.reason
+    assert plugins.registry.provided_by("mine") == []
+    assert plugins.registry.broken == {"mine": mine.reason}
+    assert not plugins.manager.has_plugin("mine")
+    assert f"plugin 'mine' ({mine.origin}) is broken: {mine.reason}" in caplog.messages
+    assert plugins.registry.get("losses", "kd")
+
+
+def test_a_helper_of_any_other_name_is_no_hook(found):
+    _, mine = found("import json as clkd_json\ndef clkd_helper(): ...\nclkd_number = 3")
+    assert mine.status == "ok"
+
+
+def test_a_name_that_is_taken_is_an_error_and_harms_nobody(found, tmp_path):
+    other = tmp_path / "more"
+    other.mkdir()
+    (tmp_path / "mine.py").write_text(HEAD)
+    (other / "mine.py").write_text(HEAD)
+    with pytest.raises(PluginError, match="plugin name 'mine' is claimed by") as caught:
+        load_plugins([tmp_path, other])
+    assert str(tmp_path / "mine.py") in str(caught.value)
+    assert str(other / "mine.py") in str(caught.value)
+
+
+def test_a_part_of_clkds_own_cannot_be_replaced(found):
+    with pytest.raises(PluginError, match=r"losses: 'kd' is registered by 'clkd\.losses' .* and by 'mine'"):
+        found(GOOD.replace('"mine"', '"kd"'))
+
+
+def test_files_can_be_left_out_and_those_with_an_underscore_are_no_plugins(found, tmp_path):
+    (tmp_path / "_tools.py").write_text("1 / 0")
+    plugins, mine = found("1 / 0", disabled=["mine"])
+    assert mine.status == "disabled"
+    assert plugins.broken() == []
+
+
+def test_a_directory_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no such directory"):
+        load_plugins([tmp_path / "nope"])
+
+
+def test_the_options_of_a_factory_are_its_parameters_without_what_is_offered(found):
+    plugins, _ = found(
+        "class Mine:\n    def __init__(self, size: int, context, seed, rate: float = 0.5, *more, **rest): ...\n"
+        "@hookimpl\ndef clkd_register_memories(register): register('mine', Mine)"
+    )
+    part = plugins.registry.parse("memories", {"kind": "mine", "size": "3"})
+    assert part.options.model_dump() == {"size": 3, "rate": 0.5}
+    with pytest.raises(ValueError, match=r"seed: unknown key .*; |size: is missing"):
+        plugins.registry.parse("memories", {"kind": "mine", "seed": 3})
+
+
+def test_a_factory_gets_its_options_and_the_offers_it_names(found):
+    plugins, _ = found(
+        "class Mine:\n    def __init__(self, size: int, seed, rate=1.0): self.got = (size, seed, rate)\n"
+        "@hookimpl\ndef clkd_register_memories(register): register('mine', Mine)"
+    )
+    part = plugins.registry.parse("memories", {"kind": "mine", "size": 3})
+    assert plugins.registry.build(part, seed=7, context=None).got == (3, 7, 1.0)
+
+
+def test_a_factory_that_does_not_load_is_named(found):
+    plugins, _ = found("@hookimpl\ndef clkd_register_losses(register): register('lost', 'nowhere_xyz:Lost')")
+    with pytest.raises(
+        PluginError, match="losses: 'lost' from plugin 'mine' does not load: No module named 'nowhere_xyz'"
+    ):
+        plugins.registry.parse("losses", "lost")

@@ -1,0 +1,160 @@
+import inspect
+import warnings
+
+import pytest
+import torch
+
+from clkd.errors import UserError
+from clkd.optimizers import (
+    LENGTH,
+    OPTIMIZERS,
+    REQUIRED,
+    SCHEDULERS,
+    OptimizerOptions,
+    SchedulerOptions,
+    build_optimizer,
+    build_scheduler,
+)
+
+NEEDED = {
+    "step": {"step_size": 2},
+    "multi_step": {"milestones": [1, 2]},
+    "exponential": {"gamma": 0.9},
+    "one_cycle": {"max_lr": 0.1},
+    "cosine_warm_restarts": {"T_0": 3},
+}
+
+
+def _plain(default):
+    return list(default) if isinstance(default, tuple) else default
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_optimizers_are_listed_with_torchs_own_keywords_and_defaults(kind):
+    signature = OPTIMIZERS[kind]
+    real = inspect.signature(getattr(torch.optim, signature.torch_name)).parameters
+    real = {name: _plain(parameter.default) for name, parameter in real.items() if name != "params"}
+    assert {name: real[name] for name in signature.keywords} == dict(signature.keywords)
+    assert signature.switches | set(signature.keywords) == set(real)
+
+
+def test_no_optimizer_that_could_work_is_left_out():
+    unusable = {"Optimizer", "LBFGS", "SparseAdam", "Muon"}  # a base class, a closure, sparse gradients, matrices only
+    real = {name for name in vars(torch.optim) if isinstance(getattr(torch.optim, name), type)} - unusable
+    assert {signature.torch_name for signature in OPTIMIZERS.values()} == real
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_schedulers_are_listed_with_torchs_own_keywords_and_defaults(kind):
+    signature = SCHEDULERS[kind]
+    real = dict(inspect.signature(getattr(torch.optim.lr_scheduler, signature.torch_name)).parameters)
+    left_out = {"optimizer", "last_epoch"} | ({"epochs", "steps_per_epoch"} if kind == "one_cycle" else set())
+    assert set(signature.keywords) == set(real) - left_out
+    for name, default in signature.keywords.items():
+        if default == REQUIRED:
+            assert real[name].default is inspect.Parameter.empty
+        elif default != LENGTH:
+            assert real[name].default == default
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_is_built_and_steps(kind):
+    weight = torch.nn.Parameter(torch.ones(3, 3))
+    optimizer = build_optimizer(OptimizerOptions(kind=kind, lr=0.1), [weight])
+    assert type(optimizer).__name__ == OPTIMIZERS[kind].torch_name
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    weight.sum().backward()
+    optimizer.step()
+    assert not torch.equal(weight, torch.ones(3, 3))
+
+
+def test_options_reach_torch_and_defaults_are_filled_in():
+    options = OptimizerOptions.model_validate({"kind": "SGD", "lr": 0.05, "momentum": 0.9, "foreach": False})
+    group = build_optimizer(options, [torch.nn.Parameter(torch.ones(1))]).param_groups[0]
+    assert (group["lr"], group["momentum"], group["nesterov"], group["foreach"]) == (0.05, 0.9, False, False)
+    assert OptimizerOptions.model_validate("adam").keywords["lr"] == 1e-3
+    assert OptimizerOptions.model_validate(options.model_dump(mode="json")) == options
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("SGD", "sgd"), ("adam_w", "adamw"), ("AdamW", "adamw"), ("RMS-prop", "rmsprop")]
+)
+def test_names_do_not_depend_on_case_or_underscores(name, kind):
+    assert OptimizerOptions.model_validate(name).kind == kind
+
+
+def test_schedulers_answer_to_torchs_names_too():
+    assert SchedulerOptions.model_validate("CosineAnnealingLR").kind == "cosine"
+    assert SchedulerOptions(kind="MultiStep", milestones=[1]).kind == "multi_step"
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ("sgdd", "optimizer 'sgdd' is not known (did you mean 'sgd'?)"),
+        ({"kind": "sgd", "momentun": 0.9}, "unknown key (did you mean 'momentum'?)"),
+        ({"kind": "sgd", "betas": [0.9, 0.99]}, "unknown key"),
+        ({"kind": "sgd", "lr": "fast"}, "give a number; got 'fast'"),
+        ({"kind": "sgd", "lr": True}, "give a number; got True"),
+        ({"kind": "sgd", "nesterov": 1}, "give true or false; got 1"),
+        ({"kind": "adam", "betas": 0.9}, "give a list of 2 numbers; got 0.9"),
+        ({"kind": "sgd", "foreach": "yes"}, "give true or false; got 'yes'"),
+        ({"lr": 0.1}, "the optimizer's 'kind' is missing"),
+        (3, "give the optimizer's name, or a mapping with 'kind'; got int"),
+    ],
+)
+def test_mistakes_in_an_optimizer_are_told_without_torch(raw, reason):
+    with pytest.raises(ValueError, match="1 validation error") as caught:
+        OptimizerOptions.model_validate(raw)
+    assert reason in caught.value.errors()[0]["msg"]
+
+
+def test_what_only_torch_can_refuse_is_one_line_as_well():
+    weight = [torch.nn.Parameter(torch.ones(1))]
+    with pytest.raises(UserError, match=r"train\.optimizer: sgd: Nesterov momentum requires"):
+        build_optimizer(OptimizerOptions(kind="sgd", nesterov=True), weight)
+    plain = build_optimizer(OptimizerOptions(kind="adagrad"), weight)
+    with pytest.raises(UserError, match=r"train\.scheduler: one_cycle: "):
+        build_scheduler(SchedulerOptions(kind="one_cycle", max_lr=0.1), plain, 2, 3)
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+@pytest.mark.parametrize("every", ["epoch", "step"])
+def test_every_scheduler_is_built_and_lasts_an_experience(kind, every):
+    epochs, steps = 4, 5
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = build_optimizer(OptimizerOptions(kind="sgd", lr=0.1, momentum=0.9), [weight])
+    options = SchedulerOptions.model_validate({"kind": kind, "every": every, **NEEDED.get(kind, {})})
+    schedule = build_scheduler(options, optimizer, epochs, steps)
+    length = epochs if every == "epoch" else epochs * steps
+    rates = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch wants an optimizer step before each; the rates are the same without
+        for _ in range(length - 1):
+            rates.append(optimizer.param_groups[0]["lr"])
+            schedule.step()
+    last = optimizer.param_groups[0]["lr"]
+    if kind == "one_cycle":
+        assert last == pytest.approx(0.1 / 25 / 1e4)
+        assert max(rates) <= 0.1 + 1e-12
+    if kind == "cosine":
+        import math
+
+        assert last == pytest.approx(0.1 * (1 + math.cos(math.pi * (length - 1) / length)) / 2)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ("step", "is missing: scheduler 'step' needs it"),
+        ({"kind": "cosine", "tmax": 3}, "unknown key (did you mean 'T_max'?)"),
+        ({"kind": "cosine", "every": "day"}, "input should be 'epoch' or 'step'"),
+        ({"kind": "multi_step", "milestones": 3}, "give a list of numbers"),
+        ({"kind": "one_cycle", "max_lr": 1, "anneal_strategy": "log"}, "give cos or linear; got 'log'"),
+        ("cosin", "did you mean 'cosine'?"),
+    ],
+)
+def test_mistakes_in_a_scheduler_are_told_without_torch(raw, reason):
+    with pytest.raises(ValueError, match="validation error") as caught:
+        SchedulerOptions.model_validate(raw)
+    assert reason in caught.value.errors()[0]["msg"]

@@ -1,0 +1,190 @@
+"""Teachers are frozen, see what the student sees, and know which rows they may be trusted on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clkd.errors import UserError
+from clkd.experience import Experience, Rows
+from clkd.models.backbones.resnet import ResNet
+from clkd.models.heads import Linear
+from clkd.models.student import Student
+from clkd.seeding import generator
+from clkd.signals import Batch, Needs
+from clkd.teachers.base import Teacher
+from clkd.teachers.ema import Ema
+from clkd.teachers.ensemble import Ensemble
+from clkd.teachers.network import NetworkTeacher, View
+from clkd.teachers.previous import Previous
+
+SHAPE = (3, 8, 8)
+
+
+@pytest.fixture
+def student() -> Student:
+    torch.manual_seed(0)
+    made = Student(ResNet(SHAPE, blocks=(1, 1, 1), width=4), Linear(16), SHAPE)
+    made.grow((0, 1), 0, generator(0))
+    return made.train()
+
+
+@pytest.fixture
+def experience() -> Experience:
+    n = torch.arange(2)
+    rows = Rows(torch.zeros(2, *SHAPE, dtype=torch.uint8), n, n, n)
+    return Experience(0, (0, 1), (0, 1), rows, rows, rows, "[0, 1]", 2)
+
+
+def batch(y: list[int]) -> Batch:
+    labels = torch.tensor(y)
+    x = torch.randn(len(y), *SHAPE, generator=torch.Generator().manual_seed(5))
+    return Batch(x=x, y=labels, sample_id=labels, domain=labels, experience=labels, new=len(y))
+
+
+def learn(student: Student, rows: Batch) -> None:
+    """One step of gradient descent, which also moves the batch-norm statistics."""
+    optimizer = torch.optim.SGD(student.parameters(), 0.5)
+    student.train()
+    student(rows.x).square().sum().backward()
+    optimizer.step()
+
+
+def test_previous_says_nothing_first_then_what_the_student_said(student: Student, experience: Experience) -> None:
+    previous, rows = Previous(), batch([0, 1, 1])
+    assert not previous.ready
+    previous.end(experience, student)
+    expected = student.eval()(rows.x).detach()
+    before = previous.fingerprint()
+    learn(student, rows)
+    student.grow((2,), 1, generator(1))
+    said = previous.signals(rows, Needs())
+    assert torch.equal(said.logits, expected)
+    assert previous.fingerprint() == before
+    assert previous.spec().class_ids == (0, 1)
+
+
+def test_no_gradient_reaches_a_teacher_and_its_statistics_stay(student: Student, experience: Experience) -> None:
+    previous, rows = Previous(), batch([0, 1])
+    previous.end(experience, student)
+    before = previous.fingerprint()
+    said = previous.signals(rows, Needs())
+    assert not said.logits.requires_grad
+    (student(rows.x) - said.logits).square().sum().backward()
+    assert previous.fingerprint() == before
+    assert all(p.grad is None for p in previous.module().parameters())
+
+
+def test_valid_tells_the_rows_whose_class_a_teacher_knows(student: Student, experience: Experience) -> None:
+    previous = Previous()
+    previous.end(experience, student)
+    assert previous.signals(batch([0, 5, -1, 1]), Needs()).valid.tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("teacher", [Previous, lambda: Ema(0.9)])
+def test_a_teacher_made_of_the_student_survives_a_checkpoint(teacher, student: Student, experience: Experience) -> None:
+    first, rows = teacher(), batch([0, 1, 0])
+    first.begin(experience, student)
+    learn(student, rows)
+    first.after_step(student)
+    first.end(experience, student)
+    expected = first.signals(rows, Needs()).logits
+    student.grow((4,), 1, generator(1))  # a resumed student has grown by the time its teachers begin
+    second = teacher()
+    second.load_state_dict(first.state_dict())
+    second.begin(experience, student)
+    assert torch.equal(second.signals(rows, Needs()).logits[:, :2], expected)
+
+
+def test_ema_is_the_stated_average_and_copies_what_cannot_be_averaged(student: Student, experience: Experience) -> None:
+    ema, rows = Ema(decay=0.75), batch([0, 1, 1, 0])
+    ema.begin(experience, student)
+    start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    learn(student, rows)
+    ema.after_step(student)
+    for name, tensor in ema.module().state_dict().items():
+        now = student.state_dict()[name]
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, 0.75 * start[name] + 0.25 * now, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(tensor, now), name
+
+
+def test_ema_keeps_its_average_when_the_student_grows(student: Student, experience: Experience) -> None:
+    ema, rows = Ema(decay=0.5), batch([0, 1])
+    ema.begin(experience, student)
+    learn(student, rows)
+    ema.after_step(student)
+    before = ema.signals(rows, Needs()).logits
+    student.grow((2, 3), 1, generator(1))
+    ema.begin(experience, student)
+    after = ema.signals(rows, Needs()).logits
+    assert after.shape == (2, 4)
+    torch.testing.assert_close(after[:, :2], before)
+
+
+class Says(NetworkTeacher):
+    """A teacher that gives fixed logits for given classes."""
+
+    def __init__(self, logits: Tensor, class_ids: tuple[int, ...]) -> None:
+        super().__init__(Fixed(logits, class_ids))
+
+
+class Fixed(nn.Module):
+    def __init__(self, logits: Tensor, class_ids: tuple[int, ...]) -> None:
+        super().__init__()
+        self.logits, self.class_ids = logits, class_ids
+
+    def signals(self, x: Tensor, needs: Needs):
+        from clkd.signals import Signals
+
+        return Signals(self.logits, torch.tensor(self.class_ids))
+
+    def spec(self, feature: str | None = None):
+        from clkd.signals import Spec
+
+        return Spec(self.class_ids, (0,) * len(self.class_ids))
+
+
+def ensemble(*members: Teacher, **options) -> Ensemble:
+    named = {str(i): member for i, member in enumerate(members)}
+    return Ensemble(tuple(named), named, **options)
+
+
+def test_an_ensemble_averages_over_the_classes_all_members_know(experience: Experience, student: Student) -> None:
+    a = Says(torch.tensor([[1.0, 2.0, 3.0]]), (7, 8, 9))
+    b = Says(torch.tensor([[0.5, -1.0]]), (9, 7))
+    both = ensemble(a, b)
+    both.begin(experience, student)
+    said = both.signals(batch([9]), Needs())
+    pa = torch.tensor([1.0, 3.0]).softmax(0)
+    pb = torch.tensor([-1.0, 0.5]).softmax(0)
+    assert said.class_ids.tolist() == [7, 9]
+    torch.testing.assert_close(said.logits.softmax(1)[0], (pa + pb) / 2)
+    logits = ensemble(a, b, mean="logits")
+    logits.begin(experience, student)
+    torch.testing.assert_close(logits.signals(batch([9]), Needs()).logits[0], torch.tensor([0.0, 1.75]))
+
+
+def test_an_ensemble_waits_for_its_members_and_refuses_strangers(experience: Experience, student: Student) -> None:
+    a, previous = Says(torch.zeros(1, 2), (0, 1)), Previous()
+    assert not ensemble(previous, previous).ready
+    alone = ensemble(a, previous)
+    alone.begin(experience, student)
+    assert alone.ready
+    torch.testing.assert_close(alone.signals(batch([0]), Needs()).logits.softmax(1), torch.full((1, 2), 0.5))
+    with pytest.raises(UserError, match="share no class"):
+        ensemble(a, Says(torch.zeros(1, 1), (5,))).spec()
+    with pytest.raises(UserError, match="an ensemble has no features"):
+        alone.spec("stage1")
+
+
+def test_a_view_gives_the_teacher_its_own_statistics_and_size() -> None:
+    pixels = torch.rand(2, 3, 8, 8)
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.1])
+    own_mean, own_std = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.5, 0.25, 0.125])
+    student_view = (pixels - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    teacher_view = (pixels - own_mean.view(1, 3, 1, 1)) / own_std.view(1, 3, 1, 1)
+    torch.testing.assert_close(View((mean, std), (own_mean, own_std), None)(student_view), teacher_view)
+    assert View((mean, std), (own_mean, own_std), 5)(student_view).shape == (2, 3, 5, 5)

@@ -1,0 +1,121 @@
+"""A hand-made run of three experiences, and what an engine would tell trackers about it."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from clkd.engine.run import Outcome, Run
+from clkd.experience import Experience, Rows
+from clkd.metrics.base import Record
+from clkd.tracking.result import build_result
+
+MATRIX = [[0.9, 0.1, math.nan], [0.6, 0.8, 0.2], [0.5, 0.7, 0.95]]
+CONFIG = {
+    "name": "tiny",
+    "seed": 3,
+    "losses": [{"kind": "cross_entropy", "weight": 1.0}, {"kind": "kd", "between": ["student", "previous"]}],
+    "train": {"epochs": 2, "clip_norm": None},
+    "groups": [[0, 1], [2, 3]],
+    "long": "x" * 9000,
+    "tracking": {"uri": None},
+    **{f"more{i}": i for i in range(120)},
+}
+
+
+def scenario():
+    return SimpleNamespace(name="tiny", train=SimpleNamespace(epochs=2), model_dump=lambda mode: dict(CONFIG))
+
+
+def rows(n):
+    at = torch.arange(n)
+    return Rows(torch.zeros(n, 1, dtype=torch.uint8), at % 2, at, at)
+
+
+def experience(i):
+    some = rows(4)
+    return Experience(i, (2 * i, 2 * i + 1), tuple(range(2 * i + 2)), some, rows(0), some, f"[{2 * i}, {2 * i + 1}]", 3)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Makes the run, anew or as a resume finds it: with the experiences in `trained` behind it."""
+
+    def make(trained=0, tracking=None, **changes):
+        directory = tmp_path / "runs" / "tiny"
+        directory.mkdir(parents=True, exist_ok=True)
+        known = Record.empty(3)
+        run = Run(
+            id="tiny-1",
+            directory=directory,
+            scenario=scenario(),
+            source="name: tiny  # as written\n",
+            command="clkd run tiny.yaml",
+            seed=3,
+            device="cpu",
+            dataset="cifar10",
+            stand_in="digits",
+            description={"stream": "digits in 3", "student": "mlp"},
+            facts={"student_parameters": 1234.0},
+            record=known,
+            seconds={"total": 2.0, "train": 1.0, "evaluate": 0.25, "tracking": 0.125},
+            plugins=["clkd-extra==1.0"],
+            tracking=tracking if tracking is not None else {},
+            resumed=trained > 0,
+        )
+        for i in range(trained):
+            evaluate(run, i)
+            run.step += 20
+        for name, value in changes.items():
+            setattr(run, name, value)
+        return run
+
+    return make
+
+
+def evaluate(run, i):
+    run.record.class_incremental[i] = list(MATRIX[i])
+    run.record.task_aware[i] = [min(1.0, value + 0.04) for value in MATRIX[i]]
+    run.record.trained = i + 1
+
+
+def train(tracker, run, i, epochs=2):
+    """The epochs of one experience, ten steps each."""
+    for _ in range(epochs):
+        run.step += 10
+        tracker.epoch(run, experience(i), {"train/loss": 1 / run.step, "train/loss_kd@[0]": 0.5, "train/lr": 0.1})
+
+
+def finish(tracker, run, i, **more):
+    """The evaluation of one experience."""
+    evaluate(run, i)
+    result = {
+        "metrics": {"stream/average_accuracy": 0.7, "stream/forgetting": math.nan if i == 0 else 0.1},
+        "per_class": {f"class {2 * i}": 0.25, "a/b #1": 0.5},
+        "digest": f"digest{i}",
+        **more,
+    }
+    tracker.experience(run, experience(i), result)
+
+
+def outcome(run, status="finished", error=None):
+    metrics = {"average_accuracy": 0.7167, "forgetting": 0.25, "forward_transfer": math.nan}
+    return Outcome(status, error, build_result(run, status, metrics, run.directory / "checkpoints" / "exp_02"))
+
+
+@pytest.fixture
+def drive(make_run):
+    """Tells a tracker a whole run, as an engine would."""
+
+    def go(tracker, run=None, status="finished", error=None, experiences=3):
+        run = run or make_run()
+        tracker.start(run)
+        for i in range(run.record.trained, experiences):
+            train(tracker, run, i)
+            finish(tracker, run, i)
+        tracker.end(run, outcome(run, status, error))
+        return run
+
+    go.train, go.finish, go.outcome, go.experience, go.matrix = train, finish, outcome, experience, MATRIX
+    return go

@@ -1,0 +1,65 @@
+"""People see on stderr what matters, stdout stays empty, and nothing but a terminal gets control characters."""
+
+import sys
+
+import pytest
+
+from clkd.tracking.console import ConsoleTracker, progress
+
+
+def test_a_run_as_people_see_it(drive, make_run, capsys):
+    run = make_run(tracking={"mlflow": {"uri": "sqlite:////d/mlflow.db", "experiment_id": "1", "run_id": "r"}})
+    drive(ConsoleTracker(), run)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "\x1b" not in err
+    assert "\r" not in err
+    lines = err.splitlines()
+    assert "digits stands in for cifar10" in lines[0]
+    assert lines[1] == "run tiny-1: tiny, seed 3, on cpu"
+    assert "experience 2/3 [2, 3] epoch 2/2  loss 0.025  loss_kd@[0] 0.5  lr 0.1" in lines
+    assert "   2    50.0    70.0    95.0" in lines
+    assert err.count("epoch 1/2") == err.count("epoch 2/2") == 3
+    for fact in ["run tiny-1", str(run.directory), "71.7 %", "25.0 %", "2.0 s, of which 0.1 s in tracking"]:
+        assert fact in err[err.index("finished: ") :]
+    assert lines[-1].endswith("mlflow ui --workers 1 --backend-store-uri sqlite:////d/mlflow.db")
+
+
+def test_a_servers_run_is_a_link(drive, make_run, capsys):
+    drive(ConsoleTracker(), make_run(tracking={"mlflow": {"uri": "http://h:5/", "experiment_id": "1", "run_id": "r"}}))
+    assert "http://h:5/#/experiments/1/runs/r" in capsys.readouterr().err
+
+
+def test_quiet_tells_only_of_the_stand_in(drive, make_run, capsys):
+    drive(ConsoleTracker(quiet=True))
+    assert capsys.readouterr().err.count("\n") == 1
+    drive(ConsoleTracker(quiet=True), make_run(stand_in=None))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_failure_says_why_and_a_resume_says_so(drive, make_run, capsys):
+    drive(ConsoleTracker(), make_run(trained=1), status="failed", error="loss 'kd' is not a number")
+    err = capsys.readouterr().err
+    assert "resumed tiny-1" in err
+    assert "failed: tiny s3" in err
+    assert "loss 'kd' is not a number" in err
+
+
+@pytest.mark.parametrize(("terminal", "variable", "drawn"), [
+    (True, None, True), (False, None, False), (True, "NO_COLOR", False), (True, "CI", False),
+])  # fmt: skip
+def test_bars_are_drawn_for_people_only(monkeypatch, capsys, terminal, variable, drawn):
+    for name in ("NO_COLOR", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with progress(3, "training") as bar:
+        for _ in range(3):
+            bar.update()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("training" in err) == drawn
+    with progress(3, "training", quiet=True) as bar:
+        bar.update()
+    assert capsys.readouterr().err == ""

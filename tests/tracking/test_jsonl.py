@@ -1,0 +1,85 @@
+"""The lines are strict JSON, whole, and never doubled, whatever stopped the run before."""
+
+import json
+import math
+
+import pytest
+
+from clkd.tracking.jsonl import FILE, JsonlTracker
+
+
+def strict(run):
+    text = (run.directory / FILE).read_text()
+    assert text.endswith("\n")
+    return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+
+
+def story(lines):
+    return [(line["event"], line.get("experience"), line.get("epoch"), line["step"]) for line in lines]
+
+
+WHOLE = [
+    ("start", None, None, 0),
+    *(
+        entry
+        for i in range(3)
+        for entry in [
+            ("epoch", i, 0, 20 * i + 10),
+            ("epoch", i, 1, 20 * i + 20),
+            ("experience", i, None, 20 * i + 20),
+        ]
+    ),
+    ("end", None, None, 60),
+]
+
+
+def test_one_line_per_moment(drive):
+    lines = strict(drive(JsonlTracker()))
+    assert story(lines) == WHOLE
+    assert lines[1]["metrics"] == {"train/loss": 0.1, "train/loss_kd@[0]": 0.5, "train/lr": 0.1}
+    assert lines[-1]["status"] == "finished"
+
+
+def test_an_experience_carries_every_number_that_mlflow_gets(drive):
+    points = strict(drive(JsonlTracker()))[6]["metrics"]
+    assert points["stream/average_accuracy"] == 0.7
+    assert [points[f"acc_matrix/exp_{j:02d}"] for j in range(2)] == drive.matrix[1][:2]
+    assert points["acc_matrix_task_aware/exp_01"] == pytest.approx(0.84)
+    assert "acc_matrix/exp_02" not in points  # was not trained yet
+    assert points["class_acc/class 2"] == 0.25
+    assert points["time/train_s"] == 1.0
+
+
+def test_what_is_no_number_is_null(drive, make_run):
+    run = make_run()
+    tracker = JsonlTracker()
+    tracker.start(run)
+    tracker.epoch(run, drive.experience(0), {"a": math.nan, "b": math.inf, "c": 0.5})
+    assert strict(run)[-1]["metrics"] == {"a": None, "b": None, "c": 0.5}
+
+
+def test_each_line_is_there_at_once(drive, make_run):
+    run = make_run()
+    tracker = JsonlTracker()
+    tracker.start(run)
+    assert len(strict(run)) == 1
+    drive.train(tracker, run, 0, epochs=1)
+    assert len(strict(run)) == 2
+
+
+@pytest.mark.parametrize("torn", ["", '{"time": 1, "event": "epo', '{"time": 1}garbage\n'])
+def test_a_resumed_run_reads_as_if_never_stopped(drive, make_run, torn, caplog):
+    run = make_run()
+    tracker = JsonlTracker()
+    tracker.start(run)
+    for i in range(2):
+        drive.train(tracker, run, i)
+        drive.finish(tracker, run, i)
+    drive.train(tracker, run, 2, epochs=1)  # and the process dies, after the checkpoint of experience 0
+    with (run.directory / FILE).open("a") as file:
+        file.write(torn)
+    resumed = make_run(trained=1)
+    drive(JsonlTracker(), resumed)
+    assert story(strict(resumed)) == [*WHOLE[:4], ("start", None, None, 20), *WHOLE[4:]]
+    assert ("torn line" in caplog.text) == bool(torn)
+    assert [path.name for path in run.directory.iterdir()] == [FILE]

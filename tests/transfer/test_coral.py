@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from clkd.signals import Batch, Signals
+from clkd.transfer.coral import Coral, coral
+
+
+def batch(new: int, replayed: int) -> Batch:
+    i = torch.arange(new + replayed)
+    return Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=new)
+
+
+def rows(count: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+def said(features: torch.Tensor, tap: str = "penultimate") -> Signals:
+    return Signals(None, torch.arange(0), {tap: features})
+
+
+def reference(source: np.ndarray, target: np.ndarray) -> float:
+    difference = np.cov(source, rowvar=False) - np.cov(target, rowvar=False)
+    return float((difference**2).sum() / (4 * source.shape[1] ** 2))
+
+
+def test_value_is_the_papers_from_numpys_covariance():
+    source, target = rows(7, 4, 0), rows(11, 4, 1)
+    assert coral(source, target).item() == pytest.approx(reference(source.numpy(), target.numpy()), rel=1e-12)
+
+
+def test_replayed_rows_are_the_source_and_new_ones_the_target():
+    f = rows(9, 4)
+    value = Coral()(batch(5, 4), said(f))
+    assert value.item() == pytest.approx(reference(f[5:].numpy(), f[:5].numpy()), rel=1e-12)
+
+
+def test_shifting_one_side_changes_only_the_mean_term():
+    f = rows(9, 4)
+    shifted = torch.cat([f[:5], f[5:] + 3])
+    torch.testing.assert_close(Coral()(batch(5, 4), said(shifted)), Coral()(batch(5, 4), said(f)))
+    means = ((shifted[5:].mean(0) - shifted[:5].mean(0)) ** 2).mean()
+    expected = Coral()(batch(5, 4), said(f)) + means
+    torch.testing.assert_close(Coral(mean=True)(batch(5, 4), said(shifted)), expected)
+
+
+def test_the_same_rows_on_both_sides_are_at_distance_zero():
+    f = rows(5, 4)
+    assert Coral(mean=True)(batch(5, 5), said(torch.cat([f, f.flip(0)]))).item() == pytest.approx(0, abs=1e-20)
+
+
+def test_gradient_is_that_of_the_value_and_reaches_both_sides():
+    f = rows(8, 3).requires_grad_()
+    transfer = Coral(mean=True)
+    assert torch.autograd.gradcheck(lambda f: transfer(batch(4, 4), said(f)), f)
+    transfer(batch(4, 4), said(f)).backward()
+    assert f.grad[:4].any()
+    assert f.grad[4:].any()
+
+
+@pytest.mark.parametrize(("new", "replayed"), [(5, 0), (5, 1), (1, 5), (0, 5)])
+def test_a_side_with_fewer_than_two_rows_has_no_covariance(new, replayed):
+    assert Coral()(batch(new, replayed), said(rows(new + replayed, 4))) is None
+
+
+def test_another_layer_may_be_named_and_maps_are_averaged():
+    transfer = Coral(feature="stage2")
+    assert transfer.reads().features == ("stage2",)
+    assert not transfer.reads().logits
+    maps = rows(9, 12).reshape(9, 3, 2, 2)
+    expected = Coral()(batch(5, 4), said(maps.mean((2, 3))))
+    torch.testing.assert_close(transfer(batch(5, 4), said(maps, "stage2")), expected)
