@@ -30,7 +30,7 @@ class TrackingError(ClkdError):
     exit_code = 4
 
 
-class Interrupted(ClkdError):
+class Interrupted(ClkdError):  # noqa: N818  # a request, not an error
     """The run was asked to stop (Ctrl-C: 130, SIGTERM: 143)."""
 
     def __init__(self, message: str, exit_code: int) -> None:

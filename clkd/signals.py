@@ -21,7 +21,8 @@ class Batch:
         sample_id: `[B]` int64, the row's place in its training set: stable over the whole stream.
         domain: `[B]` int64 domain ids.
         experience: `[B]` int64, the experience in which the row arrived.
-        new: how many leading rows are new; the others were replayed. A plain int, so that slicing never waits for a GPU.
+        new: how many leading rows are new; the others were replayed. A plain int, so that slicing never
+            waits for a GPU.
         raw: `[B, …]` the rows as stored (what a memory keeps), once `x` has been augmented.
         extra: what a memory stored beside its rows (for example old logits), row-aligned with the replayed part.
     """

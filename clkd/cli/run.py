@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -77,3 +77,15 @@ def command(
     result = execute(request, plugins)
     if as_json:
         print_json(result)
+    elif dry_run:
+        click.echo(preview_text(result))
+
+
+def preview_text(preview: dict[str, Any]) -> str:
+    """A dry run in words: who takes part, and what each experience holds."""
+    width = max(map(len, preview["description"]))
+    lines = [f"{name:<{width}}  {text}" for name, text in preview["description"].items()]
+    for e in preview["stream"]:
+        rows = f"{e['train']:,} training, {e['validation']:,} validation, {e['test']:,} test rows"
+        lines.append(f"experience {e['index'] + 1}: {e['name']}: {rows}")
+    return "\n".join(lines)

@@ -10,10 +10,10 @@ from clkd import checkpoint
 from clkd.engine.directory import RunDirectory, create, find, new_run_id
 from clkd.errors import UserError
 from clkd.registry import Registry
+from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
 from clkd.scenario.model import Scenario
 from clkd.scenario.request import RunRequest
-from clkd.scenario.document import to_yaml
 from clkd.scenario.resolve import resolved
 
 PORTABLE = ("tracking", "device")

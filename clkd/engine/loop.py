@@ -16,8 +16,8 @@ from clkd.engine.parts import Parts
 from clkd.engine.step import Step
 from clkd.experience import Experience, Rows
 from clkd.optimizers import build_optimizer, build_scheduler
-from clkd.schedules.base import Progress
 from clkd.scenario.model import TrainOptions
+from clkd.schedules.base import Progress
 from clkd.seeding import derive, generator
 
 CHECK_EVERY = 50

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from clkd.hooks import hookimpl
 from clkd.options import Options, Part, Scheduled
-from clkd.registry import Register
+
+if TYPE_CHECKING:
+    from clkd.registry import Register
 
 
 class CrossEntropyOptions(Options):
     """Options of `cross_entropy`."""
+
+    sides: ClassVar[int] = 1
 
     over: Literal["auto", "all", "seen", "new", "own"] = "auto"
     """Which classes compete: `all` columns of the head, those `seen` so far, those `new` in this experience's data,
@@ -23,6 +27,8 @@ class CrossEntropyOptions(Options):
 
 class KDOptions(Options):
     """Options of `kd`."""
+
+    sides: ClassVar[int] = 2
 
     temperature: Scheduled = 2.0
     """Divides both sides' logits before the softmax."""
@@ -53,6 +59,8 @@ class KDOptions(Options):
 class FeaturesOptions(Options):
     """Options of `features`."""
 
+    sides: ClassVar[int] = 2
+
     align: Literal["auto", "none", "linear", "conv1x1"] = "auto"
     """The projector from the student's width to the teacher's; `auto` makes one only where the widths differ."""
     pool: Literal["auto", "none", "spatial"] = "auto"
@@ -63,6 +71,8 @@ class FeaturesOptions(Options):
 
 class RelationOptions(Options):
     """Options of `relation`."""
+
+    sides: ClassVar[int] = 2
 
     variant: Literal["distance", "angle", "both"] = "distance"
     """Compare pairwise distances, angles of triples, or the first plus twice the second."""

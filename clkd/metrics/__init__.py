@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from clkd.hooks import hookimpl
 from clkd.options import Options
-from clkd.registry import Register
+
+if TYPE_CHECKING:
+    from clkd.registry import Register
 
 SUMMARIES = {
     "average_accuracy": ("average:AverageAccuracy", "mean accuracy over all experiences trained so far"),

@@ -14,7 +14,11 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
     return scenario.model_dump(mode="json")
 
 
+NOT_THE_METHOD = ("name", "seed", "device", "output", "tracking")
+"""What differs between runs that are to be averaged: those with one `config_sha` agree in everything else."""
+
+
 def config_sha(scenario: Scenario) -> str:
-    """A hash of the resolved scenario without `name`, `output` and `tracking`, which change no number."""
-    telling = {key: value for key, value in resolved(scenario).items() if key not in ("name", "output", "tracking")}
-    return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()
+    """A hash of everything in the resolved scenario that may change what is measured, the seed aside."""
+    method = {key: value for key, value in resolved(scenario).items() if key not in NOT_THE_METHOD}
+    return hashlib.sha256(json.dumps(method, sort_keys=True).encode()).hexdigest()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
 from clkd.hooks import hookimpl
 from clkd.options import Options
-from clkd.registry import Register
+
+if TYPE_CHECKING:
+    from clkd.registry import Register
 
 
 class ConstantOptions(Options):

@@ -64,7 +64,7 @@ class FitOptions(Options):
 
 
 class CheckpointOptions(ExternalOptions):
-    """A network of clkd's with weights from a file: a state dict (`.pt`, loaded without unpickling code) or safetensors."""
+    """A network of clkd's with weights from a file: a state dict (`.pt`, never unpickled) or safetensors."""
 
     path: str
     model: ModelPart
@@ -85,6 +85,7 @@ class MlflowOptions(ExternalOptions):
 
 @hookimpl
 def clkd_register_teachers(register: Register) -> None:
+    """The teachers that clkd ships."""
     register(
         "previous",
         "clkd.teachers.previous:Previous",

@@ -130,7 +130,7 @@ def mlflow(
     classes: tuple[int | str, ...] | None = None,
     view: ViewOptions | None = None,
 ) -> NetworkTeacher:
-    """A PyTorch model that MLflow keeps; it is asked for logits only. Pickled models are refused by MLflow's own rule."""
+    """A PyTorch model that MLflow keeps; only its logits are read. Pickles are refused by MLflow's own rule."""
     import mlflow.pytorch as store
     from mlflow.exceptions import MlflowException
 

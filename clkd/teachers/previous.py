@@ -1,4 +1,4 @@
-"""The previous self: the student as it was when the last experience ended (Li & Hoiem 2016, Learning without Forgetting)."""
+"""The previous self: the student as it was when the last experience ended (Li & Hoiem 2016)."""
 
 from __future__ import annotations
 

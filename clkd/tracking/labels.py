@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import platform
@@ -13,6 +12,7 @@ from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
 from clkd import __version__
+from clkd.scenario.resolve import config_sha
 from clkd.tracking.points import percent
 from clkd.tracking.result import HEADLINES
 
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 
 LONGEST_VALUE = 6000
 LONGEST_TAG = 8000
-NOT_THE_METHOD = ("seed", "device", "output", "tracking")
-"""What differs between runs that are to be averaged: runs of one `clkd.group` agree in everything else."""
-
-
-def config_sha(config: dict[str, Any]) -> str:
-    """A hash of everything in the resolved scenario that may change what is measured, the seed aside."""
-    method = {key: value for key, value in config.items() if key not in NOT_THE_METHOD}
-    return hashlib.sha256(json.dumps(method, sort_keys=True).encode()).hexdigest()
 
 
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -47,9 +39,9 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, (value if isinstance(value, str) else json.dumps(value))[:LONGEST_VALUE]
 
 
-def run_tags(run: Run, config: dict[str, Any], own: dict[str, str]) -> dict[str, str]:
+def run_tags(run: Run, own: dict[str, str]) -> dict[str, str]:
     """The tags of the parent run; `own` are the user's, who may override none of clkd's."""
-    sha = config_sha(config)
+    sha = config_sha(run.scenario)
     tags = {
         **own,
         **git_tags(),

@@ -12,8 +12,7 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from clkd.scenario.document import to_yaml
 from clkd.tracking import labels, store
 from clkd.tracking.base import Tracker
 from clkd.tracking.jsonl import FILE
@@ -71,7 +70,7 @@ class MlflowTracker(Tracker):
         self._client = store.open_client(uri)
         experiment = store.find_experiment(self._client, self._experiment or run.scenario.name, uri)
         config = run.scenario.model_dump(mode="json")
-        tags = labels.run_tags(run, config, self._tags)
+        tags = labels.run_tags(run, self._tags)
         found = self._find(experiment, f"tags.`clkd.run_id` = '{run.id}'")
         stored = self._take_up(found[0], tags) if found else self._create(experiment, run, tags)
         identity = stored.info.run_id
@@ -79,7 +78,7 @@ class MlflowTracker(Tracker):
         self._log_params(stored, {**config, "seed": run.seed, "device": run.device})
         self._log_metrics(identity, {key if "/" in key else f"model/{key}": v for key, v in run.facts.items()}, 0)
         self._client.log_text(identity, run.source, "scenario.yaml")
-        self._client.log_text(identity, yaml.safe_dump(config, sort_keys=False), "config.resolved.yaml")
+        self._client.log_text(identity, to_yaml(config), "config.resolved.yaml")
         self._client.log_text(identity, labels.environment(), "environment.txt")
         self._since = time.time()
 
@@ -205,7 +204,7 @@ class MlflowTracker(Tracker):
         from mlflow.entities import DatasetInput, InputTag
 
         source = CodeDatasetSource({"mlflow.source.name": run.command})
-        name = f"{run.dataset}/exp_{experience.index:02d}"
+        name = f"{run.stand_in or run.dataset}/exp_{experience.index:02d}"
         dataset = MetaDataset(source, name=name, digest=digest[:36] if digest else None)  # type: ignore[abstract]  # `profile` is optional: MLflow itself makes these
         context = [InputTag("mlflow.data.context", "train")]
         self._client.log_inputs(child, [DatasetInput(dataset._to_mlflow_entity(), context)])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from clkd.hooks import hookimpl
 from clkd.options import Options
-from clkd.registry import Register
+
+if TYPE_CHECKING:
+    from clkd.registry import Register
+    from clkd.scenario.model import Scenario
 
 
 class CoralOptions(Options):
@@ -14,6 +19,12 @@ class CoralOptions(Options):
     """The student's layer whose statistics are brought together; maps are averaged over positions."""
     mean: bool = False
     """Bring the means together, too."""
+
+    def problems(self, scenario: Scenario) -> list[str]:
+        """What makes no sense in this scenario."""
+        if scenario.memory.name != "none":
+            return []
+        return ["new rows are compared with replayed ones, but memory is none: give the scenario a memory"]
 
 
 @hookimpl

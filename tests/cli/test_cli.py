@@ -85,9 +85,9 @@ def test_validate_tells_good_files_from_bad_ones(clkd, plain, tmp_path):
 def test_validate_lets_plugins_judge(clkd, plain, tmp_path):
     (tmp_path / "strict.py").write_text(
         "from clkd import hookimpl\nfrom clkd.errors import UserError\n"
-        "@hookimpl\ndef clkd_configure(scenario, registry):\n    raise UserError(f'{scenario.name} is not allowed here')\n"
+        "@hookimpl\ndef clkd_configure(scenario, registry):\n    raise UserError(f'no {scenario.name} here')\n"
     )
-    assert clkd("validate", plain, "--plugins-dir", ".") == (2, "", "clkd: plain is not allowed here\n")
+    assert clkd("validate", plain, "--plugins-dir", ".") == (2, "", "clkd: no plain here\n")
 
 
 def test_show_prints_every_value_with_its_origin(clkd, plain):
@@ -194,8 +194,8 @@ def test_run_hands_over_what_was_typed(clkd, plain, executed, monkeypatch):
     calls, _ = executed
     typed = [
         "run", plain, "--set", "a=1", "--set", "b=2", "--seed", "3", "--device", "cpu", "--dry-run",
-        "--limit-experiences", "2", "--limit-batches", "5", "--tracking", "off", "--tracking-uri", "sqlite:///x.db", "-q",
-        "-v", "--plugins-dir", ".",
+        "--limit-experiences", "2", "--limit-batches", "5", "--tracking", "off", "--tracking-uri", "sqlite:///x.db",
+        "-q", "-v", "--plugins-dir", ".",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["clkd", *typed])
     assert clkd(*typed) == (0, "", "")

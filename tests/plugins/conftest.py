@@ -154,8 +154,8 @@ class House:
         self.root, self.site = root, root / "site"
         self.site.mkdir(parents=True)
 
-    def install(self, dist: str, code: str, entry: str | None = None, **more: str) -> None:
-        """Build a distribution of the module `dist`, and of `more`, and install it by pip."""
+    def source(self, dist: str, code: str, entry: str | None = None, **more: str) -> str:
+        """The source of a distribution of the module `dist`, and of `more`."""
         modules = {dist: code, **more}
         source = self.root / "src" / dist
         source.mkdir(parents=True)
@@ -163,8 +163,12 @@ class House:
         (source / "pyproject.toml").write_text(text)
         for name, text in modules.items():
             (source / f"{name}.py").write_text(textwrap.dedent(text))
+        return str(source)
+
+    def install(self, *sources: str) -> None:
+        """Build them and install them, by pip."""
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-        command = [*pip, "--disable-pip-version-check", "--target", str(self.site), str(source)]
+        command = [*pip, "--disable-pip-version-check", "--target", str(self.site), *sources]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -185,8 +189,7 @@ class House:
 def shared(tmp_path_factory) -> House:
     """One good and one broken plugin."""
     house = House(tmp_path_factory.mktemp("house"))
-    house.install("good", GOOD, good_parts=GOOD_PARTS)
-    house.install("bad", "import nosuchmodule_xyz\n")
+    house.install(house.source("good", GOOD, good_parts=GOOD_PARTS), house.source("bad", "import nosuchmodule_xyz\n"))
     house.write("mine.yaml", SCENARIO)
     house.write("plain.yaml", PLAIN)
     return house

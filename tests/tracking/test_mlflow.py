@@ -21,7 +21,6 @@ from clkd.tracking.jsonl import JsonlTracker
 from clkd.tracking.mlflow import MlflowTracker
 
 # MLflow asks SQLAlchemy for a loader that the latest SQLAlchemy gives up; there is nothing we can call instead.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
 @pytest.fixture(scope="session")

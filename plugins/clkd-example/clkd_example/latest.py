@@ -39,7 +39,7 @@ class Latest(Memory):
     def histogram(self) -> dict[int, int]:
         if self.kept is None:
             return {}
-        classes, counts = self.kept.y.unique(return_counts=True)
+        classes, counts = torch.unique(self.kept.y, return_counts=True)
         return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:

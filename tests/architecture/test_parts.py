@@ -1,0 +1,81 @@
+"""What every registered part must keep: its options and its factory say the same."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+import clkd
+from clkd import hooks
+from clkd.errors import PluginError
+from clkd.plugins import load_plugins
+from clkd.registry import KINDS, OFFERS, REGISTER_HOOKS
+
+REGISTRY = load_plugins().registry
+ENTRIES = [entry for entry in REGISTRY.entries.values() if entry.plugin.startswith("clkd.")]
+
+
+def _names(entries):
+    return [f"{entry.kind}:{entry.name}" for entry in entries]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=_names(ENTRIES))
+def test_a_factorys_parameters_are_its_options(entry):
+    try:
+        factory = entry.load
+    except PluginError as error:
+        pytest.skip(f"not written yet: {error}")
+    parameters = inspect.signature(factory).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        pytest.skip("takes any keyword")
+    fields = entry.options.model_fields
+    own = {name: each for name, each in parameters.items() if name not in OFFERS or name in fields}
+    assert set(own) == set(fields), "constructor parameters and options differ"
+    for name, each in own.items():
+        wanted = fields[name].get_default(call_default_factory=True)
+        if wanted is PydanticUndefined or each.default is each.empty:
+            continue  # a required option, or one whose default only the options know
+        assert each.default == wanted, f"{name}: the constructor's default and the option's differ"
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=_names(ENTRIES))
+def test_a_part_says_what_it_is(entry):
+    assert entry.summary, "a line for `clkd list`"
+    assert "\n" not in entry.summary
+    assert isinstance(entry.factory, str), "a built-in part is imported when it is built, not before"
+    assert entry.options.__doc__
+
+
+def test_options_that_tell_the_number_of_sides_agree_with_the_loss():
+    for name in REGISTRY.names("losses"):
+        entry = REGISTRY.get("losses", name)
+        told = getattr(entry.options, "sides", None)
+        if told is not None:
+            assert told == entry.load.sides, name
+
+
+def test_every_kind_has_its_hook_and_every_hook_a_meaning():
+    specs = {name: each for name, each in vars(hooks).items() if name.startswith("clkd_")}
+    assert set(REGISTER_HOOKS.values()) == {name for name in specs if name.startswith("clkd_register_")} - {
+        "clkd_register_commands"
+    }
+    assert set(REGISTER_HOOKS) == set(KINDS)
+    for name, spec in specs.items():
+        assert inspect.getdoc(spec), f"{name} has no docstring"
+        assert hasattr(spec, "clkd_spec"), f"{name} is not marked"
+
+
+HOUSE = Path(clkd.__file__).parent
+LONGEST = 60
+
+
+def test_no_long_function_without_an_explanation():
+    for path in HOUSE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                assert length <= LONGEST or ast.get_docstring(node), (
+                    f"{path}:{node.lineno}: {node.name} has {length} lines"
+                )
