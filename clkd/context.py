@@ -28,8 +28,8 @@ class Context:
         train: all training rows of the stream, for a teacher that is fitted on them.
         data_fingerprint: a hash of everything that determines those rows and how they are augmented.
         build: builds another part by what the scenario says of it: `context.build(part, **offers)`.
-        network: an untrained network of clkd's own: `context.network(model_part, class_ids, seed)` is a backbone with a fixed
-            head over those classes, and speaks `Signals` (a `clkd.models.student.Student`).
+        network: an untrained network of clkd's own: `context.network(model_part, class_ids, seed)` is a backbone
+            with a fixed head over those classes, and speaks `Signals` (a `clkd.models.student.Student`).
         fit: trains such a network on `train` in place, with cross-entropy: `context.fit(network, options)`, where
             `options` has `epochs`, `batch_size`, `optimizer`, `scheduler` and `seed`.
     """

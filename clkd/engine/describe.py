@@ -47,7 +47,8 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
 
 
 def _size(name: str, numbers: dict[str, float]) -> str:
-    return f"{numbers[f'{name}_parameters'] / 1e3:,.0f}k parameters, {numbers[f'{name}_macs'] / 1e6:,.1f}M multiply-accumulates"
+    parameters, macs = numbers[f"{name}_parameters"], numbers[f"{name}_macs"]
+    return f"{parameters / 1e3:,.0f}k parameters, {macs / 1e6:,.1f}M multiply-accumulates"
 
 
 def _formula(term: Term) -> str:

@@ -43,6 +43,7 @@ class RunDirectory:
 
 
 def new_run_id() -> str:
+    """Twelve hex digits, unique."""
     return uuid.uuid4().hex[:12]
 
 

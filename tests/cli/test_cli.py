@@ -191,14 +191,15 @@ def executed(monkeypatch):
 
 
 def test_run_hands_over_what_was_typed(clkd, plain, executed, monkeypatch):
-    calls, _ = executed
+    calls, answer = executed
+    answer["result"] = {"description": {"student": "small"}, "stream": []}
     typed = [
         "run", plain, "--set", "a=1", "--set", "b=2", "--seed", "3", "--device", "cpu", "--dry-run",
         "--limit-experiences", "2", "--limit-batches", "5", "--tracking", "off", "--tracking-uri", "sqlite:///x.db",
         "-q", "-v", "--plugins-dir", ".",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["clkd", *typed])
-    assert clkd(*typed) == (0, "", "")
+    assert clkd(*typed) == (0, "student  small\n", "")
     (request,) = calls
     assert str(request.scenario) == plain
     assert request.settings == [
@@ -207,7 +208,7 @@ def test_run_hands_over_what_was_typed(clkd, plain, executed, monkeypatch):
     assert (request.limit_experiences, request.limit_batches, request.dry_run) == (2, 5, True)
     assert (request.quiet, request.verbose, request.json, request.resume) == (True, True, False, None)
     assert request.command.startswith("clkd run plain.yaml --set a=1")
-    clkd("run", "--resume", "last")
+    clkd("run", "--resume", "last", "-q")
     assert (calls[1].resume, calls[1].scenario, calls[1].settings) == ("last", None, [])
 
 

@@ -71,7 +71,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_place(tmp_path, mistakes):
         "b.yaml:16:26: losses.2.between.0: rows '@nw' are not known (allowed: @new, @replay)",
         "b.yaml:16:49: losses.2.temperature: a temperature is greater than 0; got -4",
         "b.yaml:16:89: losses.2.weight.stesp: unknown key (did you mean 'steps'?)",
-        "b.yaml:17:22: losses.3.between: name one or two models; got 3",
+        "b.yaml:17:22: losses.3.between: name two models; got 3",
         "b.yaml:18:6: losses.4.kind: loss 'featurs' is not known (did you mean 'features'?)",
         "b.yaml:19:27: memory.siez: unknown key (did you mean 'size'?)",
         "b.yaml:21:3: train.epoch: unknown key (did you mean 'epochs'?)",

@@ -51,8 +51,8 @@ def test_the_hash_is_of_what_changes_numbers(example, write, registry):
     def sha(*settings):
         return config_sha(load(example, settings, registry).scenario)
 
-    assert sha() == sha("name=other", "output=there", "tracking.mode=off") == sha("memory.size=500", "seed=0")
-    assert len({sha(), sha("seed=1"), sha("memory.size=499"), sha("losses.1.weight=1"), sha("transfer=none")}) == 5
+    assert sha() == sha("name=other", "output=there", "tracking.mode=off") == sha("memory.size=500", "seed=1")
+    assert len({sha(), sha("memory.size=499"), sha("losses.1.weight=1"), sha("transfer=none")}) == 4
     spelt_out = write("- cross_entropy", "- {kind: cross_entropy, weight: 1}", "{kind: previous}", "previous")
     assert config_sha(load(spelt_out, [], registry).scenario) == sha()
 
@@ -69,7 +69,7 @@ def test_the_hash_does_not_move():
     scenario = Scenario.model_construct(
         name="a", seed=1, memory=plain, transfer=plain, losses=(plain,), metrics=(), output="x", tracking=None
     )
-    telling = {"device": "auto", "losses": [{"kind": "none"}], "memory": {"kind": "none"}, "metrics": []}
-    telling |= {"method": None, "seed": 1, "teachers": {}, "transfer": {"kind": "none"}}
+    telling = {"losses": [{"kind": "none"}], "memory": {"kind": "none"}, "metrics": []}
+    telling |= {"method": None, "teachers": {}, "transfer": {"kind": "none"}}
     want = hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()
     assert config_sha(scenario) == want

@@ -50,12 +50,12 @@ def test_what_was_not_set_keeps_its_origin(example, registry):
 def test_the_last_setting_of_a_value_wins(example, registry):
     loaded = load(example, ["memory.size=1", "memory.size=2"], registry)
     assert loaded.scenario.memory.options.size == 2
-    loaded = load(example, ["memory.size=1", "memory=none"], registry)
+    loaded = load(example, ["memory.size=1", "memory=none", "transfer=none"], registry)
     assert loaded.scenario.memory.name == "none"
 
 
 def test_defaults_can_be_set_into_and_are_not_changed_for_the_next(write, registry):
-    path = write("memory:   {kind: reservoir, size: 500}\n", "")
+    path = write("memory:   {kind: reservoir, size: 500}\ntransfer: {kind: coral, weight: 0.1}\n", "")
     assert load(path, ["metrics.0=macro_f1"], registry).scenario.metrics[0].name == "macro_f1"
     assert load(path, [], registry).scenario.metrics[0].name == "average_accuracy"
 

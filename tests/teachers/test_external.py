@@ -1,0 +1,198 @@
+"""Teachers from outside: fitted once and found again, or loaded from a file, torchvision or MLflow without running code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from clkd.engine.compose import Composer, Composition
+from clkd.errors import UserError
+from clkd.plugins import load_plugins
+from clkd.scenario.document import to_yaml
+from clkd.scenario.load import load
+from clkd.signals import Batch, Needs
+
+SCENARIO: dict[str, Any] = {
+    "name": "tiny",
+    "stream": {"dataset": {"name": "digits", "rows_per_class": 12}, "split": {"by": "class", "experiences": 2}},
+    "student": {"model": {"kind": "mlp", "hidden": [8]}, "head": "linear"},
+    "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "big"]}],
+    "train": {"optimizer": {"kind": "sgd", "lr": 0.05}},
+}
+MLP = {"kind": "mlp", "hidden": [12]}
+FIT = {"kind": "fit", "model": MLP, "epochs": 2, "batch_size": 16}
+
+Composing = Callable[..., Composition]
+
+
+@pytest.fixture
+def composed(tmp_path: Path) -> Composing:
+    """Composes a scenario with a teacher `big`; its cache is this test's own."""
+    registry = load_plugins().registry
+    (tmp_path / "cache").mkdir()
+
+    def compose(teacher: dict[str, Any], **sections: Any) -> Composition:
+        path = tmp_path / "s.yaml"
+        path.write_text(to_yaml({**SCENARIO, **sections, "teachers": {"big": teacher}}))
+        loaded = load(path, [], registry)
+        composer = Composer(loaded.scenario, registry, torch.device("cpu"), tmp_path / "cache", loaded.base)
+        return composer.compose()
+
+    return compose
+
+
+def logits(composition: Composition, n: int = 5) -> Tensor:
+    """What the teacher says about the first training rows."""
+    train = composition.stream[0].train
+    rows = train.gather(torch.arange(n))
+    batch: Batch = rows.seen_as(composition.parts.augment.plain(rows.x))
+    said = composition.parts.teachers["big"].signals(batch, Needs()).logits
+    assert said is not None
+    return said
+
+
+def cached(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "teachers").glob("*.safetensors"))
+
+
+def test_a_fitted_teacher_is_fitted_once_and_has_learned(composed: Composing, tmp_path: Path) -> None:
+    first = composed({**FIT, "epochs": 30})
+    (file,) = cached(tmp_path)
+    stamp = file.stat().st_mtime_ns
+    again = composed({**FIT, "epochs": 30})
+    assert [path.stat().st_mtime_ns for path in cached(tmp_path)] == [stamp]
+    assert torch.equal(logits(first), logits(again))
+    labels = first.stream[0].train.y[:24]
+    assert (logits(first, 24).argmax(1) == labels).float().mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"teacher": {**FIT, "epochs": 3}},
+        {"teacher": {**FIT, "model": {"kind": "mlp", "hidden": [13]}}},
+        {"teacher": {**FIT, "seed": 1}},
+        {"stream": {**SCENARIO["stream"], "dataset": {"name": "digits", "rows_per_class": 11}}},
+        {"stream": {**SCENARIO["stream"], "augment": {"crop": 1}}},
+    ],
+)
+def test_whatever_determines_a_fitted_teacher_is_in_its_fingerprint(
+    composed: Composing, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    composed(FIT)
+    composed(change.pop("teacher", FIT), **change)
+    assert len(cached(tmp_path)) == 2
+
+
+def test_the_runs_seed_and_the_students_recipe_are_not(composed: Composing, tmp_path: Path) -> None:
+    composed(FIT)
+    composed(FIT, seed=5, train={"epochs": 3, "optimizer": {"kind": "adam"}})
+    assert len(cached(tmp_path)) == 1
+
+
+def test_a_damaged_cache_file_says_what_to_do(composed: Composing, tmp_path: Path) -> None:
+    composed(FIT)
+    cached(tmp_path)[0].write_bytes(b"not a model")
+    with pytest.raises(UserError, match=r"teachers.big: the cached teacher .* is damaged .*delete it"):
+        composed(FIT)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_checkpoint_gives_the_weights_in_the_file_and_maps_its_classes(
+    composed: Composing, tmp_path: Path, suffix: str
+) -> None:
+    source = composed(FIT).parts.teachers["big"].module()
+    state = {name: tensor.clone() for name, tensor in source.state_dict().items()}
+    file = tmp_path / f"teacher.{suffix}"
+    save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
+    plain = composed({"kind": "checkpoint", "path": file.name, "model": MLP})
+    backwards = composed({"kind": "checkpoint", "path": str(file), "model": MLP, "classes": list(range(9, -1, -1))})
+    assert torch.equal(logits(plain), logits(composed(FIT)))
+    assert plain.parts.teachers["big"].spec().class_ids == tuple(range(10))
+    assert backwards.parts.teachers["big"].spec().class_ids == tuple(range(9, -1, -1))
+    assert torch.equal(logits(backwards), logits(plain))
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("a pickle was executed",))
+
+
+def test_nothing_in_a_file_is_executed(composed: Composing, tmp_path: Path) -> None:
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"head.weight": Evil()}))
+    with pytest.raises(UserError, match="cannot be read as a state dict"):
+        composed({"kind": "checkpoint", "path": "evil.pt", "model": MLP})
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ([0, 1], "'classes' names 2 classes, but the teacher has 10 outputs"),
+        ([*range(9), 12], "the stream has no class '12'"),
+    ],
+)
+def test_a_wrong_class_map_is_refused(composed: Composing, tmp_path: Path, classes: list[int], said: str) -> None:
+    save_file({"head.weight": torch.zeros(10, 12)}, tmp_path / "t.safetensors")
+    with pytest.raises(UserError, match=said):
+        composed({"kind": "checkpoint", "path": "t.safetensors", "model": MLP, "classes": classes})
+
+
+def test_a_torchvision_classifier_with_its_own_classes_and_view(composed: Composing, tmp_path: Path) -> None:
+    from clkd.vision import torchvision
+
+    resnet = torchvision().models.get_model("resnet18", weights=None, num_classes=4)
+    torch.save(resnet.state_dict(), tmp_path / "resnet.pt")
+    stream = {
+        "dataset": {"name": "digits", "rows_per_class": 12, "size": 32, "channels": 3},
+        "split": {"by": "class", "experiences": 2},
+    }
+    teacher = {
+        "kind": "torchvision",
+        "model": "resnet18",
+        "weights": "resnet.pt",
+        "classes": ["3", "1", 0, 7],
+        "view": {"size": 48, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    }
+    made = composed(teacher, stream=stream)
+    assert made.parts.teachers["big"].spec().class_ids == (3, 1, 0, 7)
+    rows = made.stream[0].train.gather(torch.arange(3))
+    pixels = torch.nn.functional.interpolate(rows.x / 255, size=48, mode="bilinear", antialias=True)
+    expected = resnet.eval()((pixels - 0.5) / 0.25)
+    torch.testing.assert_close(logits(made, 3), expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match="did you mean 'resnet18'"):
+        composed({**teacher, "model": "resnet81"}, stream=stream)
+    with pytest.raises(UserError, match="neither a file nor a name that torchvision can load"):
+        composed({**teacher, "weights": "NOT_THERE"}, stream=stream)
+
+
+@pytest.mark.filterwarnings("ignore:.*")  # mlflow's own: type hints, torch.export, deprecations of what it imports
+def test_a_model_out_of_mlflow_speaks_as_it_did(composed: Composing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    with mlflow.start_run():
+        info = mlflow.pytorch.log_model(
+            model, name="m", input_example=torch.zeros(2, 1, 8, 8).numpy(), pip_requirements=["torch"]
+        )
+    made = composed({"kind": "mlflow", "uri": info.model_uri})
+    rows = made.stream[0].train.gather(torch.arange(4))
+    torch.testing.assert_close(logits(made, 4), model(made.parts.augment.plain(rows.x)))
+    with pytest.raises(UserError, match="cannot be loaded from MLflow"):
+        composed({"kind": "mlflow", "uri": "models:/nobody@champion"})
+
+
+def test_a_feature_that_a_teacher_lacks_is_named_before_training(composed: Composing) -> None:
+    losses = ["cross_entropy", {"kind": "features", "between": ["student.penultimate", "big.stage9"]}]
+    with pytest.raises(UserError, match=r"tap 'stage9' is not known"):
+        composed(FIT, losses=losses)
