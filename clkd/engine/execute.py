@@ -126,7 +126,7 @@ class _Execution:
         self.stop.check()
 
     def _on_epoch(self, experience: Experience, metrics: dict[str, float]) -> None:
-        self.run.step = self.loop.progress.step
+        self.run.step, self.run.epochs = self.loop.progress.step, self.loop.progress.epochs
         self.trackers.epoch(self.run, experience, metrics)
         self.hook.clkd_epoch_end(run=self.run, experience=experience, metrics=metrics)
 

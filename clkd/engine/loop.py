@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -53,7 +54,7 @@ class Loop:
         replay = self.options.replay_batch_size or self.options.batch_size
         step = Step(self.parts, self.optimizer, self.progress, replay, self.options.clip_norm)
         self.parts.student.train()
-        for epoch in range(self.options.epochs):
+        for epoch in range(self.progress.epochs):
             self.progress.epoch = epoch
             means = self._epoch(step, rows, experience.index, schedule)
             self.on_epoch(experience, means)
@@ -63,12 +64,14 @@ class Loop:
         p = self.progress
         p.experience, p.experiences = experience.index, experience.count
         p.old_classes, p.seen_classes = len(experience.old_classes), len(experience.seen)
-        p.epochs, p.epoch_steps = self.options.epochs, self._steps(rows)
+        steps = self._steps(rows)
+        p.epochs = max(self.options.epochs, math.ceil(self.options.min_steps / steps))
+        p.epoch_steps = min(steps, self.limit_batches or steps)
 
     def _steps(self, rows: int) -> int:
+        """Batches in an epoch."""
         whole, rest = divmod(rows, self.options.batch_size)
-        steps = whole + (rest > 0 and (whole == 0 or not self.options.drop_last))
-        return min(steps, self.limit_batches or steps)
+        return whole + (rest > 0 and (whole == 0 or not self.options.drop_last))
 
     def _optimizer(self, replaced: list[tuple[nn.Parameter, nn.Parameter]]) -> Optimizer:
         fresh = build_optimizer(self.options.optimizer, self.parts.parameters())
@@ -80,7 +83,7 @@ class Loop:
         """The learning rate's schedule under the moment it moves at: `epoch` or `step`."""
         if self.options.scheduler is None or self.optimizer is None:
             return {}
-        epochs, steps = self.options.epochs, self.progress.epoch_steps
+        epochs, steps = self.progress.epochs, self.progress.epoch_steps
         schedule = build_scheduler(self.options.scheduler, self.optimizer, epochs, steps)
         return {self.options.scheduler.every: schedule}
 

@@ -27,6 +27,7 @@ class Run:
         record: what evaluation found so far.
         seconds: wall time by purpose: total, train, evaluate, tracking, data, teachers.
         rows: how many rows the student was trained on (replayed rows count too).
+        epochs: how many the current experience has.
         step: optimiser steps so far.
         resumed: whether this process continues an earlier one.
         tracking: what the trackers must know to go on after a resume (MLflow run ids), by tracker name.
@@ -46,6 +47,7 @@ class Run:
     record: Record
     seconds: dict[str, float] = field(default_factory=dict)
     rows: int = 0
+    epochs: int = 1
     step: int = 0
     resumed: bool = False
     plugins: list[str] = field(default_factory=list)

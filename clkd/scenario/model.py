@@ -65,6 +65,8 @@ class TrainOptions(Options):
     """How each experience is trained."""
 
     epochs: Positive = 1
+    min_steps: Annotated[int, Field(ge=0)] = 0
+    """Train at least this many steps in every experience, by more epochs where it is small."""
     batch_size: Positive = 64
     """New rows in a step."""
     replay_batch_size: Positive | None = None

@@ -57,7 +57,7 @@ class ConsoleTracker(Tracker):
         self._epoch = (experience.index, epoch)
         if not self.quiet:
             terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
-            _say(f"{_place(experience)} epoch {epoch}/{run.scenario.train.epochs}  {terms}")
+            _say(f"{_place(experience)} epoch {epoch}/{run.epochs}  {terms}")
 
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
         if self.quiet:

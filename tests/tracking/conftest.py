@@ -56,6 +56,7 @@ def make_run(tmp_path):
             device="cpu",
             dataset="cifar10",
             stand_in="digits",
+            epochs=2,
             description={"stream": "digits in 3", "student": "mlp"},
             facts={"student_parameters": 1234.0},
             record=known,

@@ -1,0 +1,90 @@
+"""How many steps an experience gets, and which rows they see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from clkd.data.augment import Augment
+from clkd.engine.loop import Loop
+from clkd.engine.parts import Parts
+from clkd.engine.term import Side, Term
+from clkd.experience import Experience
+from clkd.losses.classification import CrossEntropy
+from clkd.memory.base import Memory
+from clkd.models.student import Student
+from clkd.optimizers import OptimizerOptions
+from clkd.scenario.model import TrainOptions
+from clkd.signals import Batch, Signals
+
+
+class Witness(Memory):
+    """Notes what it is offered, and replays what it is told to."""
+
+    def __init__(self) -> None:
+        self.offered: list[list[int]] = []
+
+    def observe(self, batch: Batch, signals: Signals) -> None:
+        assert len(batch) == len(signals.logits)
+        assert batch.stored().dtype == torch.uint8
+        self.offered.append(batch.sample_id.tolist())
+
+
+@pytest.fixture
+def loop(make_student: Callable[[], Student], augment: Augment) -> Callable[..., Loop]:
+    def make(limit: int | None = None, **options: Any) -> Loop:
+        recipe = TrainOptions(optimizer=OptimizerOptions(kind="sgd", lr=0.01), **options)
+        parts = Parts(make_student(), augment, [Term("ce", CrossEntropy(), (Side("student"),))], memory=Witness())
+        return Loop(parts, recipe, seed=0, limit_batches=limit)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("options", "limit", "steps"),
+    [
+        ({"batch_size": 16}, None, 3),
+        ({"batch_size": 20}, None, 3),
+        ({"batch_size": 20, "drop_last": True}, None, 2),
+        ({"batch_size": 64, "drop_last": True}, None, 1),
+        ({"batch_size": 16, "epochs": 2}, None, 6),
+        ({"batch_size": 16, "min_steps": 7}, None, 9),
+        ({"batch_size": 16, "epochs": 4, "min_steps": 7}, None, 12),
+        ({"batch_size": 16, "epochs": 2}, 2, 4),
+        ({"batch_size": 16, "min_steps": 7}, 1, 3),
+    ],
+)
+def test_steps(loop: Callable[..., Loop], experiences: list[Experience], options: Any, limit: Any, steps: int) -> None:
+    made = loop(limit, **options)
+    told: list[tuple[int, int]] = []
+    made.on_step = lambda progress: told.append((progress.epoch, progress.epoch_step))
+    made.train(experiences[0], made.parts.begin(experiences[0], 0))
+    assert (len(told), made.progress.step) == (steps, steps)
+    assert told == sorted(set(told))
+
+
+def test_every_row_is_offered_to_memory_exactly_once_however_many_epochs(
+    loop: Callable[..., Loop], experiences: list[Experience]
+) -> None:
+    made = loop(epochs=3, batch_size=7)
+    for experience in experiences:
+        made.train(experience, made.parts.begin(experience, 0))
+    offered = [i for batch in made.parts.memory.offered for i in batch]  # type: ignore[attr-defined]  # the witness
+    assert sorted(offered) == list(range(96))
+    assert offered[:48] != sorted(offered[:48]), "rows come shuffled"
+    assert made.rows == 3 * 96
+
+
+def test_an_epochs_metrics_are_means_of_its_steps_and_name_every_term(
+    loop: Callable[..., Loop], experiences: list[Experience]
+) -> None:
+    made = loop(epochs=2)
+    told: list[dict[str, float]] = []
+    made.on_epoch = lambda experience, metrics: told.append(metrics)
+    made.train(experiences[0], made.parts.begin(experiences[0], 0))
+    assert [sorted(metrics) for metrics in told] == [["train/loss", "train/loss_ce", "train/lr"]] * 2
+    assert told[0]["train/loss"] == told[0]["train/loss_ce"] > told[1]["train/loss"]
+    assert told[0]["train/lr"] == 0.01
