@@ -11,6 +11,17 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+REAL_DATA = os.environ.get("CLKD_DATA")
+"""Where the user keeps real data sets, for the tests that use them when they are there."""
+
+
+@pytest.fixture
+def real_data() -> str:
+    """A folder with real MNIST and CIFAR-10."""
+    if not REAL_DATA:
+        pytest.skip("CLKD_DATA names no folder with real MNIST and CIFAR-10")
+    return REAL_DATA
+
 
 @pytest.fixture(scope="session")
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

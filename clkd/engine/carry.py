@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 
 def carry_state(old: Optimizer, new: Optimizer, replaced: list[tuple[nn.Parameter, nn.Parameter]]) -> None:
-    """Give `new` what `old` knew of each parameter; where one was replaced, old rows keep theirs and new rows start at 0.
+    """Give `new` what `old` knew of each parameter; where one was replaced, new rows start at 0.
 
     A new row of Adam therefore shares the step count of its parameter, as it does in every tool that resizes heads.
     """

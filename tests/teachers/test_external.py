@@ -1,4 +1,4 @@
-"""Teachers from outside: fitted once and found again, or loaded from a file, torchvision or MLflow without running code."""
+"""Teachers from outside: fitted once and found again, or loaded from a file, torchvision or MLflow."""
 
 from __future__ import annotations
 
@@ -173,7 +173,9 @@ def test_a_torchvision_classifier_with_its_own_classes_and_view(composed: Compos
 
 
 @pytest.mark.filterwarnings("ignore:.*")  # mlflow's own: type hints, torch.export, deprecations of what it imports
-def test_a_model_out_of_mlflow_speaks_as_it_did(composed: Composing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_out_of_mlflow_speaks_as_it_did(
+    composed: Composing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
     monkeypatch.chdir(tmp_path)

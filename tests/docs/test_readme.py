@@ -1,0 +1,129 @@
+"""What the README shows is what happens: its scenario, its commands, its plugin, its own-data example."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCENARIOS = sorted((ROOT / "scenarios").rglob("*.yaml"))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line.partition("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("clkd ")]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a newcomer has it: the scenarios and the README's own plugin."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(ROOT / "scenarios", home / "scenarios")
+    (home / "my_plugins").mkdir()
+    (plugin,) = blocks("python")
+    (home / "my_plugins" / "confident.py").write_text(plugin)
+    return home
+
+
+def run(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command of the README, cut short where it would train: one batch of one experience, a small teacher."""
+    words = shlex.split(line.partition(">")[0])[1:]
+    if words[0] == "run":
+        words += ["--limit-experiences", "1"]
+        if "--resume" not in words:
+            words += ["--limit-batches", "1", "--set", "teachers.external.model=resnet8", "--set", "train.min_steps=0"]
+            words += ["--set", "teachers.external.epochs=1", "--set", "stream.dataset.rows_per_class=5"]
+    return subprocess.run(
+        [sys.executable, "-m", "clkd", *words],
+        cwd=cwd,
+        env=os.environ.copy(),
+        shell=False,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+
+
+def test_every_command_runs(home: Path) -> None:
+    """In the README's order: `--resume last` finds the run before it."""
+    lines = commands()
+    assert len(lines) >= 10
+    for line in lines:
+        done = run(line.replace("scenarios/*.yaml", "scenarios/split_cifar.yaml"), home)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def test_the_scenario_shown_is_the_scenario_shipped() -> None:
+    shown = next(block for block in blocks("yaml") if block.startswith("name: split_cifar"))
+    shipped = "".join(
+        line for line in (ROOT / "scenarios/split_cifar.yaml").read_text().splitlines(True) if not line.startswith("#")
+    )
+    assert shown == shipped
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_every_shipped_scenario_is_valid_and_short(path: Path) -> None:
+    done = run(f"clkd validate {path}", ROOT)
+    assert done.returncode == 0, done.stderr
+    assert len(path.read_text().splitlines()) <= 25
+
+
+def test_baselines_differ_from_the_main_job_only_in_what_they_leave_out() -> None:
+    main, finetune, joint = (
+        yaml.safe_load((ROOT / "scenarios" / f"{name}.yaml").read_text())
+        for name in ("split_cifar", "baselines/finetune", "baselines/joint")
+    )
+    for key in ("student", "train"):
+        assert main[key] == finetune[key] == joint[key]
+    assert main["stream"] == finetune["stream"]
+    assert joint["stream"] == {**main["stream"], "split": {"by": "class", "experiences": 1}}
+
+
+def test_own_images_as_the_readme_says(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for label in ("cat", "dog", "fox"):
+        folder = tmp_path / "my_images" / label
+        folder.mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    stream = next(block for block in blocks("yaml") if "image_folder" in block)
+    rest = "name: own\nstudent: {model: lenet, head: linear}\ntrain: {optimizer: {kind: adam}}\n"
+    (tmp_path / "own.yaml").write_text(stream + rest)
+    done = subprocess.run(
+        [sys.executable, "-m", "clkd", "run", "own.yaml", "--tracking", "off", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_environment_variable_that_clkd_reads_is_in_the_readme() -> None:
+    read = {name for path in (ROOT / "clkd").rglob("*.py") for name in re.findall(r'"(CLKD_[A-Z_]+)"', path.read_text())}
+    assert read
+    assert not {name for name in read if name not in README}
+
+
+def test_every_metric_is_explained() -> None:
+    from clkd.plugins import load_plugins
+
+    shown = {name for name in re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE) if name.islower()}
+    assert shown >= {"average_accuracy", "forgetting", "backward_transfer", "forward_transfer"}
+    assert shown <= set(load_plugins().registry.names("metrics"))
