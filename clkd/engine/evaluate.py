@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,9 +32,14 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    student: Student, experiences: Sequence[Experience], augment: Augment, batch_size: int, classes: int
+    student: Student,
+    experiences: Sequence[Experience],
+    augment: Augment,
+    batch_size: int,
+    classes: int,
+    split: Literal["test", "validation"] = "test",
 ) -> Evaluation:
-    """Evaluate the student on the test rows of `experiences`, each row once, without any augmentation.
+    """Evaluate the student on the test (or validation) rows of `experiences`, each row once, without any augmentation.
 
     Rows that several experiences share (data-incremental streams test on the same rows throughout) are passed once.
     """
@@ -41,13 +47,15 @@ def evaluate(
     device = next(student.parameters()).device
     confusion = torch.zeros(classes * classes, dtype=torch.long, device=device)
     known: dict[tuple[object, ...], Tensor] = {}
-    hits = []
+    hits, sizes = [], []
     for experience in experiences:
-        key = (id(experience.test.index), experience.test.warp, experience.classes)
+        rows: Rows = getattr(experience, split)
+        key = (id(rows.index), rows.warp, experience.classes)
         if key not in known:
-            known[key] = _hits(student, experience.test.ready(device), experience, augment, batch_size, confusion)
+            known[key] = _hits(student, rows.ready(device), experience, augment, batch_size, confusion)
         hits.append(known[key])
-    shares = (torch.stack(hits).double().T / _sizes(experiences, device)).tolist()
+        sizes.append(max(len(rows), 1))
+    shares = (torch.stack(hits).double().T / torch.tensor(sizes, device=device)).tolist()
     return Evaluation(shares[0], shares[1], confusion.view(classes, classes).cpu())
 
 
@@ -73,10 +81,6 @@ def _hits(
 def _columns_of(classes: Sequence[int], columns: Tensor) -> Tensor:
     """`[C]` bool: which columns of the head belong to these classes."""
     return torch.isin(columns, torch.tensor(classes, device=columns.device))
-
-
-def _sizes(experiences: Sequence[Experience], device: torch.device) -> Tensor:
-    return torch.tensor([max(len(experience.test), 1) for experience in experiences], device=device)
 
 
 def known_experiences(student: Student, experiences: Sequence[Experience]) -> list[Experience]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pluggy
 
@@ -84,17 +84,23 @@ class Scheduler:
         record.trained = i + 1
         return self._result(experience)
 
-    def _pass(self, experiences: Sequence[Experience]) -> tuple[list[float], list[float], list[list[int]]]:
+    def _validation(self, experience: Experience) -> dict[str, float]:
+        """Accuracy on the rows held out of training: what may be selected on, since test rows may not."""
+        held = [e for e in self.stream[: experience.index + 1] if len(e.validation)]
+        if not held:
+            return {}
+        accuracy, aware, _ = self._pass(held, "validation")
+        counts = aware if self.run.record.task_labels else accuracy
+        return {"validation/average_accuracy": sum(counts) / len(counts)}
+
+    def _pass(
+        self, experiences: Sequence[Experience], split: Literal["test", "validation"] = "test"
+    ) -> tuple[list[float], list[float], list[list[int]]]:
         if not experiences:
             return [], [], []
+        batch_size, classes = self.loop.options.eval_batch_size, len(self.stream.class_names)
         with self._timed("evaluate"):
-            found = evaluate(
-                self.parts.student,
-                experiences,
-                self.parts.augment,
-                self.loop.options.eval_batch_size,
-                len(self.stream.class_names),
-            )
+            found = evaluate(self.parts.student, experiences, self.parts.augment, batch_size, classes, split)
         confusion: list[list[int]] = found.confusion.tolist()
         return found.accuracy, found.task_aware, confusion
 
@@ -108,7 +114,9 @@ class Scheduler:
             "classes": [self.stream.class_names[c] for c in experience.classes],
             "rows": {"train": len(experience.train), "test": len(experience.test)},
             "digest": digest(experience),
-            "metrics": {f"stream/{name}": metric(record) for name, metric in self.metrics.items()} | self._resources(),
+            "metrics": {f"stream/{name}": metric(record) for name, metric in self.metrics.items()}
+            | self._validation(experience)
+            | self._resources(),
         }
 
     def _resources(self) -> dict[str, float]:
@@ -119,7 +127,6 @@ class Scheduler:
             "memory/rows": len(memory),
             "memory/bytes": memory.nbytes(),
             **{f"memory_classes/{name}": rows for name, rows in held.items()},
-            **{f"model/{name}": number for name, number in self.run.facts.items()},
             "speed/rows_per_second": self.run.rows / self.run.seconds["train"],
         }
 

@@ -116,7 +116,9 @@ def test_own_images_as_the_readme_says(tmp_path: Path) -> None:
 
 
 def test_every_environment_variable_that_clkd_reads_is_in_the_readme() -> None:
-    read = {name for path in (ROOT / "clkd").rglob("*.py") for name in re.findall(r'"(CLKD_[A-Z_]+)"', path.read_text())}
+    read = {
+        name for path in (ROOT / "clkd").rglob("*.py") for name in re.findall(r'"(CLKD_[A-Z_]+)"', path.read_text())
+    }
     assert read
     assert not {name for name in read if name not in README}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,6 +43,23 @@ def test_against_counting_row_by_row(
         assert found.accuracy[i] == pytest.approx(right / len(experience.test))
         assert found.task_aware[i] == pytest.approx(aware / len(experience.test))
     assert torch.equal(found.confusion, confusion)
+
+
+def test_validation_rows_are_looked_at_instead_when_asked_for(
+    student: Student, experiences: list[Experience], augment: Augment
+) -> None:
+    held = [replace(e, test=e.test.select(torch.arange(0)), validation=e.test) for e in experiences]
+    asked = evaluate(student, held, augment, 16, classes=4, split="validation")
+    assert asked.accuracy == evaluate(student, experiences, augment, 16, classes=4).accuracy
+
+
+def test_rows_that_experiences_share_are_counted_once(
+    student: Student, experiences: list[Experience], augment: Augment
+) -> None:
+    twice = evaluate(student, [experiences[0], experiences[0]], augment, 16, classes=4)
+    once = evaluate(student, experiences[:1], augment, 16, classes=4)
+    assert torch.equal(twice.confusion, once.confusion)
+    assert twice.accuracy == once.accuracy * 2
 
 
 def test_an_experience_whose_classes_have_no_column_is_not_known(

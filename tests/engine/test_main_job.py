@@ -58,7 +58,9 @@ def test_on_the_stand_in_it_learns_beats_finetuning_resumes_and_is_tracked(tmp_p
     assert final == whole["accuracy_matrix"][4]
     files = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert files >= {"scenario.yaml", "config.resolved.yaml", "accuracy_matrix.csv", "figures", "metrics.jsonl"}
-    assert {item.path for item in client.list_artifacts(parent.info.run_id, "figures")} >= {"figures/accuracy_matrix.png"}
+    assert {item.path for item in client.list_artifacts(parent.info.run_id, "figures")} >= {
+        "figures/accuracy_matrix.png"
+    }
 
 
 @pytest.mark.slow
