@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,7 @@ class Composer:
         )
         parts.memory.to(self.device)
         request_taps(parts)
+        rehearse_growth(parts.student, stream)
         return Composition(store, stream, parts, {part.name: build(part) for part in scenario.metrics})
 
     def _augment(self, store: Store) -> Augment:
@@ -184,6 +186,13 @@ def request_taps(parts: Parts) -> None:
     parts.student.request(parts.transfer.reads().features)
     for name, teacher in parts.teachers.items():
         teacher.request(wanted[name].features)
+
+
+def rehearse_growth(student: Student, stream: Stream) -> None:
+    """Grow a copy of the head through the whole stream: classes that it refuses are refused before any training."""
+    head = copy.deepcopy(student.head)
+    for experience in stream:
+        head.grow(experience.classes, experience.index, generator(0))
 
 
 def _members(part: Part) -> tuple[str, ...]:

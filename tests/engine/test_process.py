@@ -202,6 +202,22 @@ def test_a_class_list_that_leaves_an_experience_empty(scenario: Path, tmp_path: 
     assert "no test rows" in said
 
 
+@pytest.mark.parametrize(
+    ("head", "split", "said"),
+    [
+        ({"kind": "fixed", "classes": 6}, {"by": "class", "experiences": 5}, "has 6 classes from 0, but class 7 came"),
+        ("multi", {"by": "domain", "transform": "permuted", "experiences": 2}, "brings class 0, 1, 2"),
+    ],
+)
+def test_a_head_that_does_not_suit_the_stream_is_refused_before_training(
+    scenario: Path, tmp_path: Path, head: Any, split: Any, said: str
+) -> None:
+    sections = {"student": {**TINY["student"], "head": head}, "stream": {**TINY["stream"], "split": split}}
+    done = clkd("run", str(changed(scenario, **sections)), "--tracking", "off", cwd=tmp_path)
+    assert said in mistake(done)
+    assert not list(tmp_path.glob("runs/*")), "nothing was trained"
+
+
 def test_a_dry_run_describes_everything_and_writes_nothing(scenario: Path, tmp_path: Path) -> None:
     done = clkd("run", "tiny.yaml", "--dry-run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
