@@ -51,8 +51,6 @@ def command(
     """
     if scenario is None and resume is None:
         raise click.UsageError("name a SCENARIO file, or go on with a run by --resume RUN", context)
-    if scenario is not None and resume is not None:
-        raise click.UsageError("--resume goes on with the run's own copy of its scenario: leave SCENARIO out", context)
     request = RunRequest(
         scenario=scenario,
         overrides=overrides,

@@ -14,7 +14,7 @@ from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
 from clkd.scenario.model import Scenario
 from clkd.scenario.request import RunRequest
-from clkd.scenario.resolve import resolved
+from clkd.scenario.resolve import config_sha, resolved
 
 PORTABLE = ("tracking", "device")
 """What a resumed run may change by `--set`: nothing that its numbers depend on."""
@@ -77,6 +77,8 @@ def _resumed(request: RunRequest, registry: Registry, cache: Path) -> Job:
     _refuse_changes(request)
     manifest = directory.manifest()
     loaded = load(directory.path / "resolved.yaml", request.settings, registry, base=Path(manifest["base"]))
+    if request.scenario is not None:
+        _refuse_another(load(request.scenario, (), registry).scenario, loaded.scenario, request)
     last = checkpoint.latest(directory.checkpoints)
     return Job(
         scenario=loaded.scenario,
@@ -88,6 +90,15 @@ def _resumed(request: RunRequest, registry: Registry, cache: Path) -> Job:
         state=checkpoint.load(last) if last else {},
         tracking=manifest.get("tracking", {}),
     )
+
+
+def _refuse_another(named: Scenario, own: Scenario, request: RunRequest) -> None:
+    """A run goes on with its own copy of its scenario; a file named beside `--resume` must say the same."""
+    if config_sha(named) != config_sha(own):
+        raise UserError(
+            f"--resume {request.resume}: {request.scenario} is not the scenario of that run (any more): leave it out to "
+            f"go on with the run's own copy, or leave --resume out to start a new run"
+        )
 
 
 def _refuse_changes(request: RunRequest) -> None:

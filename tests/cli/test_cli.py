@@ -146,7 +146,6 @@ def test_a_mistake_is_one_line_and_exit_2(arguments, expected, clkd, plain):
     [
         (["frobnicate"], "No such command 'frobnicate'"),
         (["run"], "name a SCENARIO file, or go on with a run by --resume RUN"),
-        (["run", "plain.yaml", "--resume", "last"], "leave SCENARIO out"),
         (["run", "plain.yaml", "--seed", "x"], "'x' is not a valid integer"),
         (["run", "plain.yaml", "--limit-batches", "0"], "0 is not in the range x>=1"),
         (["run", "plain.yaml", "--tracking", "of"], "'of' is not one of"),

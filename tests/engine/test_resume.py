@@ -157,6 +157,16 @@ def test_a_run_is_found_by_its_id_by_last_and_not_by_a_typo(
         execute(RunRequest(resume=first["run_id"][:-1] + "x", quiet=True), plugins)
 
 
+def test_a_scenario_named_beside_resume_must_be_the_runs_own(plugins: Plugins, tmp_path: Path) -> None:
+    run(plugins, tmp_path, "cut", {}, limit=1)
+    scenario = tmp_path / "cut.yaml"
+    request = RunRequest(scenario=scenario, resume=str(tmp_path / "cut"), quiet=True)
+    assert execute(request, plugins)["status"] == "finished"
+    scenario.write_text(to_yaml({**BASE, "train": {**BASE["train"], "epochs": 3}}))
+    with pytest.raises(UserError, match="is not the scenario of that run"):
+        execute(request, plugins)
+
+
 def test_an_output_that_holds_a_run_is_refused(plugins: Plugins, tmp_path: Path) -> None:
     run(plugins, tmp_path, "whole", {}, limit=1)
     with pytest.raises(UserError, match="already holds a run"):
