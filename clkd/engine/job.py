@@ -96,7 +96,7 @@ def _refuse_another(named: Scenario, own: Scenario, request: RunRequest) -> None
     """A run goes on with its own copy of its scenario; a file named beside `--resume` must say the same."""
     if config_sha(named) != config_sha(own):
         raise UserError(
-            f"--resume {request.resume}: {request.scenario} is not the scenario of that run (any more): leave it out to "
+            f"--resume {request.resume}: {request.scenario} is not the scenario of that run: leave it out to "
             f"go on with the run's own copy, or leave --resume out to start a new run"
         )
 

@@ -37,18 +37,31 @@ def check_names(data: Mapping[str, Any], registry: Registry) -> Iterator[Problem
 
 
 def check_whole(scenario: Scenario) -> Iterator[Problem]:
-    """What parts themselves have to say about the scenario they are in, and whether the data suits the split."""
+    """What parts themselves have to say about the scenario they are in."""
     for place, part in parts(scenario):
         problems = getattr(part.options, "problems", None)
         if problems is not None:
             yield from (_placed(place, part, problem) for problem in problems(scenario))
-    stream = scenario.stream
-    count = getattr(stream.dataset.options, "class_count", None)
-    fits = getattr(stream.split.options, "problem", None)
-    if count is not None and fits is not None:
-        problem = fits(count)
-        if problem:
-            yield _placed(("stream", "split"), stream.split, problem)
+
+
+def check_split(data: Mapping[str, Any], registry: Registry) -> Iterator[Problem]:
+    """Whether there are classes enough for the split, where the data set's class count is known before it is read."""
+    stream = data.get("stream")
+    if not isinstance(stream, Mapping):
+        return
+    try:
+        dataset = registry.get("datasets", _name(stream.get("dataset"), "name")).options
+        split = registry.parse("streams", stream.get("split"))
+    except ValueError:
+        return  # the schema has said so already
+    count, fits = getattr(dataset, "class_count", None), getattr(split.options, "problem", None)
+    problem = fits(count) if count is not None and fits is not None else None
+    if problem:
+        yield _placed(("stream", "split"), split, problem)
+
+
+def _name(raw: Any, selector: str) -> Any:
+    return raw.get(selector) if isinstance(raw, Mapping) else raw
 
 
 def _placed(place: Place, part: Part, problem: str) -> Problem:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from clkd.errors import PluginError, UserError
 from clkd.options import UNKNOWN_PART, Opened, Parsing, Place
 from clkd.registry import Registry
-from clkd.scenario.checks import check_names, check_whole
+from clkd.scenario.checks import check_names, check_split, check_whole
 from clkd.scenario.document import Document, DocumentError, Mark, parse, read_text
 from clkd.scenario.model import DEFAULTS, Scenario
 from clkd.scenario.origins import Origin, leaves, origins
@@ -141,7 +141,7 @@ class _Draft:
             for item in error.errors():
                 found.append((self._existing(item["loc"]), item["msg"]))
                 self.plugin_to_blame |= item["type"] == UNKNOWN_PART and bool(registry.broken)
-        found += check_names(self.data, registry)
+        found += [*check_names(self.data, registry), *check_split(self.data, registry)]
         if scenario is not None:
             found += check_whole(scenario)
         self.problems += [(place, reason, self._setting(place)) for place, reason in found]
