@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,16 +56,15 @@ def compose(work: dict[str, Any], device: torch.device) -> tuple[Composition, Lo
 
 
 def clkd_rate(work: dict[str, Any], device: torch.device) -> float:
-    """Rows per second of clkd's own engine, replayed rows included."""
+    """Rows per second of clkd's own engine, replayed rows included; making everybody ready for it is in the time."""
     composed, loop = compose(work, device)
     first, second = composed.stream[0], composed.stream[1]
     loop.limit_batches = 20
     loop.train(first, composed.parts.begin(first, 0))
     composed.parts.end(first)
     loop.limit_batches = None
-    replaced = composed.parts.begin(second, 0)
     before = loop.rows
-    return timed(lambda: loop.train(second, replaced), lambda: loop.rows - before, device)
+    return timed(lambda: loop.train(second, composed.parts.begin(second, 0)), lambda: loop.rows - before, device)
 
 
 def plain_rate(work: dict[str, Any], device: torch.device) -> float:
@@ -120,6 +118,14 @@ def resident(composed: Composition, experience: int) -> tuple[Tensor, Tensor]:
 
 def avalanche_rate(work: dict[str, Any], device: torch.device) -> float:
     """Rows per second of Avalanche's own strategy with its LwF and replay plugins."""
+    strategy, benchmark = avalanche_strategy(work, device)
+    strategy.train(benchmark.train_stream[0])
+    second = benchmark.train_stream[1]
+    return timed(lambda: strategy.train(second), lambda: 2 * len(second.dataset), device)
+
+
+def avalanche_strategy(work: dict[str, Any], device: torch.device) -> tuple[Any, Any]:
+    """The strategy and the benchmark it is trained on; nothing is logged."""
     from clkd.streams.avalanche import to_avalanche
     from clkd.vision import avalanche, torchvision
 
@@ -147,9 +153,7 @@ def avalanche_rate(work: dict[str, Any], device: torch.device) -> float:
         ],
         evaluator=EvaluationPlugin(loggers=[]),
     )
-    strategy.train(benchmark.train_stream[0])
-    second = benchmark.train_stream[1]
-    return timed(lambda: strategy.train(second), lambda: 2 * len(second.dataset), device)
+    return strategy, benchmark
 
 
 def timed(work: Callable[[], Any], rows: Callable[[], int], device: torch.device) -> float:
@@ -178,7 +182,7 @@ def main() -> None:
     if not given.without_avalanche:
         contestants["Avalanche"] = lambda: avalanche_rate(work, device)
     print(table(f"training, {given.work}", contest(contestants, given.rounds)))
-    print(f"\n{machine()}; {os.path.basename(__file__)} {given.work} --rounds {given.rounds}")
+    print(f"\n{machine()}; `python benchmarks/training.py {given.work} --rounds {given.rounds}`")
 
 
 if __name__ == "__main__":

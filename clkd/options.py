@@ -183,4 +183,12 @@ class TransferOptions(Options):
     weight: Scheduled = 1.0
 
 
-SHARED: dict[str, type[Options]] = {"losses": TermOptions, "transfers": TransferOptions}
+class TeacherOptions(Options):
+    """Keys that every teacher has beside its own."""
+
+    recall: bool = True
+    """Where rows come in fixed views (nothing is augmented, or `augment.views` is set), ask a frozen teacher about each
+    of them once per experience and recall its answers."""
+
+
+SHARED: dict[str, type[Options]] = {"losses": TermOptions, "transfers": TransferOptions, "teachers": TeacherOptions}

@@ -24,6 +24,7 @@ class Batch:
         new: how many leading rows are new; the others were replayed. A plain int, so that slicing never
             waits for a GPU.
         raw: `[B, …]` the rows as stored (what a memory keeps), once `x` has been augmented.
+        view: `[B]` int64, which of each row's fixed views `x` is; None where views are drawn anew each time.
         extra: what a memory stored beside its rows (for example old logits), row-aligned with the replayed part.
     """
 
@@ -34,6 +35,7 @@ class Batch:
     experience: Tensor
     new: int
     raw: Tensor | None = None
+    view: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -65,6 +67,7 @@ class Batch:
             experience=self.experience[cut],
             new=min(max(self.new - start, 0), stop - start),
             raw=None if self.raw is None else self.raw[cut],
+            view=None if self.view is None else self.view[cut],
             extra=self.extra if (start, stop) == (self.new, len(self)) else {},
         )
 
@@ -78,9 +81,9 @@ class Batch:
         }
         return Batch(**parts, new=len(self), extra=replayed.extra)
 
-    def seen_as(self, view: Tensor) -> Batch:
+    def seen_as(self, x: Tensor, view: Tensor | None = None) -> Batch:
         """The same rows with `x` augmented and normalised; the stored pixels move to `raw`."""
-        return replace(self, x=view, raw=self.stored())
+        return replace(self, x=x, raw=self.stored(), view=view)
 
 
 @dataclass(frozen=True, slots=True)

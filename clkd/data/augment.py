@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clkd.errors import UserError
+from clkd.signals import Batch
 
 
 class Augment:
@@ -19,14 +20,46 @@ class Augment:
         mean, std: `[C]` on the [0, 1] scale for images, `[D]` for vectors.
         crop: pad by this many black pixels on each side, and cut the original size out at a random place.
         flip: mirror left to right, half of the time.
+        views: how many views each row has, fixed for good, which epochs go through in turn; None draws each time anew.
     """
 
-    def __init__(self, mean: Tensor, std: Tensor, crop: int = 0, flip: bool = False) -> None:
+    def __init__(self, mean: Tensor, std: Tensor, crop: int = 0, flip: bool = False, views: int | None = None) -> None:
         self.mean, self.std, self.crop, self.flip = mean, std, crop, flip
+        self.views = views if crop or flip else 1
 
     def to(self, device: torch.device | str) -> Augment:
         """The same augmentation for rows on `device`."""
-        return Augment(self.mean.to(device), self.std.to(device), self.crop, self.flip)
+        return Augment(self.mean.to(device), self.std.to(device), self.crop, self.flip, self.views)
+
+    def look(self, rows: Batch, generator: torch.Generator, epoch: int) -> Batch:
+        """The rows as they are trained on: in a view drawn anew, or in one of each row's fixed views.
+
+        With V fixed views, new rows are seen in view `epoch mod V` (so V epochs never repeat one), replayed rows in one
+        that is drawn.
+        """
+        if self.views is None:
+            return rows.seen_as(self.train(rows.x, generator))
+        drawn = torch.randint(self.views, (len(rows),), generator=generator, device=generator.device)
+        drawn[: rows.new] = epoch % self.views
+        return self.fixed(rows, drawn.to(rows.x.device, non_blocking=True))
+
+    def fixed(self, rows: Batch, number: Tensor) -> Batch:
+        """Each row in its fixed view of that number (`[B]` int64, from 0): the same for one row in every run."""
+        if not (self.crop or self.flip):
+            return rows.seen_as(self.plain(rows.x), number)
+        return rows.seen_as(self.plain(self.apply(rows.x, self._view_of(rows.sample_id, number))), number)
+
+    def _view_of(self, sample_id: Tensor, number: Tensor) -> Tensor:
+        """`[B]` views, spread evenly: a multiplicative hash of the row and the number, made on the device."""
+        mixed = (sample_id * 0x9E3779B1 + number * 0x85EBCA77 + 0x27D4EB2F) & 0xFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 12)) * 0x297A2D39) & 0xFFFFFFFF
+        return (mixed ^ (mixed >> 15)) % self._lattice
+
+    @property
+    def _lattice(self) -> int:
+        """How many different views there are of a row."""
+        return (2 * self.crop + 1) ** 2 * (2 if self.flip else 1)
 
     def draw(self, n: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Views for `n` rows of `shape`: `[n]` int64 on the generator's device.
@@ -36,8 +69,7 @@ class Augment:
         """
         if len(shape) != 3 and (self.crop or self.flip):
             raise UserError(f"augment: crop and flip are for images, but rows are vectors of shape {shape}: use `none`")
-        views = (2 * self.crop + 1) ** 2 * (2 if self.flip else 1)
-        return torch.randint(views, (n,), generator=generator, device=generator.device)
+        return torch.randint(self._lattice, (n,), generator=generator, device=generator.device)
 
     def train(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A random view of each row: `[B, C, H, W]` uint8 to float32, normalised. Vectors are only normalised."""

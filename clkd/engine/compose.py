@@ -21,7 +21,7 @@ from clkd.errors import UserError
 from clkd.experience import Rows
 from clkd.metrics.base import Metric
 from clkd.models.student import Student
-from clkd.options import Part, Scheduled, TermOptions, TransferOptions
+from clkd.options import Part, Scheduled, TeacherOptions, TermOptions, TransferOptions
 from clkd.registry import Registry
 from clkd.scenario.model import Augment as AugmentOptions
 from clkd.scenario.model import Scenario
@@ -81,7 +81,7 @@ class Composer:
         wanted = self.scenario.stream.augment
         chosen = {"standard": dict(store.augment), "none": {}}.get(wanted) if isinstance(wanted, str) else None
         options = wanted if isinstance(wanted, AugmentOptions) else AugmentOptions.model_validate(chosen)
-        return Augment(store.mean, store.std, crop=options.crop, flip=options.flip).to(self.device)
+        return Augment(store.mean, store.std, crop=options.crop, flip=options.flip, views=options.views).to(self.device)
 
     def _network(self, model: Part, head: Part, context: Context, seed: int, **offers: Any) -> Student:
         """Fresh weights that depend on the seed and the model's name alone."""
@@ -115,7 +115,7 @@ class Composer:
             mean=store.mean,
             std=store.std,
             train=everything,
-            data_fingerprint=f"{store.fingerprint}/{augment.crop}/{augment.flip}/{self.scenario.train.channels_last}",
+            data_fingerprint=f"{store.fingerprint}/{augment.crop}/{augment.flip}/{augment.views}/{self.scenario.train.channels_last}",
             build=self.registry.build,
             network=network,
             fit=lambda net, options: fit(net, options, everything, augment, self.on_step),
@@ -142,6 +142,9 @@ class Composer:
             teacher: Teacher = self.registry.build(part, context=context, teachers=built)
         except UserError as error:
             raise UserError(f"teachers.{name}: {error}") from error
+        shared = part.shared
+        assert isinstance(shared, TeacherOptions), "the registry gives every teacher its shared keys"
+        teacher.recall = shared.recall
         return teacher
 
     def _term(self, part: Part, context: Context, place: int) -> Term:

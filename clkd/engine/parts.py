@@ -16,9 +16,13 @@ from clkd.memory.base import Memory
 from clkd.models.student import Student
 from clkd.schedules.base import Schedule
 from clkd.seeding import generator
-from clkd.signals import Needs, Spec
+from clkd.signals import Batch, Needs, Spec
 from clkd.teachers.base import Teacher
 from clkd.transfer.base import Transfer
+
+
+CHUNK = 512
+"""Rows that a teacher is asked about at once, ahead of training."""
 
 
 @dataclass(slots=True)
@@ -43,7 +47,26 @@ class Parts:
             term.to(self.device)
             term.loss.begin(experience, self.student)
         self.transfer.begin(experience, self.student)
+        self._foretell(experience)
         return replaced
+
+    def _foretell(self, experience: Experience) -> None:
+        """Tell frozen teachers what they will be asked, if each row comes in fixed views."""
+        for name, teacher in self.teachers.items():
+            needs = self.needs(name)
+            wanted = needs.logits or bool(needs.features)
+            if self.augment.views and wanted and teacher.ready and teacher.frozen and teacher.recall:
+                teacher.foresee(self._coming(experience), needs)
+
+    def _coming(self, experience: Experience) -> Iterator[Batch]:
+        """Every new row, and every row in memory, in each of its views."""
+        rows = experience.train.ready(self.device)
+        chunks = [rows.gather(at) for at in torch.split(torch.arange(len(rows), device=self.device), CHUNK)]
+        kept = self.memory.sample(len(self.memory), generator(0))
+        chunks += [] if kept is None else [kept]
+        for view in range(self.augment.views or 0):
+            for chunk in chunks:
+                yield self.augment.fixed(chunk, torch.full_like(chunk.y, view))
 
     def end(self, experience: Experience) -> None:
         """Let everybody conclude. Transfer goes first: it may still change the student that teachers then copy."""

@@ -38,7 +38,7 @@ class Step:
         """Learn from `new` rows and as many replayed ones as the memory gives."""
         parts, progress = self.parts, self.progress
         rows = new.joined(parts.memory.sample(self.replay, draws))
-        batch = rows.seen_as(parts.augment.train(rows.x, noise))
+        batch = parts.augment.look(rows, noise, progress.epoch)
 
         student = parts.student.signals(batch.x, self.needs[STUDENT])
         said = {STUDENT: student} | {name: t.signals(batch, self.needs[name]) for name, t in self.speakers.items()}

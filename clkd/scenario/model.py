@@ -34,6 +34,9 @@ class Augment(Options):
     """Pad by this many pixels and crop back at a random place."""
     flip: bool = False
     """Mirror left to right, half of the time."""
+    views: Positive | None = None
+    """Give each row so many fixed views, which epochs go through in turn, so that frozen teachers need to see each only
+    once; by default every view is drawn anew."""
 
 
 def _named_or_spelt_out(raw: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -18,6 +19,9 @@ class Teacher:
 
     frozen = True
     """Whether its parameters and buffers must stay what they are while it teaches (an `ema` follows the student)."""
+
+    recall = True
+    """Whether it may answer about each row once and recall the answers, where rows come in fixed views."""
 
     @property
     def ready(self) -> bool:
@@ -37,6 +41,12 @@ class Teacher:
 
     def begin(self, experience: Experience, student: Student) -> None:
         """Before an experience, after the student has grown."""
+
+    def foresee(self, rows: Iterable[Batch], needs: Needs) -> None:
+        """Told, before an experience is trained, of every row and view that will be asked about, if that is known.
+
+        Only a frozen teacher with `recall` set is told: it may answer now and recall its answers later.
+        """
 
     def after_step(self, student: Student) -> None:
         """After each optimiser step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from clkd.frozen import state_hash
 from clkd.signals import Batch, Needs, Signals, Spec
 from clkd.teachers.base import Teacher
+from clkd.teachers.recall import Recall
 
 if TYPE_CHECKING:
     from clkd.experience import Experience
@@ -54,6 +56,7 @@ class NetworkTeacher(Teacher):
         self.network = network
         self.view = view
         self._known: tuple[Network | None, Tensor] = (None, torch.empty(0))
+        self._answers: Recall | None = None
 
     @property
     def ready(self) -> bool:
@@ -62,8 +65,24 @@ class NetworkTeacher(Teacher):
     def spec(self, feature: str | None = None) -> Spec:
         return self._speaker().spec(feature)
 
-    @torch.no_grad()
+    def begin(self, experience: Experience, student: Student) -> None:
+        self._answers = None
+
+    def foresee(self, rows: Iterable[Batch], needs: Needs) -> None:
+        self._answers = Recall((batch, self._say(batch, needs)) for batch in rows)
+
+    def end(self, experience: Experience, student: Student) -> None:
+        if self._answers is not None:
+            self._answers.check()
+            self._answers = None
+
     def signals(self, batch: Batch, needs: Needs) -> Signals:
+        if self._answers is not None and batch.view is not None and self._answers.covers(needs):
+            return self._answers(batch, self._valid(batch.y))
+        return self._say(batch, needs)
+
+    @torch.no_grad()
+    def _say(self, batch: Batch, needs: Needs) -> Signals:
         said = self._speaker().signals(batch.x if self.view is None else self.view(batch.x), needs)
         return Signals(said.logits, said.class_ids, said.features, self._valid(batch.y))
 
@@ -100,6 +119,7 @@ class Snapshot(NetworkTeacher):
 
     def begin(self, experience: Experience, student: Student) -> None:
         """After a resume: the saved weights go into a copy of the student, laid out as it was when they were saved."""
+        super().begin(experience, student)
         if self._saved:
             copy = student.frozen_copy()
             copy.lay_out(self._saved["layout"])

@@ -15,4 +15,5 @@ class Previous(Snapshot):
     """A frozen copy of the student, taken at each experience's end; says nothing in the first experience."""
 
     def end(self, experience: Experience, student: Student) -> None:
+        super().end(experience, student)
         self.network = student.frozen_copy()
