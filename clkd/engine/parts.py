@@ -20,7 +20,6 @@ from clkd.signals import Batch, Needs, Spec
 from clkd.teachers.base import Teacher
 from clkd.transfer.base import Transfer
 
-
 CHUNK = 512
 """Rows that a teacher is asked about at once, ahead of training."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ WAITS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the waiting calls made."""
     seen: list[str] = []
     for name in WAITS:
@@ -42,7 +42,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             return _plain(self, *args, **kwargs)
 
         monkeypatch.setattr(Tensor, name, watched)
-    yield seen
+    return seen
 
 
 @pytest.fixture
