@@ -44,8 +44,10 @@ class AvalancheBenchmark(Source):
         try:
             benchmark = factory(**arguments)
         except Exception as error:  # whatever a benchmark raises when its data is missing or its options do not fit
+            said = " ".join(str(error).split())
             raise UnavailableError(
-                f"Avalanche's {self.benchmark} cannot be had: {type(error).__name__}: {error}"
+                f"Avalanche's {self.benchmark} cannot be had from {_home(places)}: {type(error).__name__}: {said}; set "
+                f"CLKD_DATA or the data set's `root` to a folder that holds its files, unpacked"
             ) from error
         return from_avalanche(benchmark)
 
