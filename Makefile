@@ -10,7 +10,7 @@ run: $(VENV)/.installed
 	$(BIN)/clkd run $(SCENARIO)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

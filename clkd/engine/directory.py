@@ -13,6 +13,8 @@ from typing import Any
 from clkd.errors import UserError, did_you_mean
 
 MANIFEST = "run.json"
+OWN = (MANIFEST, "scenario.yaml", "resolved.yaml")
+"""What is written before a run trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,20 @@ class RunDirectory:
         os.replace(part, self.path / name)
 
     def manifest(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+        """What `run.json` says."""
+        file = self.path / MANIFEST
+        try:
+            loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}), so this run cannot be found by it") from error
         return loaded
+
+    def discard(self) -> None:
+        """Take back what a run that never trained has written; whatever else lies here stays."""
+        for name in OWN:
+            (self.path / name).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def update(self, **facts: Any) -> None:
         """Set facts in `run.json`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,11 +42,11 @@ def execute(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
     """
     cache = cache_directory()
     job = open_job(request, plugins.registry, cache)
-    plugins.manager.hook.clkd_configure(scenario=job.scenario, registry=plugins.registry)
-    device = _device(job.scenario.device)
     started = time.perf_counter()
     stop = Stop()
     with stop.listening(), _tidy(job):
+        plugins.manager.hook.clkd_configure(scenario=job.scenario, registry=plugins.registry)
+        device = _device(job.scenario.device)
         fitting = Bar(request.quiet, "teacher")
         composer = Composer(job.scenario, plugins.registry, device, cache, job.base, on_step=fitting)
         composed = composer.compose(teach=not request.dry_run)
@@ -206,5 +205,5 @@ def _tidy(job: Job) -> Iterator[None]:
         yield
     except UserError:
         if job.directory is not None and not job.resumed and not job.directory.checkpoints.exists():
-            shutil.rmtree(job.directory.path)
+            job.directory.discard()
         raise
