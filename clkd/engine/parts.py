@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,8 +22,12 @@ from clkd.signals import Batch, Needs, Spec
 from clkd.teachers.base import Teacher
 from clkd.transfer.base import Transfer
 
+log = logging.getLogger("clkd.engine")
+
 CHUNK = 512
 """Rows that a teacher is asked about at once, ahead of training."""
+RECALL_LIMIT = 2**30
+"""Bytes of answers that are kept at most for one teacher and experience."""
 
 
 @dataclass(slots=True)
@@ -54,8 +60,13 @@ class Parts:
         for name, teacher in self.teachers.items():
             needs = self.needs(name)
             wanted = needs.logits or bool(needs.features)
-            if self.augment.views and wanted and teacher.ready and teacher.frozen and teacher.recall:
+            if not (self.augment.views and wanted and teacher.ready and teacher.frozen and teacher.recall):
+                continue
+            size = (len(experience.train) + len(self.memory)) * self.augment.views * _bytes_per_row(teacher, needs)
+            if size <= RECALL_LIMIT:
                 teacher.foresee(self._coming(experience), needs)
+            else:
+                log.info("teachers.%s: answers would take %.1f GB, so it is asked in every step", name, size / 1e9)
 
     def _coming(self, experience: Experience) -> Iterator[Batch]:
         """Every new row, and every row in memory, in each of its views."""
@@ -105,6 +116,12 @@ class Parts:
     @property
     def device(self) -> torch.device:
         return next(self.student.parameters()).device
+
+
+def _bytes_per_row(teacher: Teacher, needs: Needs) -> int:
+    """What recalling takes: logits as float32, features as float16."""
+    shapes = [teacher.spec(feature).shape or () for feature in needs.features]
+    return 4 * len(teacher.spec().class_ids) + sum(2 * math.prod(shape) for shape in shapes)
 
 
 class Hygiene:

@@ -78,6 +78,21 @@ def test_where_views_are_drawn_anew_nothing_is_recalled(
     assert teacher.asked == 48 + 3 * 10
 
 
+def test_answers_that_would_take_too_much_memory_are_not_kept(
+    make_student: Callable[[], Student],
+    experiences: list[Experience],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """48 + 10 rows of 2 logits (float32) and 16 features (float16): 2,320 bytes."""
+    for limit, asked in [(2320, 58), (2319, 48 + 3 * 10)]:
+        monkeypatch.setattr("clkd.engine.parts.RECALL_LIMIT", limit)
+        with caplog.at_level("INFO", logger="clkd.engine"):
+            _, teacher = trained(make_student(), experiences, view(0, False, None), recall=True)
+        assert teacher.asked == asked
+    assert "so it is asked in every step" in caplog.text
+
+
 def test_a_row_that_was_not_shown_is_told_and_not_guessed(
     make_student: Callable[[], Student], experiences: list[Experience]
 ) -> None:
