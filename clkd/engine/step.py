@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from clkd.engine.parts import Parts
 from clkd.engine.term import STUDENT
+from clkd.errors import UserError
 from clkd.schedules.base import Progress, value_of
 from clkd.signals import Batch
 
@@ -31,7 +32,7 @@ class Step:
         parts = self.parts
         self.terms = parts.active()
         self.needs = {name: parts.needs(name) for name in (STUDENT, *parts.teachers)}
-        self.speakers = {name: parts.teachers[name] for name in {term.teacher for term in self.terms} if name}
+        self.speakers = {term.teacher: parts.teachers[term.teacher] for term in self.terms if term.teacher}
         self.trained = list(parts.parameters())
 
     def __call__(self, new: Batch, draws: torch.Generator, noise: torch.Generator) -> dict[str, Tensor]:
@@ -68,6 +69,11 @@ class Step:
 
 def _sum(terms: list[Tensor]) -> Tensor:
     """In the scenario's order, starting from the first term itself, so that a single term stays what it is."""
+    if not terms:
+        raise UserError(
+            "no loss has anything to say about this batch (all wait for a teacher or for replayed rows): add one "
+            "about new rows, such as cross_entropy"
+        )
     total = terms[0]
     for term in terms[1:]:
         total = total + term

@@ -17,6 +17,8 @@ from clkd.scenario.model import Scenario
 
 STUDENT = "student"
 ROWS = ("new", "replay")
+RESERVED = ("loss", "transfer")
+"""What logs call the sum of all terms, and the transfer strategy's."""
 
 Problem = tuple[Place, str]
 
@@ -153,6 +155,8 @@ def _check_term_names(losses: Sequence[Any]) -> Iterator[Problem]:
     names: dict[str, int] = {}
     for i, loss in enumerate(losses):
         name = _term_name(loss)
+        if name in RESERVED:
+            yield ("losses", i), f"may not be called '{name}', which logs have already: give it another name"
         first = names.setdefault(name, i)
         if first != i:
             yield ("losses", i), f"is called '{name}' like losses.{first}: give it a name of its own"

@@ -116,7 +116,7 @@ class Scenario(Options):
     stream: StreamOptions
     student: StudentOptions
     teachers: dict[str, TeacherPart] = Field(default_factory=dict)
-    losses: tuple[LossPart, ...]
+    losses: Annotated[tuple[LossPart, ...], Field(min_length=1)]
     memory: MemoryPart
     transfer: TransferPart
     metrics: tuple[MetricPart, ...]

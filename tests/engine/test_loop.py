@@ -12,6 +12,7 @@ from clkd.data.augment import Augment
 from clkd.engine.loop import Loop
 from clkd.engine.parts import Parts
 from clkd.engine.term import Side, Term
+from clkd.errors import UserError
 from clkd.experience import Experience
 from clkd.losses.classification import CrossEntropy
 from clkd.memory.base import Memory
@@ -76,6 +77,16 @@ def test_every_row_is_offered_to_memory_exactly_once_however_many_epochs(
     assert sorted(offered) == list(range(96))
     assert offered[:48] != sorted(offered[:48]), "rows come shuffled"
     assert made.rows == 3 * 96
+
+
+def test_a_batch_that_no_loss_is_about_is_an_error_with_a_remedy(
+    loop: Callable[..., Loop], experiences: list[Experience]
+) -> None:
+    made = loop()
+    made.parts.terms = [Term("ce", CrossEntropy(), (Side("student", rows="replay"),))]
+    replaced = made.parts.begin(experiences[0], 0)
+    with pytest.raises(UserError, match="no loss has anything to say about this batch"):
+        made.train(experiences[0], replaced)
 
 
 def test_an_epochs_metrics_are_means_of_its_steps_and_name_every_term(

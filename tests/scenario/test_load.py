@@ -201,3 +201,21 @@ def test_where_a_broken_plugin_may_be_to_blame_the_exit_code_says_so(write, regi
         load(write("epochs: 1,", "epochs: x,"), [], own)
     assert caught.value.exit_code == 2
     load(write(), [], own)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ("losses: []", "losses: "),
+        ("losses: [{kind: cross_entropy, name: loss}]", "losses.0: may not be called 'loss'"),
+        ("losses: [{kind: cross_entropy, name: transfer}]", "losses.0: may not be called 'transfer'"),
+    ],
+)
+def test_a_list_of_losses_teaches_something_under_names_of_their_own(losses, expected, tmp_path, mistakes):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: a\nstream: {dataset: digits, split: {by: class, experiences: 2}}\nstudent: {model: mlp, head: linear}\n"
+        f"train: {{optimizer: {{kind: sgd}}}}\n{losses}\n"
+    )
+    (line,) = mistakes(path)
+    assert expected in line
