@@ -3,9 +3,9 @@
     python benchmarks/lwf.py
 
 MLP 784-400-400-10, Adam (lr 1e-3, carried from one experience to the next), batch 128, about 2,000 steps in each of
-five experiences, cross-entropy over the classes seen so far plus distillation from the previous self (T = 2). clkd's time is
-that of the whole process, with imports and evaluation; the plain loop's is training and evaluation only, on resident
-normalised images. Both take the same number of steps. MNIST is looked for in `$CLKD_DATA`.
+five experiences, cross-entropy over the classes seen so far plus distillation from the previous self (T = 2). clkd's
+time is that of the whole process, with imports and evaluation; the plain loop's is training and evaluation only, on
+resident normalised images. Both take the same number of steps. MNIST is looked for in `$CLKD_DATA`.
 """
 
 from __future__ import annotations
