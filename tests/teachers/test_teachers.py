@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from clkd.errors import UserError
 from clkd.experience import Experience, Rows
 from clkd.models.backbones.resnet import ResNet
-from clkd.models.heads import Linear
+from clkd.models.heads import Fixed, Linear
 from clkd.models.student import Student
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs
@@ -82,6 +82,16 @@ def test_valid_tells_the_rows_whose_class_a_teacher_knows(student: Student, expe
     assert previous.signals(batch([0, 5, -1, 1]), Needs()).valid.tolist() == [True, False, False, True]
 
 
+def test_a_column_whose_class_has_not_come_is_not_known(experience: Experience) -> None:
+    """A fixed head answers for every class from the start; that does not make it right about them."""
+    names = tuple("abcd")
+    student = Student(ResNet(SHAPE, blocks=(1, 1, 1), width=4), Fixed(16, class_names=names), SHAPE)
+    student.grow((0, 1), 0, generator(0))
+    previous = Previous()
+    previous.end(experience, student)
+    assert previous.signals(batch([0, 1, 2, 3]), Needs()).valid.tolist() == [True, True, False, False]
+
+
 @pytest.mark.parametrize("teacher", [Previous, lambda: Ema(0.9)])
 def test_a_teacher_made_of_the_student_survives_a_checkpoint(teacher, student: Student, experience: Experience) -> None:
     first, rows = teacher(), batch([0, 1, 0])
@@ -128,10 +138,10 @@ class Says(NetworkTeacher):
     """A teacher that gives fixed logits for given classes."""
 
     def __init__(self, logits: Tensor, class_ids: tuple[int, ...]) -> None:
-        super().__init__(Fixed(logits, class_ids))
+        super().__init__(Constant(logits, class_ids))
 
 
-class Fixed(nn.Module):
+class Constant(nn.Module):
     def __init__(self, logits: Tensor, class_ids: tuple[int, ...]) -> None:
         super().__init__()
         self.logits, self.class_ids = logits, class_ids
