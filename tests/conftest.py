@@ -19,7 +19,7 @@ REAL_DATA = os.environ.get("CLKD_DATA")
 def real_data() -> str:
     """A folder with real MNIST and CIFAR-10."""
     if not REAL_DATA:
-        pytest.skip("CLKD_DATA names no folder with real MNIST and CIFAR-10")
+        pytest.skip(reason="CLKD_DATA names no folder with real MNIST and CIFAR-10")
     return REAL_DATA
 
 
