@@ -5,8 +5,8 @@
 CIFAR-10, 250 images of each class, crop and flip, cross-entropy + KD (T = 4). `off` draws every view anew and asks the
 teacher in each step. With V views the teacher is asked about each row V times at most, and never again by later runs:
 the first seed of a row fills the cache, the others find it full. Whole `clkd run` processes, seeds in the outer loop,
-so that all rows share the moods of the machine; the teacher is fitted before the clock starts. Finished runs are kept in the
-output directory, so an interrupted table goes on. Data is looked for in `$CLKD_DATA`.
+so that all rows share the moods of the machine; the teacher is fitted before the clock starts. Finished runs are kept
+in the output directory, so an interrupted table goes on. Data is looked for in `$CLKD_DATA`.
 """
 
 from __future__ import annotations
