@@ -68,7 +68,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_place(tmp_path, mistakes):
         "b.yaml:15:35: losses.1.between.1: model 'previos' is not known (did you mean 'previous'?)",
         "b.yaml:15:45: losses.1.temprature: unknown key (did you mean 'temperature'?)",
         "b.yaml:15:60: losses.1.weight: schedule 'old_fractio' is not known (did you mean 'old_fraction'?)",
-        "b.yaml:16:26: losses.2.between.0: rows '@nw' are not known (allowed: @new, @replay)",
+        "b.yaml:16:26: losses.2.between.0: rows '@nw' are not known (did you mean '@new'?)",
         "b.yaml:16:49: losses.2.temperature: a temperature is greater than 0; got -4",
         "b.yaml:16:89: losses.2.weight.stesp: unknown key (did you mean 'steps'?)",
         "b.yaml:17:22: losses.3.between: name two models; got 3",
