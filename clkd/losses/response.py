@@ -148,6 +148,4 @@ def _mean(columns: Tensor, known: Tensor | None) -> Tensor:
 
 def _log_softmax(logits: Tensor, known: Tensor | None) -> Tensor:
     """Over the columns that are known. (The lowest number and not -inf, since a row may know none of them.)"""
-    return F.log_softmax(
-        logits if known is None else logits.masked_fill(~known, torch.finfo(logits.dtype).min), dim=1
-    )
+    return F.log_softmax(logits if known is None else logits.masked_fill(~known, torch.finfo(logits.dtype).min), dim=1)

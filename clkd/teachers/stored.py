@@ -45,7 +45,7 @@ class Stored(Teacher):
 
     def request(self, features: tuple[str, ...]) -> None:
         if features:
-            raise UserError(f"a memory stores logits, but no features, so '{features[0]}' of a stored teacher is unknown")
+            raise UserError(f"a stored teacher has logits, but no features: it cannot say '{features[0]}'")
 
     def signals(self, batch: Batch, needs: Needs) -> Signals:
         if batch.new == len(batch):
