@@ -20,7 +20,6 @@ from clkd.metrics.base import Metric
 from clkd.streams.base import Stream
 from clkd.tracking.group import Trackers
 
-
 RESIDENT_LIMIT = 2**30
 """Bytes of warped rows that are kept at most from one evaluation to the next."""
 
@@ -112,7 +111,7 @@ class Scheduler:
         return found.accuracy, found.task_aware, confusion
 
     def _warped(self, experience: Experience, split: str) -> Experience:
-        """The experience with its rows warped, which takes longer than evaluating them: done once, while there is room."""
+        """The experience with its rows warped, which takes longer than evaluating them: once, while there is room."""
         rows: Rows = getattr(experience, split)
         if rows.warp is None:
             return experience
@@ -121,7 +120,9 @@ class Scheduler:
             size = len(rows) * rows.x[:1].nbytes
             if (len(self.warped) + 1) * size > RESIDENT_LIMIT:
                 return experience
-            self.warped[key] = replace(experience, **{split: rows.ready(self.parts.device)})
+            ready = rows.ready(self.parts.device)
+            test = split == "test"
+            self.warped[key] = replace(experience, test=ready) if test else replace(experience, validation=ready)
         return self.warped[key]
 
     def _result(self, experience: Experience) -> dict[str, Any]:

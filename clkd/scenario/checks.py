@@ -109,7 +109,7 @@ def _check_term(
         wanted = {1: "one model", 2: "two models", None: "one or two models"}[sides]
         yield place, f"name {wanted}; got {len(between)}"
     named = [_model(side) for side in between]
-    for i, (side, model) in enumerate(zip(between, named, strict=True)):
+    for i, model in enumerate(named):
         used.add(model)
         if model != STUDENT and model not in teachers:
             used.update(get_close_matches(model, teachers, n=1))  # it is meant, so do not call it unused as well
