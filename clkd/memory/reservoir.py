@@ -62,6 +62,8 @@ class Reservoir(Memory):
         drawn = (torch.rand(arriving, generator=self.draws, dtype=torch.float64) * (t + 1)).long()
         slots = torch.where(t < self.size, t, drawn)
         lands = (slots < self.size).nonzero().squeeze(1)
+        if not len(lands):  # the usual case once much has been seen
+            return lands, lands
         # Row by row a later row would overwrite an earlier one in the same slot: keep the last of each slot.
         last = torch.full((self.size,), -1).scatter_reduce(0, slots[lands], lands, "amax")
         taken = (last >= 0).nonzero().squeeze(1)
