@@ -50,7 +50,7 @@ class Rows:
         """The rows at positions `at` (`[B]` int64 within this selection) as an un-augmented batch of new rows."""
         assert self.warp is None, "call ready() first: these rows still have to be warped into their domain"
         return Batch(
-            x=self.x[self.index[at]],
+            x=self.x.index_select(0, self.index[at]),  # copies whole rows, where indexing copies pixel by pixel
             y=self.y[at],
             sample_id=self.sample_id[at],
             domain=torch.full_like(at, self.domain),

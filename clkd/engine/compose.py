@@ -68,11 +68,18 @@ class Composer:
             augment=augment,
             terms=[self._term(part, context, place) for place, part in enumerate(scenario.losses)],
             teachers=self._teachers(context) if teach else {},
-            memory=build(scenario.memory, seed=scenario.seed, device=self.device, context=context),
+            memory=build(
+                scenario.memory,
+                seed=scenario.seed,
+                device=self.device,
+                context=context,
+                class_names=context.class_names,
+            ),
             transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
             transfer_weight=self._transfer_weight(),
         )
         parts.memory.to(self.device)
+        refuse_lost_views(parts)
         request_taps(parts)
         rehearse_growth(parts.student, stream)
         return Composition(store, stream, parts, {part.name: build(part) for part in scenario.metrics})
@@ -139,7 +146,8 @@ class Composer:
     def _teacher(self, name: str, part: Part, context: Context, built: dict[str, Teacher]) -> Teacher:
         """Says which key of the scenario a user's mistake belongs to."""
         try:
-            teacher: Teacher = self.registry.build(part, context=context, teachers=built)
+            offers = {"context": context, "teachers": built, "class_names": context.class_names}
+            teacher: Teacher = self.registry.build(part, **offers)
         except UserError as error:
             raise UserError(f"teachers.{name}: {error}") from error
         shared = part.shared
@@ -187,8 +195,18 @@ def request_taps(parts: Parts) -> None:
     for name in (STUDENT, *copies):
         parts.student.request(wanted[name].features)
     parts.student.request(parts.transfer.reads().features)
+    parts.student.request(parts.memory.needs.features if parts.memory.needs else ())
     for name, teacher in parts.teachers.items():
         teacher.request(wanted[name].features)
+
+
+def refuse_lost_views(parts: Parts) -> None:
+    """What was said about a row is about one view of it, so a memory that stores it must be able to show that again."""
+    if parts.memory.needs is not None and parts.augment.views is None:
+        raise UserError(
+            "memory.store: what the student said belongs to the view it saw, and here every view is drawn anew: give "
+            "rows fixed views, which are replayed with it (stream.augment: {…, views: 1}), or set stream.augment: none"
+        )
 
 
 def rehearse_growth(student: Student, stream: Stream) -> None:

@@ -52,7 +52,8 @@ class Loop:
         self.optimizer = self._optimizer(replaced)
         schedule = self._schedule()
         replay = self.options.replay_batch_size or self.options.batch_size
-        step = Step(self.parts, self.optimizer, self.progress, replay, self.options.clip_norm)
+        draws = self.options.replay_draws
+        step = Step(self.parts, self.optimizer, self.progress, replay, self.options.clip_norm, draws)
         self.parts.student.train()
         for epoch in range(self.progress.epochs):
             self.progress.epoch = epoch

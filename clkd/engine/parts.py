@@ -96,7 +96,10 @@ class Parts:
         wish = Needs(logits=model == STUDENT)
         for term in self.active():
             wish = wish | term.needs(model)
-        return wish | self.transfer.reads() if model == STUDENT else wish
+        if model == STUDENT:
+            wish = wish | self.transfer.reads()
+            wish = wish | self.memory.needs if self.memory.needs else wish
+        return wish
 
     def spec(self, side: Side) -> Spec:
         """What a side looks like now."""

@@ -24,6 +24,7 @@ class Step:
     progress: Progress
     replay: int
     clip_norm: float | None = None
+    replay_draws: int = 1
     rows: int = 0
     """Rows seen so far, replayed ones included."""
 
@@ -38,7 +39,7 @@ class Step:
     def __call__(self, new: Batch, draws: torch.Generator, noise: torch.Generator) -> dict[str, Tensor]:
         """Learn from `new` rows and as many replayed ones as the memory gives."""
         parts, progress = self.parts, self.progress
-        rows = new.joined(parts.memory.sample(self.replay, draws))
+        rows = new.joined(*(parts.memory.sample(self.replay, draws) for _ in range(self.replay_draws)))
         batch = parts.augment.look(rows, noise, progress.epoch)
 
         student = parts.student.signals(batch.x, self.needs[STUDENT])

@@ -73,7 +73,10 @@ class TrainOptions(Options):
     batch_size: Positive = 64
     """New rows in a step."""
     replay_batch_size: Positive | None = None
-    """Replayed rows in a step; by default as many as new ones."""
+    """Replayed rows in a draw; by default as many as new ones."""
+    replay_draws: Positive = 1
+    """How often memory is drawn from in a step, independently. A loss reads all replayed rows (`student@replay`) or
+    those of one draw (`student@replay1`, `student@replay2`)."""
     eval_batch_size: Positive = 512
     optimizer: OptimizerOptions
     scheduler: SchedulerOptions | None = None

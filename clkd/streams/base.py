@@ -152,6 +152,8 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
 
 def holdout(y: Tensor, rows: Tensor, fraction: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Of the rows at `rows`, those to train on and those kept aside: `fraction` of each class, rounded down."""
+    if not fraction:
+        return rows, rows[:0]
     order = rows[torch.randperm(len(rows), generator=draw)]
     held = torch.zeros(len(y), dtype=torch.bool)
     for label in torch.unique(y[rows]).tolist():

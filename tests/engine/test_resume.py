@@ -52,6 +52,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "losses": ["cross_entropy", {"kind": "relation", "between": ["student", "previous"]}],
     },
     "reservoir": {"memory": {"kind": "reservoir", "size": 30}},
+    "derpp": {
+        "teachers": {"stored": "stored"},
+        "losses": [
+            {"kind": "cross_entropy", "between": ["student@new"]},
+            {"kind": "kd", "between": ["student@replay1", "stored"], "variant": "mse"},
+            {"kind": "cross_entropy", "name": "replayed", "between": ["student@replay2"]},
+        ],
+        "memory": {"kind": "reservoir", "size": 30, "store": ["logits"]},
+        "train": {**BASE["train"], "replay_draws": 2},
+    },
     "class_balanced": {"memory": {"kind": "class_balanced", "size": 25}},
     "coral": {"memory": {"kind": "reservoir", "size": 30}, "transfer": {"kind": "coral", "weight": 0.5}},
     "kept_adam": {"train": {**BASE["train"], "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True}},
