@@ -20,7 +20,7 @@ from clkd.metrics.base import Metric
 from clkd.streams.base import Stream
 from clkd.tracking.group import Trackers
 
-RESIDENT_LIMIT = 2**30
+RESIDENT_LIMIT = 2**28
 """Bytes of warped rows that are kept at most from one evaluation to the next."""
 
 
