@@ -82,5 +82,6 @@ def _name(backbone: nn.Module) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line that says something; a backend's own error comes behind a line that ends in `raised:`."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)
