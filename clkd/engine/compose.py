@@ -16,6 +16,7 @@ from clkd.data.prepare import prepare
 from clkd.data.store import Store
 from clkd.engine.fit import fit
 from clkd.engine.parts import Parts
+from clkd.engine.speed import speed_up
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import UserError
 from clkd.experience import Rows
@@ -81,6 +82,7 @@ class Composer:
         parts.memory.to(self.device)
         refuse_lost_views(parts)
         request_taps(parts)
+        speed_up(parts, scenario.train)
         rehearse_growth(parts.student, stream)
         return Composition(store, stream, parts, {part.name: build(part) for part in scenario.metrics})
 

@@ -39,6 +39,15 @@ class Augment(Options):
     once; by default every view is drawn anew."""
 
 
+COMPILE = ("reduce-overhead", "max-autotune")
+
+
+def _known_mode(raw: Any) -> Any:
+    if isinstance(raw, bool) or raw in COMPILE:
+        return raw
+    raise ValueError(f"give true, false, {' or '.join(COMPILE)}; got {raw!r}")
+
+
 def _named_or_spelt_out(raw: Any) -> Any:
     """Either a name or a mapping, told apart here so that only the mistakes of the one meant are reported."""
     if isinstance(raw, Mapping):
@@ -87,6 +96,10 @@ class TrainOptions(Options):
     """Leave out an epoch's last batch when it is not full."""
     channels_last: bool = True
     """Lay images out channels-last, which is faster for convolutions."""
+    compile: Annotated[bool | Literal["reduce-overhead", "max-autotune"], BeforeValidator(_known_mode)] = False
+    """Compile the backbones with `torch.compile`: `true`, or one of its modes; needs a C++ compiler."""
+    precision: Literal["auto", "float32", "bf16"] = "float32"
+    """What backbones compute in; losses, heads and weights stay in float32. `auto` is bf16 on a GPU that has it."""
 
 
 class TrackingOptions(Options):
