@@ -6,13 +6,13 @@ torch's own signatures.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, model_validator
 
+from clkd.dynamo import spare
 from clkd.errors import UserError, did_you_mean
 from clkd.options import Opened, Options, Place, mistakes, unknown_key
 
@@ -177,7 +177,7 @@ def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter
     """The optimizer over `parameters`; `UserError` where torch refuses a value."""
     import torch
 
-    _spare_dynamo()
+    spare(torch.optim.Optimizer)
     kind: type[Optimizer] = getattr(torch.optim, OPTIMIZERS[options.kind].torch_name)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in options.keywords.items()
@@ -186,22 +186,6 @@ def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter
         return kind(list(parameters), **given)
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(f"train.optimizer: {options.kind}: {error}") from error
-
-
-def _spare_dynamo() -> None:
-    """Keep torch.optim from importing the compiler, which is half of a run's start, in a process that compiles nothing.
-
-    Its methods import `torch._dynamo` (3 s) at their first call, only to mark themselves as not to be traced. The mark
-    is a function to call instead, kept beside each; where it is there already, nothing is imported. Should another
-    release of torch keep it elsewhere, the import is back and nothing else changes.
-    """
-    import torch
-
-    if "torch._dynamo" in sys.modules:
-        return
-    for method in vars(torch.optim.Optimizer).values():
-        if (plain := getattr(method, "__wrapped__", None)) is not None and not hasattr(plain, "__dynamo_disable"):
-            setattr(plain, "__dynamo_disable", plain)  # noqa: B010  # written as an attribute, mypy would look for it
 
 
 def build_scheduler(options: SchedulerOptions, optimizer: Optimizer, epochs: int, steps: int) -> LRScheduler:

@@ -14,6 +14,7 @@ from clkd.errors import UserError
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601: how bright red, green and blue look."""
 
+
 def convert(raw: Raw, size: int | None, channels: int | None, rows_per_class: int | None) -> Raw:
     """Apply a data set's shared options.
 

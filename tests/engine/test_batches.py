@@ -147,5 +147,3 @@ def test_auto_streams_what_does_not_fit(monkeypatch: pytest.MonkeyPatch, caplog:
         assert residence.stays_resident("auto", store, [], CPU) is fits  # type: ignore[arg-type]
         assert residence.stays_resident(False, store, [], CPU) is False  # type: ignore[arg-type]
         assert residence.stays_resident(True, store, [], CPU) is True  # type: ignore[arg-type]
-
-
