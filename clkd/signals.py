@@ -81,6 +81,16 @@ class Batch:
             extra={name: column[replayed] for name, column in self.extra.items()} if stop > self.new else {},
         )
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The stored rows on `device`; a copy from pinned memory does not wait."""
+        columns = ("x", "y", "sample_id", "domain", "experience")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in columns})
+
+    def pinned(self) -> Batch:
+        """The stored rows in memory that a GPU can copy from on its own."""
+        columns = ("x", "y", "sample_id", "domain", "experience")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in columns})
+
     def joined(self, *draws: Batch | None) -> Batch:
         """These new rows followed by rows from memory, one draw after another."""
         replayed = [rows for rows in draws if rows is not None and len(rows)]

@@ -16,6 +16,7 @@ from clkd.data.prepare import prepare
 from clkd.data.store import Store
 from clkd.engine.fit import fit
 from clkd.engine.parts import Parts
+from clkd.engine.residence import stays_resident
 from clkd.engine.speed import speed_up
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import UserError
@@ -61,9 +62,10 @@ class Composer:
         scenario, build = self.scenario, self.registry.build
         store = prepare(scenario.stream.dataset, build=build, cache=self.cache, base=self.base)
         stream: Stream = build(scenario.stream.split, store=store, seed=scenario.seed)
-        stream.to(self.device)
+        resident = stays_resident(scenario.stream.resident, store, stream, self.device)
+        stream = stream.to(self.device) if resident else stream.streamed()
         augment = self._augment(store)
-        context = self._context(store, stream, augment)
+        context = self._context(store, stream, augment, resident)
         parts = Parts(
             student=self._network(scenario.student.model, scenario.student.head, context, scenario.seed),
             augment=augment,
@@ -102,8 +104,8 @@ class Composer:
             network = Student(backbone, built, context.shape, self.scenario.train.channels_last)
         return network.to(self.device)
 
-    def _context(self, store: Store, stream: Stream, augment: Augment) -> Context:
-        everything = _all_rows(store).ready(self.device)
+    def _context(self, store: Store, stream: Stream, augment: Augment, resident: bool) -> Context:
+        everything = _all_rows(store, resident).ready(self.device)
         fixed = self.registry.parse("heads", "fixed")
 
         def network(model: Part, class_ids: tuple[int, ...], seed: int) -> Student:
@@ -222,6 +224,6 @@ def _members(part: Part) -> tuple[str, ...]:
     return tuple(getattr(part.options, "members", ()))
 
 
-def _all_rows(store: Store) -> Rows:
+def _all_rows(store: Store, resident: bool) -> Rows:
     index = torch.arange(len(store.train.y))
-    return Rows(store.train.x, store.train.y, index, index)
+    return Rows(store.train.x, store.train.y, index, index, resident=resident)

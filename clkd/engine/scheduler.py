@@ -113,7 +113,7 @@ class Scheduler:
     def _warped(self, experience: Experience, split: str) -> Experience:
         """The experience with its rows warped, which takes longer than evaluating them: once, while there is room."""
         rows: Rows = getattr(experience, split)
-        if rows.warp is None:
+        if rows.warp is None or not rows.resident:
             return experience
         key = experience.index, split
         if key not in self.warped:

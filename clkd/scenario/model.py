@@ -64,6 +64,9 @@ class StreamOptions(Options):
     split: StreamPart
     augment: Annotated[Augment | Literal["standard", "none"], BeforeValidator(_named_or_spelt_out)] = "standard"
     """`standard` is what the data set's own entry declares (`clkd list datasets NAME`)."""
+    resident: Literal["auto"] | bool = "auto"
+    """Whether rows live on the training device (`true`), or stay in the store while batches are read ahead (`false`);
+    `auto` streams what would take more than half of the device's memory. The numbers are the same."""
 
 
 class StudentOptions(Options):
