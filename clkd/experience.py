@@ -11,8 +11,8 @@ from torch import Tensor
 from clkd.signals import Batch
 
 Warp = Callable[[Tensor], Tensor]
-"""Turns stored rows of one domain into the rows that the model gets: `[N, …]` uint8 in, the same shape and type out. Each
-row is turned by itself, whatever rows stand beside it: streamed rows are warped batch by batch."""
+"""Turns stored rows of one domain into the rows that the model gets: `[N, …]` uint8 in, the same shape and type out.
+Each row is turned by itself, whatever rows stand beside it: streamed rows are warped batch by batch."""
 
 
 @dataclass(frozen=True, slots=True)

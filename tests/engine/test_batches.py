@@ -61,15 +61,20 @@ def test_the_thread_stays_ahead_by_little_and_ends_with_the_epoch() -> None:
     class Watched(Rows):
         def stored(self, at: torch.Tensor) -> Any:
             asked.append(len(asked))
-            return super(Watched, self).stored(at)
+            return super().stored(at)
 
     made = some_rows(resident=False)
     rows = Watched(made.x, made.y, made.index, made.sample_id, resident=False)
-    with pytest.raises(KeyboardInterrupt), closing(batches(rows, torch.arange(40), 2, CPU)) as coming:
-        for place, _ in enumerate(coming):
-            assert readers()
-            if place == 3:
-                raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with closing(batches(rows, torch.arange(40), 2, CPU)) as coming:
+            for place, _ in enumerate(coming):
+                assert readers()
+                if place == 3:
+                    raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert len(asked) <= 4 + AHEAD
     assert not readers()
 
