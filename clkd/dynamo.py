@@ -1,7 +1,7 @@
 """Not importing torch's compiler, which takes 3 s, in a process that compiles nothing.
 
 Some of torch's methods import `torch._dynamo` at their first call, only to mark themselves as not to be traced. The
-mark is a function to call instead, kept beside each of them; where it is there already, nothing is imported. Should another
+mark is a function to call instead, kept beside each; where it is there already, nothing is imported. Should another
 release of torch keep it elsewhere, the import is back and nothing else changes.
 """
 
