@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, model_validator
 
-from clkd.dynamo import spare
 from clkd.errors import UserError, did_you_mean
 from clkd.options import Opened, Options, Place, mistakes, unknown_key
 
@@ -184,7 +183,6 @@ def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter
     """
     import torch
 
-    spare(torch.optim.Optimizer)
     kind: type[Optimizer] = getattr(torch.optim, OPTIMIZERS[options.kind].torch_name)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in options.keywords.items()

@@ -25,7 +25,6 @@ LEVELS = (
         "optimizers",
         "cache",
         "vision",
-        "dynamo",
         "frozen",
     ),
     ROOMS,
