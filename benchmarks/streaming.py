@@ -2,8 +2,8 @@
 
     python benchmarks/streaming.py [--megabytes 512]
 
-Rows are noise, decoded lazily into a store of that size. `RssAnon` leaves out mapped files, whose pages the system takes
-back when it needs them.
+Rows are noise, decoded lazily into a store of that size. `RssAnon` leaves out mapped files, whose pages the system
+takes back when it needs them.
 """
 
 from __future__ import annotations
