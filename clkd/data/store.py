@@ -140,7 +140,7 @@ def _write_rows(x: Tensor | Lazy, path: Path) -> dict[str, Any]:
     digest, dtype = hashlib.sha256(), torch.uint8
     with path.open("wb") as file:
         for part in chunks(x):
-            content = memoryview(part.contiguous().numpy()).cast("B")
+            content = part.contiguous().numpy().reshape(-1).view("uint8").data
             file.write(content)
             digest.update(content)
             dtype = part.dtype

@@ -39,5 +39,5 @@ def footprint(store: Store, stream: Stream) -> int:
 def memory_of(device: torch.device) -> int:
     """Bytes that are free on a GPU; for the CPU all of the machine's, since the system takes pages back by itself."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES"))

@@ -25,6 +25,7 @@ class Recall:
     def __init__(self, shown: Iterable[tuple[Batch, Signals]]) -> None:
         keys, answers = [], []
         for batch, said in shown:  # of a batch only the key is kept: its pixels are floats by now
+            assert batch.view is not None, "rows are foretold in fixed views"
             keys.append(torch.stack([batch.view, batch.experience, batch.sample_id]))
             answers.append(said)
         self.class_ids: Tensor = answers[0].class_ids
@@ -32,7 +33,7 @@ class Recall:
         sizes = [int(column.max()) + 1 for column in (view, experience, sample)]
         self.slots = torch.full(sizes, -1, dtype=torch.int32, device=view.device)
         self.slots[view, experience, sample] = torch.arange(len(view), dtype=torch.int32, device=view.device)
-        self.logits = None if answers[0].logits is None else torch.cat([said.logits for said in answers])
+        self.logits = None if answers[0].logits is None else torch.cat([said.logits for said in answers if said.logits is not None])
         self.features = {
             name: torch.cat([said.features[name].half() for said in answers]) for name in answers[0].features
         }
