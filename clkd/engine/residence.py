@@ -33,7 +33,7 @@ def footprint(store: Store, stream: Stream) -> int:
     """Bytes of all rows, and of the largest experience's warped copy."""
     row = store.train.x[:1].nbytes
     warped = [len(rows) * row for e in stream for rows in (e.train, e.validation, e.test) if rows.warp is not None]
-    return store.train.x.nbytes + store.test.x.nbytes + max(warped, default=0)
+    return int(store.train.x.nbytes + store.test.x.nbytes) + max(warped, default=0)
 
 
 def memory_of(device: torch.device) -> int:

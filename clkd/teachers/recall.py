@@ -33,7 +33,8 @@ class Recall:
         sizes = [int(column.max()) + 1 for column in (view, experience, sample)]
         self.slots = torch.full(sizes, -1, dtype=torch.int32, device=view.device)
         self.slots[view, experience, sample] = torch.arange(len(view), dtype=torch.int32, device=view.device)
-        self.logits = None if answers[0].logits is None else torch.cat([said.logits for said in answers if said.logits is not None])
+        logits = [said.logits for said in answers if said.logits is not None]
+        self.logits = torch.cat(logits) if logits else None
         self.features = {
             name: torch.cat([said.features[name].half() for said in answers]) for name in answers[0].features
         }
