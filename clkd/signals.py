@@ -71,6 +71,25 @@ class Batch:
             extra=self.extra if (start, stop) == (self.new, len(self)) else {},
         )
 
+    def pick(self, new: Tensor, replayed: Tensor) -> Batch:
+        """The rows at positions `new` and `replayed` (int64 within this batch), as copies.
+
+        >>> i = torch.arange(4)
+        >>> batch = Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=2, extra={"key": torch.tensor([7, 8])})
+        >>> picked = batch.pick(torch.tensor([1]), torch.tensor([3]))
+        >>> picked.x, picked.new, picked.extra
+        (tensor([1, 3]), 1, {'key': tensor([8])})
+        """
+        at = torch.cat([new, replayed])
+        own = {name: getattr(self, name)[at] for name in ("x", "y", "sample_id", "domain", "experience")}
+        return Batch(
+            **own,
+            new=len(new),
+            raw=None if self.raw is None else self.raw[at],
+            view=None if self.view is None else self.view[at],
+            extra={name: column[replayed - self.new] for name, column in self.extra.items()},
+        )
+
     def joined(self, replayed: Batch | None) -> Batch:
         """These new rows followed by rows from memory."""
         if replayed is None or not len(replayed):

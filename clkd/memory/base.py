@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from clkd.signals import Batch, Signals
+from clkd.signals import Batch, Needs, Signals
 
 if TYPE_CHECKING:
     from clkd.experience import Experience
@@ -21,6 +21,9 @@ class Memory:
 
     contract_optouts: ClassVar[dict[str, str]] = {}
     """Laws of `clkd.testing.contract` that do not hold for this memory, each with the reason."""
+
+    needs: Needs | None = None
+    """What it stores of what the student said about each row it is offered; None for nothing."""
 
     def observe(self, batch: Batch, signals: Signals) -> None:
         """Offered each new row exactly once, in the first epoch of its experience (`batch` holds new rows only)."""

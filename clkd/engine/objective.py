@@ -1,0 +1,73 @@
+"""From a batch to its loss: what the student and its teachers say about it, and what the terms make of that."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from clkd.engine.parts import Parts
+from clkd.engine.term import STUDENT
+from clkd.errors import UserError
+from clkd.ranks import Ranks
+from clkd.schedules.base import Progress, value_of
+from clkd.signals import Batch, Signals
+
+# Buffers are settled at the experience's end instead. Torch 2.13 gave the option a new name.
+_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+BUFFERS_STAY: dict[str, Any] = {next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in _OPTIONS): False}
+
+
+class Objective(nn.Module):
+    """The weighted sum of an experience's terms; its parameters are those that the sum depends on."""
+
+    def __init__(self, parts: Parts, progress: Progress, ranks: Ranks) -> None:
+        super().__init__()
+        # What cannot change within an experience is looked up once, not per batch.
+        self.parts, self.progress, self.ranks = parts, progress, ranks
+        self.needs = {name: parts.needs(name) for name in (STUDENT, *parts.teachers)}
+        self.student, self.transfer = parts.student, parts.transfer
+        self.terms = parts.active()
+        self.losses = nn.ModuleList(self.terms)  # which registers their parameters
+        self.speakers = {term.teacher: parts.teachers[term.teacher] for term in self.terms if term.teacher}
+
+    def forward(self, batch: Batch, whole: Batch) -> tuple[Tensor, dict[str, Tensor], Signals]:
+        """The loss, the unweighted terms, and what the student said. `batch` is this rank's share of `whole`."""
+        student = self.student.signals(batch.x, self.needs[STUDENT])
+        said = {STUDENT: student} | {name: t.signals(batch, self.needs[name]) for name, t in self.speakers.items()}
+
+        values: dict[str, Tensor] = {}
+        weighted: list[Tensor] = []
+        for term in self.terms:
+            if (value := term(batch, said, self.progress)) is not None:
+                values[term.name] = value = self.ranks.part(value, term.count(batch), term.count(whole))
+                weighted.append(term.weighted(value, self.progress, student))
+        if (shift := self.transfer(batch, student)) is not None:
+            values["transfer"] = shift = self.ranks.part(shift, len(batch), len(whole))
+            weighted.append(value_of(self.parts.transfer_weight, self.progress, student) * shift)
+        return _sum(weighted), values, student
+
+    def spread(self) -> nn.Module:
+        """Itself, with gradients averaged over the ranks if there are several."""
+        if self.ranks.alone:
+            return self
+        # Whoever is idle in some steps must be looked for in each of them.
+        idle = [p for term in self.terms if term.a.rows == "replay" for p in term.parameters()]
+        silent = not any(term.a.rows != "replay" and term.loss.needs.logits for term in self.terms)
+        unused = silent or bool(idle) or any(True for _ in self.transfer.parameters())
+        return DistributedDataParallel(self, find_unused_parameters=unused, **BUFFERS_STAY)
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    """In the scenario's order, starting from the first term itself, so that a single term stays what it is."""
+    if not terms:
+        raise UserError(
+            "no loss has anything to say about this batch (all wait for a teacher or for replayed rows): add one "
+            "about new rows, such as cross_entropy"
+        )
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
