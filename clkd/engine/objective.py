@@ -53,10 +53,11 @@ class Objective(nn.Module):
         """Itself, with gradients averaged over the ranks if there are several."""
         if self.ranks.alone:
             return self
-        # Whoever is idle in some steps must be looked for in each of them.
-        idle = [p for term in self.terms if term.a.rows == "replay" for p in term.parameters()]
-        silent = not any(term.a.rows != "replay" and term.loss.needs.logits for term in self.terms)
-        unused = silent or bool(idle) or any(True for _ in self.transfer.parameters())
+        # Parameters that no gradient reaches in some steps must be looked for in each of them.
+        steady = [term for term in self.terms if term.a.rows in (None, "new")]
+        fickle = [*(term for term in self.terms if term not in steady), self.transfer]
+        headless = not any(term.loss.needs.logits for term in steady)
+        unused = headless or any(part.requires_grad for module in fickle for part in module.parameters())
         return DistributedDataParallel(self, find_unused_parameters=unused, **BUFFERS_STAY)
 
 
