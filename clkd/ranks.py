@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 
 from clkd.errors import ClkdError, EchoError
 from clkd.signals import Batch, Needs, Signals
@@ -165,19 +164,18 @@ def joined() -> Iterator[Ranks]:
 
     Whoever fails first says why. The others fail because of it, and echo it without a word.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+    told = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    rank, world = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if told else (0, 1)
+    if world == 1:
         yield ALONE
         return
-    rank = int(os.environ["RANK"])
-    store = next(rendezvous("env://"))[0]
     # Objects and flags travel by gloo and never wait for a GPU; nccl wakes up only if tensors on one are sent.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield Ranks(rank, world, int(os.environ.get("LOCAL_RANK", rank)))
     except BaseException as error:
-        if store.add("clkd/failed", 1) > 1:
+        if dist.distributed_c10d._get_default_store().add("clkd/failed", 1) > 1:
             raise EchoError(str(error), getattr(error, "exit_code", 1)) from error
         raise
     finally:

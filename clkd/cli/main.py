@@ -65,7 +65,8 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. What clkd can explain is one line on stderr, without a traceback."""
     state = State()
-    speaks = os.environ.get("RANK", "0") == "0"  # torchrun starts several processes: one of them talks
+    alone = not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    speaks = alone or os.environ["RANK"] == "0"  # of the processes that torchrun starts, one talks
     logging.basicConfig(format="clkd: %(message)s", level=logging.INFO if speaks else logging.ERROR, stream=sys.stderr)
     try:
         code = cli.main(arguments, prog_name="clkd", standalone_mode=False, obj=state)

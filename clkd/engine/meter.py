@@ -30,7 +30,7 @@ class Meter:
         """The mean of each term since the meter was made. Raises as `refuse_nonfinite` does."""
         sums = self._looked_at()
         _refuse_nonfinite(sums, progress)
-        return {name: total / self.counts[name] for name, total in sums.items()}
+        return {name: sums[name] / count for name, count in self.counts.items()}
 
     def refuse_nonfinite(self, progress: Progress) -> None:
         """Stop a run whose loss is no number any more, naming the term that broke first in the scenario's order."""

@@ -15,7 +15,7 @@ from clkd.ranks import Ranks
 from clkd.schedules.base import Progress, value_of
 from clkd.signals import Batch, Signals
 
-# Buffers are settled at the experience's end instead. Torch 2.13 gave the option a new name.
+# Buffers are settled at the experience's end instead. Newer versions of torch have another name for this option.
 _OPTIONS = inspect.signature(DistributedDataParallel).parameters
 BUFFERS_STAY: dict[str, Any] = {next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in _OPTIONS): False}
 

@@ -127,7 +127,9 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
 def test_saved_alone_it_goes_on_as_two(tmp_path: Path) -> None:
     one(scenario=write(tmp_path, "whole"))
     one(scenario=write(tmp_path, "cut"), limit_experiences=1)
-    code, _, err = two("--resume", str(tmp_path / "cut"), "--tracking-uri", "sqlite:///m.db", cwd=tmp_path)
+    code, _, err = two(
+        "--resume", str(tmp_path / "cut"), "--tracking", "mlflow", "--tracking-uri", "sqlite:///m.db", cwd=tmp_path
+    )
     assert code == 0, err
     assert_equal_runs(tmp_path, "whole", "cut")
     from mlflow.tracking import MlflowClient
@@ -168,7 +170,7 @@ def test_what_only_compares_a_ranks_own_rows_still_ends_with_equal_students(tmp_
         "teachers": {"slow": "ema"},
         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
         "transfer": {"kind": "coral", "weight": 0.1},
-        "train": {"epochs": 1, "batch_size": 32},
+        "train": {"epochs": 1, "batch_size": 32, "optimizer": {"kind": "sgd", "lr": 0.05}},
     }
     code, _, err = two(str(write(tmp_path, "norm", **changes)), "--tracking", "offline", cwd=tmp_path)
     assert code == 0, err
