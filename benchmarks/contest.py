@@ -26,14 +26,20 @@ def contest(contestants: dict[str, Contestant], rounds: int) -> dict[str, list[f
 
 
 def table(title: str, rates: dict[str, list[float]]) -> str:
-    """Markdown: the median rate of each, and the median over rounds of the first one's ratio to it."""
-    first = next(iter(rates.values()))
-    lines = [f"**{title}**", "", "| | rows/s (median) | ratio (median, min – max of rounds) |", "|---|---|---|"]
+    """Markdown: the median rate of each contestant, and how much faster each of clkd's is, round by round."""
+    ours = [name for name in rates if name.startswith("clkd")]
+    lines = [f"**{title}**", "", "| | rows/s | " + " | ".join(f"{name} ÷ it" for name in ours) + " |"]
+    lines.append("|---" * (2 + len(ours)) + "|")
     for name, own in rates.items():
-        ratios = sorted(a / b for a, b in zip(first, own, strict=True))
-        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} – {ratios[-1]:.2f})" if own is not first else ""
-        lines.append(f"| {name} | {statistics.median(own):,.0f} | {spread} |")
+        cells = ["" if name == mine else ratio(rates[mine], own) for mine in ours]
+        lines.append(f"| {name} | {statistics.median(own):,.0f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    """Median, and smallest and largest, of the rounds' own ratios."""
+    ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
+    return f"**{statistics.median(ratios):.2f}** ({ratios[0]:.2f} – {ratios[-1]:.2f})"
 
 
 def machine() -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 from clkd.signals import Batch
 
 Warp = Callable[[Tensor], Tensor]
-"""Turns stored rows of one domain into the rows that the model gets: `[N, …]` uint8 in, the same shape and type out."""
+"""Turns stored rows of one domain into the rows that the model gets: `[N, …]` uint8 in, the same shape and type out. Each
+row is turned by itself, whatever rows stand beside it: streamed rows are warped batch by batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Rows:
         sample_id: `[n]` int64 the row's stable number, which is its place in the original set.
         domain, experience: the ids that every row of this selection carries.
         warp: what makes these rows another domain, or None.
+        resident: whether they may be brought onto the device whole; else they stay in the store, and only batches move.
     """
 
     x: Tensor
@@ -34,23 +36,37 @@ class Rows:
     domain: int = 0
     experience: int = 0
     warp: Warp | None = None
+    resident: bool = True
 
     def __len__(self) -> int:
         return len(self.index)
 
     def ready(self, device: torch.device | str) -> Rows:
-        """The same rows on `device`; a warp is applied once, here, to all of them."""
+        """The same rows on `device`; a warp is applied once, here, to all of them. Streamed rows stay as they are."""
+        if not self.resident:
+            return self
         moved = replace(self, y=self.y.to(device), index=self.index.to(device), sample_id=self.sample_id.to(device))
         if self.warp is None:
             return replace(moved, x=self.x.to(device))
         warped = self.warp(self.x[self.index].to(device))
         return replace(moved, x=warped, index=torch.arange(len(self), device=warped.device), warp=None)
 
-    def gather(self, at: Tensor) -> Batch:
-        """The rows at positions `at` (`[B]` int64 within this selection) as an un-augmented batch of new rows."""
-        assert self.warp is None, "call ready() first: these rows still have to be warped into their domain"
+    def gather(self, at: Tensor, device: torch.device | str | None = None) -> Batch:
+        """The rows at positions `at` (`[B]` int64 within this selection) as an un-augmented batch of new rows.
+
+        With a `device`, they are brought there, and warped there.
+        """
+        batch = self.stored(at)
+        return self.warped(batch if device is None else batch.to(device))
+
+    def warped(self, batch: Batch) -> Batch:
+        """What `stored` gave, in its domain."""
+        return batch if self.warp is None else replace(batch, x=self.warp(batch.x))
+
+    def stored(self, at: Tensor) -> Batch:
+        """As `gather`, before the warp."""
         return Batch(
-            x=self.x[self.index[at]],
+            x=self.x.index_select(0, self.index[at]),  # copies whole rows, where indexing copies pixel by pixel
             y=self.y[at],
             sample_id=self.sample_id[at],
             domain=torch.full_like(at, self.domain),

@@ -6,12 +6,15 @@ torch's own signatures.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, model_validator
 
+from clkd.dynamo import spare
 from clkd.errors import UserError, did_you_mean
 from clkd.options import Opened, Options, Place, mistakes, unknown_key
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
+
+log = logging.getLogger("clkd.optimizers")
 
 REQUIRED = "required"
 LENGTH = "length"
@@ -173,17 +178,35 @@ class SchedulerOptions(Options):
 
 
 def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer over `parameters`; `UserError` where torch refuses a value."""
+    """The optimizer over `parameters`; `UserError` where torch refuses a value.
+
+    Where a device or type has no fused kernel, `foreach` is used instead, which a warning says once.
+    """
     import torch
 
+    spare(torch.optim.Optimizer)
     kind: type[Optimizer] = getattr(torch.optim, OPTIMIZERS[options.kind].torch_name)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in options.keywords.items()
     }
+    trained = list(parameters)
     try:
-        return kind(list(parameters), **given)
+        try:
+            return kind(trained, **given)
+        except RuntimeError as error:
+            if not given.get("fused") or given.get("foreach") or given.get("differentiable"):
+                raise
+            instead = kind(trained, **{**given, "fused": False, "foreach": True})
+            _say_not_fused(options.kind, str(error))
+            return instead
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(f"train.optimizer: {options.kind}: {error}") from error
+
+
+@cache
+def _say_not_fused(kind: str, reason: str) -> None:
+    """Once, though an optimizer is built in every experience."""
+    log.warning("train.optimizer: %s: foreach instead of fused: %s", kind, reason)
 
 
 def build_scheduler(options: SchedulerOptions, optimizer: Optimizer, epochs: int, steps: int) -> LRScheduler:

@@ -51,11 +51,11 @@ class Ranks:
         A batch with fewer than two rows a rank, new or replayed, is everybody's whole: so no rank is ever without rows
         that another has, and the mean over ranks is the batch's either way.
         """
-        sizes = batch.new, len(batch) - batch.new
+        sizes = [batch.new, *(batch.draws or (len(batch) - batch.new,))]
         if self.alone or any(0 < size < 2 * self.world for size in sizes):
             return batch
-        at = torch.arange(len(batch), device=batch.y.device)
-        return batch.pick(self.own(at[: batch.new]), self.own(at[batch.new :]))
+        blocks = torch.split(torch.arange(len(batch), device=batch.y.device), sizes)
+        return batch.pick(*map(self.own, blocks))
 
     def own(self, rows: Tensor) -> Tensor:
         """Every `world`-th, starting with this rank's."""

@@ -25,7 +25,9 @@ class Batch:
             waits for a GPU.
         raw: `[B, …]` the rows as stored (what a memory keeps), once `x` has been augmented.
         view: `[B]` int64, which of each row's fixed views `x` is; None where views are drawn anew each time.
-        extra: what a memory stored beside its rows (for example old logits), row-aligned with the replayed part.
+        extra: what a memory stored beside its rows (old logits, the view they are about), row-aligned with the replayed
+            part.
+        draws: how many rows each draw from memory brought, where a whole batch has several (`train.replay_draws`).
     """
 
     x: Tensor
@@ -37,6 +39,7 @@ class Batch:
     raw: Tensor | None = None
     view: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    draws: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -57,8 +60,15 @@ class Batch:
         return self.x if self.raw is None else self.raw
 
     def rows(self, start: int, stop: int) -> Batch:
-        """Rows `start:stop`, as views."""
+        """Rows `start:stop`, as views.
+
+        >>> i = torch.arange(4)
+        >>> batch = Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=2, extra={"logits": i[:2] + 0.5})
+        >>> batch.rows(1, 3).extra["logits"]
+        tensor([0.5000])
+        """
         cut = slice(start, stop)
+        replayed = slice(max(start - self.new, 0), stop - self.new)
         return Batch(
             x=self.x[cut],
             y=self.y[cut],
@@ -68,11 +78,11 @@ class Batch:
             new=min(max(self.new - start, 0), stop - start),
             raw=None if self.raw is None else self.raw[cut],
             view=None if self.view is None else self.view[cut],
-            extra=self.extra if (start, stop) == (self.new, len(self)) else {},
+            extra={name: column[replayed] for name, column in self.extra.items()} if stop > self.new else {},
         )
 
-    def pick(self, new: Tensor, replayed: Tensor) -> Batch:
-        """The rows at positions `new` and `replayed` (int64 within this batch), as copies.
+    def pick(self, new: Tensor, *draws: Tensor) -> Batch:
+        """The rows at positions `new`, and of each draw from memory at `draws` (int64 within this batch), as copies.
 
         >>> i = torch.arange(4)
         >>> batch = Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=2, extra={"key": torch.tensor([7, 8])})
@@ -80,25 +90,41 @@ class Batch:
         >>> picked.x, picked.new, picked.extra
         (tensor([1, 3]), 1, {'key': tensor([8])})
         """
-        at = torch.cat([new, replayed])
+        at = torch.cat([new, *draws])
+        replayed = at[len(new) :] - self.new
         own = {name: getattr(self, name)[at] for name in ("x", "y", "sample_id", "domain", "experience")}
         return Batch(
             **own,
             new=len(new),
             raw=None if self.raw is None else self.raw[at],
             view=None if self.view is None else self.view[at],
-            extra={name: column[replayed - self.new] for name, column in self.extra.items()},
+            extra={name: column[replayed] for name, column in self.extra.items()},
+            draws=tuple(map(len, draws)),
         )
 
-    def joined(self, replayed: Batch | None) -> Batch:
-        """These new rows followed by rows from memory."""
-        if replayed is None or not len(replayed):
+    def to(self, device: torch.device | str) -> Batch:
+        """The stored rows on `device`; a copy from pinned memory does not wait."""
+        columns = ("x", "y", "sample_id", "domain", "experience")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in columns})
+
+    def pinned(self) -> Batch:
+        """The stored rows in memory that a GPU can copy from on its own."""
+        columns = ("x", "y", "sample_id", "domain", "experience")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in columns})
+
+    def joined(self, *draws: Batch | None) -> Batch:
+        """These new rows followed by rows from memory, one draw after another."""
+        replayed = [rows for rows in draws if rows is not None and len(rows)]
+        if not replayed:
             return self
         parts = {
-            name: torch.cat([getattr(self, name), getattr(replayed, name)])
+            name: torch.cat([getattr(self, name), *(getattr(rows, name) for rows in replayed)])
             for name in ("x", "y", "sample_id", "domain", "experience")
         }
-        return Batch(**parts, new=len(self), extra=replayed.extra)
+        beside = replayed[0].extra
+        if len(replayed) > 1:
+            beside = {name: torch.cat([rows.extra[name] for rows in replayed]) for name in beside}
+        return Batch(**parts, new=len(self), extra=beside, draws=tuple(map(len, replayed)))
 
     def seen_as(self, x: Tensor, view: Tensor | None = None) -> Batch:
         """The same rows with `x` augmented and normalised; the stored pixels move to `raw`."""
@@ -114,12 +140,15 @@ class Signals:
         class_ids: `[C]` int64, the global class id of each column.
         features: tap name to tensor: `[B, D]` or `[B, D, H, W]`.
         valid: `[B]` bool, whether this model knows the class of the row; None means every row.
+        known: `[B, C]` bool, which columns say something about which row (what was said long ago did not know later
+            classes); None means all.
     """
 
     logits: Tensor | None
     class_ids: Tensor
     features: dict[str, Tensor] = field(default_factory=dict)
     valid: Tensor | None = None
+    known: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> Signals:
         """What was said about rows `start:stop`, as views."""
@@ -129,7 +158,17 @@ class Signals:
             class_ids=self.class_ids,
             features={name: tensor[cut] for name, tensor in self.features.items()},
             valid=None if self.valid is None else self.valid[cut],
+            known=None if self.known is None else self.known[cut],
         )
+
+
+def by_class(logits: Tensor, class_ids: Tensor, classes: int) -> Tensor:
+    """`[B, classes]`: logits `[B, C]` with column k for global class k; 0 where the model has no such column.
+
+    >>> by_class(torch.tensor([[5.0, 6.0]]), torch.tensor([2, 0]), 3)
+    tensor([[6., 0., 5.]])
+    """
+    return logits.new_zeros(len(logits), classes).index_copy_(1, class_ids, logits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,14 +34,19 @@ class Augment:
     def look(self, rows: Batch, generator: torch.Generator, epoch: int) -> Batch:
         """The rows as they are trained on: in a view drawn anew, or in one of each row's fixed views.
 
-        With V fixed views, new rows are seen in view `epoch mod V` (so V epochs never repeat one), replayed rows in one
-        that is drawn.
+        With V fixed views, new rows are seen in view `epoch mod V` (so V epochs never repeat one), replayed rows in the
+        view that their memory stored something about, or else in one that is drawn.
         """
         if self.views is None:
             return rows.seen_as(self.train(rows.x, generator))
+        if self.views == 1:
+            return self.fixed(rows, torch.zeros_like(rows.sample_id))
         drawn = torch.randint(self.views, (len(rows),), generator=generator, device=generator.device)
         drawn[: rows.new] = epoch % self.views
-        return self.fixed(rows, drawn.to(rows.x.device, non_blocking=True))
+        number = drawn.to(rows.x.device, non_blocking=True)
+        if "view" in rows.extra:
+            number[rows.new :] = rows.extra["view"]
+        return self.fixed(rows, number)
 
     def fixed(self, rows: Batch, number: Tensor) -> Batch:
         """Each row in its fixed view of that number (`[B]` int64, from 0): the same for one row in every run."""

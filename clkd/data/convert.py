@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clkd.data.source import Raw, Split
+from clkd.data.source import Lazy, Raw, Split
 from clkd.errors import UserError
 
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601: how bright red, green and blue look."""
-
-CHUNK = 4096
-"""Rows converted at a time, which bounds the memory that takes."""
 
 
 def convert(raw: Raw, size: int | None, channels: int | None, rows_per_class: int | None) -> Raw:
@@ -24,7 +21,7 @@ def convert(raw: Raw, size: int | None, channels: int | None, rows_per_class: in
     Raises:
         UserError: `size` or `channels` was asked of vectors.
     """
-    if (size or channels) and raw.train.x.dim() != 4:
+    if (size or channels) and len(raw.train.x.shape) != 4:
         raise UserError("size and channels are for images, but these rows are vectors: leave them out")
     train = raw.train if rows_per_class is None else raw.train.rows(first_of_each(raw.train.y, rows_per_class))
     return replace(raw, train=_reshape(train, size, channels), test=_reshape(raw.test, size, channels))
@@ -40,12 +37,22 @@ def first_of_each(y: Tensor, n: int) -> Tensor:
 
 
 def _reshape(split: Split, size: int | None, channels: int | None) -> Split:
+    """Noted here, done when the rows are written."""
     x = split.x
-    if size is not None and x.shape[2:] != (size, size):
-        x = torch.cat([resize(rows, size) for rows in torch.split(x, CHUNK)])
+    if size is not None and tuple(x.shape[2:]) != (size, size):
+        x = _lazy(x).then(lambda rows: resize(rows, size), (x.shape[1], size, size))
     if channels is not None and x.shape[1] != channels:
-        x = x.repeat(1, 3, 1, 1) if channels == 3 else torch.cat([grey(rows) for rows in torch.split(x, CHUNK)])
+        change = grey if channels == 1 else _coloured
+        x = _lazy(x).then(change, (channels, *x.shape[2:]))
     return replace(split, x=x)
+
+
+def _lazy(x: Tensor | Lazy) -> Lazy:
+    return x if isinstance(x, Lazy) else Lazy(tuple(x.shape), lambda at: x[at])
+
+
+def _coloured(x: Tensor) -> Tensor:
+    return x.repeat(1, 3, 1, 1)
 
 
 def resize(x: Tensor, size: int) -> Tensor:

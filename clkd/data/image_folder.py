@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
-from clkd.data.source import Found, Places, Raw, Source, Split, holdout
+from clkd.data.source import Found, Lazy, Places, Raw, Source, Split, holdout
 from clkd.errors import UserError, did_you_mean
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
-CHUNK = 256
+CHUNK = 64
 """Pictures that a thread decodes at a time."""
 
 
@@ -101,30 +102,41 @@ def _read(parts: list[list[list[Path]]], classes: tuple[str, ...], source: Sourc
 
 
 def decode(pictures: Sequence[Sequence[Path | Packed]], source: Source) -> Split:
-    """All pictures of all classes, `pictures[c]` those of class c, as one tensor: RGB, or grey if `channels` is 1.
+    """All pictures of all classes, `pictures[c]` those of class c: RGB, or grey if `channels` is 1.
+
+    Only the first is decoded here, for its size; the others when their rows are written.
 
     Raises:
-        UserError: a picture cannot be read, or differs in size from the first one while no `size` is given.
+        UserError: a picture cannot be read, or (then) differs in size from the first one while no `size` is given.
     """
     mode = "L" if source.channels == 1 else "RGB"
     every = [picture for part in pictures for picture in part]
     first = _decode(every[0], mode, source.size)
-    x = np.empty((len(every), *first.shape), dtype=np.uint8)
 
-    def fill(start: int) -> None:
-        for at in range(start, min(start + CHUNK, len(every))):
-            image = _decode(every[at], mode, source.size)
-            if image.shape != first.shape:
-                raise UserError(
-                    f"{every[at]} has {image.shape[1]}×{image.shape[0]} pixels and {every[0]} {first.shape[1]}×"
-                    f"{first.shape[0]}: set the data set's `size` to bring all images to one"
-                )
-            x[at] = image
+    def pixels(at: int) -> NDArray[np.uint8]:
+        image = _decode(every[at], mode, source.size)
+        if image.shape != first.shape:
+            raise UserError(
+                f"{every[at]} has {image.shape[1]}×{image.shape[0]} pixels and {every[0]} {first.shape[1]}×"
+                f"{first.shape[0]}: set the data set's `size` to bring all images to one"
+            )
+        return image
 
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(fill, range(0, len(every), CHUNK)))  # a thread's error is raised when its result is asked for
+    def make(at: Tensor) -> Tensor:
+        x = np.empty((len(at), *first.shape), dtype=np.uint8)
+        places = at.tolist()
+
+        def fill(start: int) -> None:
+            for place in range(start, min(start + CHUNK, len(places))):
+                x[place] = pixels(places[place])
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(fill, range(0, len(places), CHUNK)))  # raises what a thread raised
+        return torch.from_numpy(x).permute(0, 3, 1, 2)
+
+    height, width, channels = first.shape
     labels = torch.arange(len(pictures)).repeat_interleave(torch.tensor([len(part) for part in pictures]))
-    return Split(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), labels)
+    return Split(Lazy((len(every), channels, height, width), make), labels)
 
 
 def _decode(picture: Path | Packed, mode: str, size: int | None) -> NDArray[np.uint8]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 from urllib.request import urlopen
 
 import torch
@@ -28,18 +29,58 @@ class UnavailableError(UserError):
     """A data set can be had nowhere; a scenario's `offline` data set may take its place."""
 
 
+CHUNK_BYTES = 64 * 2**20
+"""Decoded pixels that are held at a time, which bounds the memory that decoding takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """Rows that are made when they are asked for, so that a data set need not fit into memory.
+
+    Attributes:
+        shape: `(N, C, H, W)` of all rows, which are uint8.
+        make: the rows at some positions (`[n]` int64).
+
+    >>> rows = Lazy((3, 1, 1, 1), lambda at: at.to(torch.uint8).view(-1, 1, 1, 1))
+    >>> [part.flatten().tolist() for part in chunks(rows[torch.tensor([2, 0])])]
+    [[2, 0]]
+    """
+
+    shape: tuple[int, ...]
+    make: Callable[[Tensor], Tensor]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: Tensor) -> Lazy:
+        """Only the rows at `at`."""
+        return Lazy((len(at), *self.shape[1:]), lambda some: self.make(at[some]))
+
+    def then(self, change: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Lazy:
+        """The same rows after `change`, which makes each of them `shape`."""
+        return Lazy((len(self), *shape), lambda some: change(self.make(some)))
+
+
+def chunks(x: Tensor | Lazy) -> Iterator[Tensor]:
+    """All rows in order, a bounded number of bytes at a time."""
+    whole = x if isinstance(x, Tensor) else None
+    row = max(1, math.prod(x.shape[1:]) * (1 if whole is None else whole.element_size()))
+    for at in torch.split(torch.arange(len(x)), max(1, CHUNK_BYTES // row)):
+        yield x.make(at) if isinstance(x, Lazy) else x[at[0] : at[-1] + 1]
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """The training or the test rows of a data set.
 
     Attributes:
-        x: `[N, C, H, W]` uint8, or `[N, D]` float32.
+        x: `[N, C, H, W]` uint8, or `[N, D]` float32; `Lazy` where it is still to be decoded.
         y: `[N]` int64 class ids.
         experience: `[N]` int64, the experience each row belongs to, where the data says so. In test rows -1 means all.
         domain: `[N]` int64, the domain each row belongs to, where the data says so.
     """
 
-    x: Tensor
+    x: Any
     y: Tensor
     experience: Tensor | None = None
     domain: Tensor | None = None
@@ -47,7 +88,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
-    def columns(self) -> dict[str, Tensor]:
+    def columns(self) -> dict[str, Any]:
         """The tensors that are there, by name."""
         return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
 

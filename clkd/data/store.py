@@ -10,8 +10,10 @@ import fcntl
 import hashlib
 import json
 import logging
+import mmap
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,10 +24,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clkd.data.source import Raw, Split
+from clkd.data.source import Lazy, Raw, Split, chunks
 from clkd.errors import UserError
 
 log = logging.getLogger("clkd.data")
+
+FULL_CHECK = 2**30
+"""Bytes up to which a file is read whole at every opening (0.5 s or less)."""
+BLOCKS, BLOCK = 64, 4096
+"""Of a larger file, so many blocks of so many bytes are read."""
+NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 DTYPES = {"uint8": torch.uint8, "int64": torch.int64, "float32": torch.float32}
 
@@ -116,14 +124,27 @@ def _write(raw: Raw, folder: Path) -> None:
     folder.mkdir()
     tensors = {}
     for split_name, split in (("train", raw.train), ("test", raw.test)):
-        for column, tensor in split.columns().items():
+        for column, rows in split.columns().items():
             path = folder / f"{split_name}_{column}.bin"
-            tensor.contiguous().numpy().tofile(path)
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            tensors[path.stem] = {"dtype": dtype, "shape": list(tensor.shape), "sha256": _sha256(path)}
-    mean, std = statistics(raw.train.x)
+            tensors[path.stem] = _write_rows(rows, path)
+    mean, std = statistics(_map(folder / "train_x.bin", tensors["train_x"]))
     meta = {"tensors": tensors, "class_names": raw.class_names, "mean": mean.tolist(), "std": std.tolist()}
-    (folder / "meta.json").write_text(json.dumps({**meta, "fingerprint": _fingerprint(meta)}, indent=1))
+    glances = {stem: _glance(folder / f"{stem}.bin") for stem in tensors}
+    (folder / "meta.json").write_text(
+        json.dumps({**meta, "fingerprint": _fingerprint(meta), "glances": glances}, indent=1)
+    )
+
+
+def _write_rows(x: Tensor | Lazy, path: Path) -> dict[str, Any]:
+    """Chunk by chunk: only one of them is in memory. Returns what identifies the file's content."""
+    digest, dtype = hashlib.sha256(), torch.uint8
+    with path.open("wb") as file:
+        for part in chunks(x):
+            content = memoryview(part.contiguous().numpy()).cast("B")
+            file.write(content)
+            digest.update(content)
+            dtype = part.dtype
+    return {"dtype": str(dtype).removeprefix("torch."), "shape": list(x.shape), "sha256": digest.hexdigest()}
 
 
 def _open(name: str, folder: Path) -> Store:
@@ -131,7 +152,9 @@ def _open(name: str, folder: Path) -> Store:
     columns: dict[str, dict[str, Tensor]] = {"train": {}, "test": {}}
     for stem, facts in meta["tensors"].items():
         split, _, column = stem.partition("_")
-        columns[split][column] = _map(folder / f"{stem}.bin", facts)
+        path = folder / f"{stem}.bin"
+        _check(path, facts, meta["glances"].get(stem))
+        columns[split][column] = _map(path, facts)
     return Store(
         name=name,
         train=Split(**columns["train"]),
@@ -147,21 +170,45 @@ def _open(name: str, folder: Path) -> Store:
 def _read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
-        fingerprint = meta.pop("fingerprint")
+        fingerprint, glances = meta.pop("fingerprint"), meta.pop("glances", {})
     except (OSError, ValueError, KeyError) as error:
         raise AlteredError(f"meta.json: {error}") from error
     if _fingerprint(meta) != fingerprint:
         raise AlteredError("meta.json was edited")
-    return {**meta, "fingerprint": fingerprint}
+    return {**meta, "fingerprint": fingerprint, "glances": glances}
+
+
+def _check(path: Path, facts: dict[str, Any], glance: dict[str, Any] | None) -> None:
+    """Raises `AlteredError` unless the file is what was written: by its checksum, or if it is large by a glance.
+
+    A file that was copied or touched has another time, and is read whole.
+    """
+    if not path.exists():
+        raise AlteredError(f"{path.name} is missing")
+    if path.stat().st_size > FULL_CHECK and _glance(path) == glance:
+        return
+    if _sha256(path) != facts["sha256"]:
+        raise AlteredError(f"{path.name} has another checksum")
+
+
+def _glance(path: Path) -> dict[str, Any]:
+    """Size, time of change, and a checksum of blocks spread over the file."""
+    stat, digest = path.stat(), hashlib.sha256()
+    with path.open("rb") as file:
+        for i in range(BLOCKS):
+            file.seek(i * max(stat.st_size - BLOCK, 0) // (BLOCKS - 1))
+            digest.update(file.read(BLOCK))
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sample": digest.hexdigest()}
 
 
 def _map(path: Path, facts: dict[str, Any]) -> Tensor:
-    if not path.exists() or _sha256(path) != facts["sha256"]:
-        raise AlteredError(f"{path.name} is missing or has another checksum")
-    count = torch.Size(facts["shape"]).numel()
-    # Private pages: whoever writes to them changes a copy, never the file.
-    flat = torch.from_file(str(path), shared=False, size=count, dtype=DTYPES[facts["dtype"]])
-    return flat.view(facts["shape"])
+    """Private pages: whoever writes to them changes a copy, never the file.
+
+    The kernel is told to set nothing aside for such copies, or it would refuse a file that is larger than its memory.
+    """
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | NORESERVE)
+    return torch.frombuffer(pages, dtype=DTYPES[facts["dtype"]]).view(facts["shape"])
 
 
 def _sha256(path: Path) -> str:
@@ -171,6 +218,11 @@ def _sha256(path: Path) -> str:
 
 def _fingerprint(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _counts(x: Tensor) -> Tensor:
+    """`[C, 256]` int64: how often each channel has each value."""
+    return torch.stack([torch.bincount(x[:, c].flatten(), minlength=256) for c in range(x.shape[1])])
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,7 +235,7 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     ([0.5], [0.5])
     """
     if x.dtype == torch.uint8:
-        counts = torch.stack([torch.bincount(x[:, c].flatten(), minlength=256) for c in range(x.shape[1])]).double()
+        counts = sum((_counts(part) for part in chunks(x)), torch.zeros(x.shape[1], 256, dtype=torch.int64)).double()
         share, value = counts / counts.sum(1, keepdim=True), torch.arange(256).double() / 255
         mean = share @ value
         variance = (share * (value - mean[:, None]) ** 2).sum(1)

@@ -19,6 +19,8 @@ from clkd.data.prepare import prepare
 from clkd.data.store import Store
 from clkd.engine.fit import fit
 from clkd.engine.parts import Parts
+from clkd.engine.residence import stays_resident
+from clkd.engine.speed import speed_up
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import UserError
 from clkd.experience import Rows
@@ -69,20 +71,29 @@ class Composer:
         store = self.ranks.in_turn(lambda: prepare(dataset, build=build, cache=self.cache, base=self.base))
         self.ranks.agree("the data set", store.fingerprint)
         stream: Stream = build(scenario.stream.split, store=store, seed=scenario.seed)
-        stream.to(self.device)
+        resident = stays_resident(scenario.stream.resident, store, stream, self.device)
+        stream = stream.to(self.device) if resident else stream.streamed()
         augment = self._augment(store)
-        context = self._context(store, stream, augment)
+        context = self._context(store, stream, augment, resident)
         parts = Parts(
             student=self._student(context),
             augment=augment,
             terms=[self._term(part, context, place) for place, part in enumerate(scenario.losses)],
             teachers=self._teachers(context) if teach else {},
-            memory=build(scenario.memory, seed=scenario.seed, device=self.device, context=context),
+            memory=build(
+                scenario.memory,
+                seed=scenario.seed,
+                device=self.device,
+                context=context,
+                class_names=context.class_names,
+            ),
             transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
             transfer_weight=self._transfer_weight(),
         )
         parts.memory.to(self.device)
+        refuse_lost_views(parts)
         request_taps(parts)
+        speed_up(parts, scenario.train)
         rehearse_growth(parts.student, stream)
         return Composition(store, stream, parts, {part.name: build(part) for part in scenario.metrics})
 
@@ -114,8 +125,8 @@ class Composer:
             network = Student(backbone, built, context.shape, self.scenario.train.channels_last)
         return network.to(self.device)
 
-    def _context(self, store: Store, stream: Stream, augment: Augment) -> Context:
-        everything = _all_rows(store).ready(self.device)
+    def _context(self, store: Store, stream: Stream, augment: Augment, resident: bool) -> Context:
+        everything = _all_rows(store, resident).ready(self.device)
         fixed = self.registry.parse("heads", "fixed")
 
         def network(model: Part, class_ids: tuple[int, ...], seed: int) -> Student:
@@ -160,7 +171,8 @@ class Composer:
     def _teacher(self, name: str, part: Part, context: Context, built: dict[str, Teacher]) -> Teacher:
         """Says which key of the scenario a user's mistake belongs to."""
         try:
-            teacher: Teacher = self.ranks.in_turn(lambda: self.registry.build(part, context=context, teachers=built))
+            offers = {"context": context, "teachers": built, "class_names": context.class_names}
+            teacher: Teacher = self.ranks.in_turn(lambda: self.registry.build(part, **offers))
         except UserError as error:
             raise UserError(f"teachers.{name}: {error}") from error
         shared = part.shared
@@ -209,8 +221,18 @@ def request_taps(parts: Parts) -> None:
     for name in (STUDENT, *copies):
         parts.student.request(wanted[name].features)
     parts.student.request(parts.transfer.reads().features)
+    parts.student.request(parts.memory.needs.features if parts.memory.needs else ())
     for name, teacher in parts.teachers.items():
         teacher.request(wanted[name].features)
+
+
+def refuse_lost_views(parts: Parts) -> None:
+    """What was said about a row is about one view of it, so a memory that stores it must be able to show that again."""
+    if parts.memory.needs is not None and parts.augment.views is None:
+        raise UserError(
+            "memory.store: what the student said belongs to the view it saw, and here every view is drawn anew: give "
+            "rows fixed views, which are replayed with it (stream.augment: {…, views: 1}), or set stream.augment: none"
+        )
 
 
 def rehearse_growth(student: Student, stream: Stream) -> None:
@@ -224,6 +246,6 @@ def _members(part: Part) -> tuple[str, ...]:
     return tuple(getattr(part.options, "members", ()))
 
 
-def _all_rows(store: Store) -> Rows:
+def _all_rows(store: Store, resident: bool) -> Rows:
     index = torch.arange(len(store.train.y))
-    return Rows(store.train.x, store.train.y, index, index)
+    return Rows(store.train.x, store.train.y, index, index, resident=resident)

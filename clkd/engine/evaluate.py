@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clkd.data.augment import Augment
+from clkd.engine.batches import batches
 from clkd.experience import Experience, Rows
 from clkd.models.student import Student
 from clkd.ranks import ALONE, Ranks
@@ -76,15 +78,15 @@ def _hits(
     classes = round(len(confusion) ** 0.5)
     columns = student.class_ids_tensor
     own = _columns_of(experience.classes, columns)
-    right = torch.zeros(2, dtype=torch.long, device=rows.y.device)
-    for at in torch.split(ranks.own(torch.arange(len(rows), device=rows.y.device)), batch_size):
-        batch = rows.gather(at)
-        logits = student.signals(augment.plain(batch.x), Needs()).logits
-        assert logits is not None, "logits were asked for"
-        answer = columns[logits.argmax(1)]
-        aware = columns[logits.masked_fill(~own, -torch.inf).argmax(1)]
-        right += torch.stack([(answer == batch.y).sum(), (aware == batch.y).sum()])
-        confusion += torch.bincount(batch.y * classes + answer, minlength=len(confusion))
+    right = torch.zeros(2, dtype=torch.long, device=confusion.device)
+    with closing(batches(rows, ranks.own(torch.arange(len(rows))), batch_size, confusion.device)) as coming:
+        for batch in coming:
+            logits = student.signals(augment.plain(batch.x), Needs()).logits
+            assert logits is not None, "logits were asked for"
+            answer = columns[logits.argmax(1)]
+            aware = columns[logits.masked_fill(~own, -torch.inf).argmax(1)]
+            right += torch.stack([(answer == batch.y).sum(), (aware == batch.y).sum()])
+            confusion += torch.bincount(batch.y * classes + answer, minlength=len(confusion))
     return right
 
 

@@ -103,13 +103,12 @@ class _Execution:
         self.before = self.run.seconds.get("total", 0.0)
         self.limit = request.limit_experiences
         self.last = checkpoint.latest(self.directory.checkpoints)
+        self.noted = False
 
     def run_to_end(self) -> dict[str, Any]:
         outcome = Outcome("failed")
         try:
             self.trackers.start(self.run)
-            if self.ranks.first:  # so that a resumed run finds its MLflow run again
-                self.directory.update(tracking=self.run.tracking)
             self.hook.clkd_run_start(run=self.run)
             outcome.status = "finished" if self._scheduler().go() else "stopped"
         except Interrupted as stop:
@@ -145,7 +144,14 @@ class _Execution:
     def _on_epoch(self, experience: Experience, metrics: dict[str, float]) -> None:
         self.run.step, self.run.epochs = self.loop.progress.step, self.loop.progress.epochs
         self.trackers.epoch(self.run, experience, metrics)
+        self._note_tracking()
         self.hook.clkd_epoch_end(run=self.run, experience=experience, metrics=metrics)
+
+    def _note_tracking(self) -> None:
+        """Once trackers have started: so that a resumed run finds its MLflow run again."""
+        if self.ranks.first and not self.noted:
+            self.directory.update(tracking=self.run.tracking)
+            self.noted = True
 
     def _save(self) -> None:
         if not self.ranks.first:
@@ -172,6 +178,7 @@ class _Execution:
         self.directory.write("result.json", json.dumps(outcome.result, indent=2))
         self.directory.update(status=outcome.status, error=outcome.error)
         self.trackers.end(self.run, outcome)
+        self._note_tracking()
         self.hook.clkd_run_end(run=self.run, outcome=outcome)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from clkd.engine.batches import batches
 from clkd.engine.carry import carry_state
 from clkd.engine.meter import Meter
 from clkd.engine.parts import Parts
@@ -55,7 +57,8 @@ class Loop:
         self.optimizer = self._optimizer(replaced)
         schedule = self._schedule()
         replay = self.options.replay_batch_size or self.options.batch_size
-        step = Step(self.parts, self.optimizer, self.progress, replay, self.options.clip_norm, self.ranks)
+        draws = self.options.replay_draws
+        step = Step(self.parts, self.optimizer, self.progress, replay, self.options.clip_norm, draws, self.ranks)
         self.parts.student.train()
         for epoch in range(self.progress.epochs):
             self.progress.epoch = epoch
@@ -93,21 +96,22 @@ class Loop:
 
     def _epoch(self, step: Step, rows: Rows, experience: int, schedule: dict[str, LRScheduler]) -> dict[str, float]:
         epoch, size, device = self.progress.epoch, self.options.batch_size, self.parts.device
-        order = torch.randperm(len(rows), generator=generator(self.seed, "order", experience, epoch)).to(device)
+        order = torch.randperm(len(rows), generator=generator(self.seed, "order", experience, epoch))
         draws = generator(self.seed, "replay", experience, epoch)
         noise = generator(self.seed, "augment", experience, epoch)
         meter = Meter(self.ranks)
         lr = self._lr()
-        for place in range(self.progress.epoch_steps):
-            self.progress.epoch_step = place
-            at = order[place * size : (place + 1) * size]
-            meter.add(step(rows.gather(at), draws, noise))
-            self.progress.step += 1
-            self.on_step(self.progress)
-            if "step" in schedule:
-                schedule["step"].step()
-            if place % CHECK_EVERY == CHECK_EVERY - 1:
-                meter.refuse_nonfinite(self.progress)
+        order = order[: self.progress.epoch_steps * size]
+        with closing(batches(rows, order, size, device)) as coming:
+            for place, new in enumerate(coming):
+                self.progress.epoch_step = place
+                meter.add(step(new, draws, noise))
+                self.progress.step += 1
+                self.on_step(self.progress)
+                if "step" in schedule:
+                    schedule["step"].step()
+                if place % CHECK_EVERY == CHECK_EVERY - 1:
+                    meter.refuse_nonfinite(self.progress)
         if "epoch" in schedule:
             schedule["epoch"].step()
         self.rows += step.rows

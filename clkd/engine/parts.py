@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import nn
 
 from clkd.data.augment import Augment
+from clkd.engine.batches import batches
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import ClkdError
 from clkd.experience import Experience
@@ -73,12 +76,11 @@ class Parts:
     def _coming(self, experience: Experience) -> Iterator[Batch]:
         """Every new row, and every row in memory, in each of its views."""
         rows = experience.train.ready(self.device)
-        chunks = [rows.gather(at) for at in torch.split(torch.arange(len(rows), device=self.device), CHUNK)]
         kept = self.memory.sample(len(self.memory), generator(0))
-        chunks += [] if kept is None else [kept]
         for view in range(self.augment.views or 0):
-            for chunk in chunks:
-                yield self.augment.fixed(chunk, torch.full_like(chunk.y, view))
+            with closing(batches(rows, torch.arange(len(rows)), CHUNK, self.device)) as new:
+                for chunk in chain(new, [] if kept is None else [kept]):
+                    yield self.augment.fixed(chunk, torch.full_like(chunk.y, view))
 
     def end(self, experience: Experience) -> None:
         """Let everybody conclude. Transfer goes first: it may still change the student that teachers then copy."""
@@ -113,7 +115,10 @@ class Parts:
         wish = Needs(logits=model == STUDENT)
         for term in self.active():
             wish = wish | term.needs(model)
-        return wish | self.transfer.reads() if model == STUDENT else wish
+        if model == STUDENT:
+            wish = wish | self.transfer.reads()
+            wish = wish | self.memory.needs if self.memory.needs else wish
+        return wish
 
     def spec(self, side: Side) -> Spec:
         """What a side looks like now."""

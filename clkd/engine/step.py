@@ -24,6 +24,7 @@ class Step:
     progress: Progress
     replay: int
     clip_norm: float | None = None
+    replay_draws: int = 1
     ranks: Ranks = ALONE
     rows: int = 0
     """Rows seen so far, replayed ones and those of all ranks included."""
@@ -36,7 +37,8 @@ class Step:
     def __call__(self, new: Batch, draws: torch.Generator, noise: torch.Generator) -> dict[str, Tensor]:
         """Learn from `new` rows and as many replayed ones as the memory gives."""
         parts, progress = self.parts, self.progress
-        batch = parts.augment.look(new.joined(parts.memory.sample(self.replay, draws)), noise, progress.epoch)
+        rows = new.joined(*(parts.memory.sample(self.replay, draws) for _ in range(self.replay_draws)))
+        batch = parts.augment.look(rows, noise, progress.epoch)
         share = self.ranks.share(batch)
 
         loss, values, student = self.objective(share, batch)

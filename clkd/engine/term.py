@@ -16,7 +16,7 @@ STUDENT = "student"
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One end of `between`: `student`, `external.stage3`, `student.penultimate@replay`."""
+    """One end of `between`: `student`, `external.stage3`, `student.penultimate@replay`, `stored@replay2`."""
 
     model: str
     feature: str | None = None
@@ -37,10 +37,15 @@ class Side:
         return self.model + (f".{self.feature}" if self.feature else "") + (f"@{self.rows}" if self.rows else "")
 
     def cut(self, batch: Batch) -> tuple[int, int]:
-        """The slice of a batch this side speaks about: new rows come first, replayed ones after them."""
+        """The slice of a batch this side speaks about: new rows come first, replayed ones after them, by draw."""
+        if self.rows is None:
+            return 0, len(batch)
         if self.rows == "new":
             return 0, batch.new
-        return (batch.new, len(batch)) if self.rows == "replay" else (0, len(batch))
+        if self.rows == "replay":
+            return batch.new, len(batch)
+        draw = int(self.rows.removeprefix("replay"))
+        return batch.new + sum(batch.draws[: draw - 1]), batch.new + sum(batch.draws[:draw])
 
 
 class Term(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -81,9 +82,19 @@ class KD(Loss):
         z = take(logits_of(a), self.a_columns, self.a_prefix)
         v = take(logits_of(b).detach(), self.b_columns, self.b_prefix)
         temperature, t2 = self._temperature(a), self.convention == "t2"
-        tasks = zip(torch.split(z, self.sizes, 1), torch.split(v, self.sizes, 1), strict=True)
-        rows = torch.stack([kd_rows(*task, temperature, self.variant, t2) for task in tasks]).sum(0)
+        tasks = zip(*(self._split(columns) for columns in (z, v, self._known(b))), strict=True)
+        each = [kd_rows(zt, vt, temperature, self.variant, t2, known) for zt, vt, known in tasks]
+        rows = each[0] if len(each) == 1 else torch.stack(each).sum(0)
         return rows if self.rows == "all" or b.valid is None else among(rows, b.valid)
+
+    def _known(self, b: Signals) -> Tensor | None:
+        return None if b.known is None else take(b.known, self.b_columns, self.b_prefix)
+
+    def _split(self, columns: Tensor | None) -> Sequence[Tensor | None]:
+        """Each task's columns."""
+        if columns is None or len(self.sizes) == 1:
+            return [columns] * len(self.sizes)
+        return torch.split(columns, self.sizes, 1)
 
     def _temperature(self, a: Signals) -> float | Tensor:
         if not callable(self.temperature):
@@ -98,6 +109,7 @@ def kd_rows(
     temperature: float | Tensor = 2.0,
     variant: Literal["kl", "ce", "mse"] = "kl",
     t2: bool = True,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Distillation of each row.
 
@@ -107,17 +119,33 @@ def kd_rows(
         variant: `kl` is `Σ p_v (log p_v − log p_z)`; `ce` is `−Σ p_v log p_z`; `mse` is `mean (z − v)²`, which knows
             no temperature (and is, up to the factor 2 and the rows' means, the limit of T²·KL at high T).
         t2: multiply `kl` and `ce` by T².
+        known: `[B, K]` bool, the columns that take part in each row; None for all. A row without any gets 0.
 
     Returns:
         `[B]`.
 
+    >>> kd_rows(torch.zeros(1, 3), torch.tensor([[2.0, 0.0, 9.0]]), known=torch.tensor([[True, True, False]]))
+    tensor([0.4438])
     >>> z, v = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
     >>> kd_rows(z, v, temperature=2.0), kd_rows(z, v, temperature=2.0, t2=False)
     (tensor([0.4438]), tensor([0.1109]))
     """
     if variant == "mse":
-        return (student_logits - teacher_logits).square().mean(1)
-    log_p = F.log_softmax(student_logits / temperature, dim=1)
-    log_q = F.log_softmax(teacher_logits / temperature, dim=1)
+        return _mean((student_logits - teacher_logits).square(), known)
+    log_p = _log_softmax(student_logits / temperature, known)
+    log_q = _log_softmax(teacher_logits / temperature, known)
     rows = log_q.exp() * (log_q - log_p if variant == "kl" else -log_p)
+    rows = rows if known is None else rows.masked_fill(~known, 0.0)
     return rows.sum(1) * (temperature * temperature if t2 else 1.0)
+
+
+def _mean(columns: Tensor, known: Tensor | None) -> Tensor:
+    """`[B]`: over the columns that are known."""
+    if known is None:
+        return columns.mean(1)
+    return columns.masked_fill(~known, 0.0).sum(1) / known.sum(1).clamp(min=1)
+
+
+def _log_softmax(logits: Tensor, known: Tensor | None) -> Tensor:
+    """Over the columns that are known. (The lowest number and not -inf, since a row may know none of them.)"""
+    return F.log_softmax(logits if known is None else logits.masked_fill(~known, torch.finfo(logits.dtype).min), dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,9 @@ class ReservoirOptions(Options):
 
     size: Annotated[int, Field(gt=0)] = 500
     """How many rows are kept at most."""
+    store: tuple[Literal["logits"], ...] = ()
+    """What is kept beside each row: `[logits]` are the student's own, said when the row was new, as float32. A teacher
+    of kind `stored` says them again."""
 
 
 class ClassBalancedOptions(Options):

@@ -42,8 +42,8 @@ class ClassBalanced(Memory):
         stays = smallest(torch.cat([old_y, arriving.y.cpu()]), torch.cat([old_key, key]), experience.seen, self.size)
         chosen = stays[stays >= count] - count
         old = self.table.read(stays[stays < count]) if kept else None
-        new = arriving.select(chosen.to(arriving.y.device)).ready(self.table.device)
-        self._refill(old, new.gather(torch.arange(len(new), device=self.table.device)), key[chosen])
+        new = arriving.gather(chosen.to(arriving.y.device), self.table.device)
+        self._refill(old, new, key[chosen])
 
     def _everything(self) -> Batch | None:
         return self.table.read(torch.arange(len(self.table))) if len(self.table) else None

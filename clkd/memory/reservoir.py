@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from clkd.memory.base import Memory
 from clkd.memory.table import Table
 from clkd.seeding import generator
-from clkd.signals import Batch, Signals
+from clkd.signals import Batch, Needs, Signals, by_class
 
 
 class Reservoir(Memory):
@@ -20,18 +21,39 @@ class Reservoir(Memory):
     Vitter 1985, "Random Sampling with a Reservoir", algorithm R: row t (from 0) takes slot t while there is room, and
     after that a slot drawn evenly from 0 … t, if there is such a slot. Each row draws one number from the memory's own
     generator, so the outcome does not depend on how rows come in batches.
+
+    With `store: [logits]` each row comes back with what the student said about it when it was new, by global class id
+    (`extra["logits"]`, `[n, classes]` float32), and with the number of the fixed view that was about (`extra["view"]`).
+    Classes that the student had no column for are 0: those are the ones born after the row's own experience.
     """
 
-    def __init__(self, size: int = 500, seed: int = 0, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        size: int = 500,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        store: Collection[str] = (),
+        class_names: tuple[str, ...] = (),
+    ) -> None:
         self.size = size
+        self.needs = Needs() if "logits" in store else None
+        self.classes = len(class_names)
         self.seen = 0
         self.table = Table(size, device)
         self.draws = generator(seed, "memory", "reservoir")
 
     def observe(self, batch: Batch, signals: Signals) -> None:
         slots, rows = self._places(len(batch))
+        if not len(rows):
+            return
         at = rows.to(batch.y.device, non_blocking=True)
-        self.table.write(slots, _only(batch, at))
+        self.table.write(slots, _only(batch, at), self._beside(batch, signals, at) if self.needs else None)
+
+    def _beside(self, batch: Batch, signals: Signals, at: Tensor) -> dict[str, Tensor]:
+        """What is kept beside the rows at positions `at`."""
+        assert signals.logits is not None, "the memory's `needs` asks for logits"
+        said = by_class(signals.logits.detach()[at].float(), signals.class_ids, self.classes)
+        return {"logits": said} | ({} if batch.view is None else {"view": batch.view[at]})
 
     def _places(self, arriving: int) -> tuple[Tensor, Tensor]:
         """Which of the arriving rows stay, and in which slots (each slot once)."""
@@ -40,6 +62,8 @@ class Reservoir(Memory):
         drawn = (torch.rand(arriving, generator=self.draws, dtype=torch.float64) * (t + 1)).long()
         slots = torch.where(t < self.size, t, drawn)
         lands = (slots < self.size).nonzero().squeeze(1)
+        if not len(lands):  # the usual case once much has been seen
+            return lands, lands
         # Row by row a later row would overwrite an earlier one in the same slot: keep the last of each slot.
         last = torch.full((self.size,), -1).scatter_reduce(0, slots[lands], lands, "amax")
         taken = (last >= 0).nonzero().squeeze(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from clkd.frozen import freeze
 from clkd.models.cost import parameter_count
 from clkd.models.dry_run import dry_run
 from clkd.models.heads import Grown, Head
-from clkd.models.taps import Taps
+from clkd.models.taps import Runner, Taps
 from clkd.signals import Needs, Signals, Spec
 
 
@@ -26,6 +27,11 @@ class Student(nn.Module):
         shape: of one row, `(C, H, W)` or `(D,)`.
         channels_last: lay images and convolutions out channels-last, which is faster and gives the same numbers up to
             rounding.
+
+    Attributes:
+        autocast: what the backbone computes in where that is not its weights' own type (`torch.bfloat16`). The head
+            always computes in its weights' type, so that close logits stay apart.
+        runner: how the backbone and its taps are run: as they are, or compiled.
 
     >>> from clkd.models.backbones.mlp import MLP
     >>> from clkd.models.heads import Linear
@@ -43,14 +49,17 @@ class Student(nn.Module):
         self.shape = shape
         self.channels_last = channels_last and len(shape) == 3
         self.taps = Taps()
+        self.runner: Runner = Taps.run
+        self.autocast: torch.dtype | None = None
         self._feature_shapes: dict[str, tuple[int, ...]] = {}
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
 
     def signals(self, x: Tensor, needs: Needs) -> Signals:
         """What it says about `x` `[B, *shape]`, in one forward pass; every tap must have been requested before."""
-        penultimate, features = self.taps.run(self.backbone, self._laid_out(x), needs.features)
-        logits = self.head(penultimate) if needs.logits else None
+        with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
+            penultimate, features = self.runner(self.taps, self.backbone, self._laid_out(x), needs.features)
+        logits = self.head(penultimate.to(self.head.weight.dtype)) if needs.logits else None
         return Signals(logits=logits, class_ids=self.class_ids_tensor, features=features)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
@@ -93,6 +93,10 @@ class Taps:
         if name not in self.bound:
             raise UserError(f"tap '{name}' was never requested: call request(['{name}']) before the model is used")
         return self.bound[name]
+
+
+Runner = Callable[[Taps, nn.Module, Tensor, tuple[str, ...]], tuple[Tensor, dict[str, Tensor]]]
+"""`Taps.run`, or something that does the same faster."""
 
 
 def _suggest(name: str, stages: dict[str, str], modules: dict[str, nn.Module]) -> str:

@@ -16,7 +16,7 @@ from clkd.registry import Registry
 from clkd.scenario.model import Scenario
 
 STUDENT = "student"
-ROWS = ("new", "replay")
+ROWS = ("@new", "@replay")
 RESERVED = ("loss", "transfer")
 """What logs call the sum of all terms, and the transfer strategy's."""
 
@@ -30,8 +30,11 @@ def check_names(data: Mapping[str, Any], registry: Registry) -> Iterator[Problem
     if not isinstance(teachers, Mapping) or not isinstance(losses, Sequence) or isinstance(losses, str):
         return  # the schema has said so already
     used: set[str] = set()
+    train = data.get("train")
+    draws = train.get("replay_draws", 1) if isinstance(train, Mapping) else 1
     for i, loss in enumerate(losses):
         yield from _check_term(("losses", i), loss, teachers, registry, used)
+        yield from _check_rows(("losses", i), loss, draws if isinstance(draws, int) else 1)
     for name, teacher in teachers.items():
         yield from _check_members(("teachers", name, "members"), name, teacher, teachers, used)
     yield from _check_teachers(teachers, used)
@@ -106,16 +109,27 @@ def _check_term(
         wanted = {1: "one model", 2: "two models", None: "one or two models"}[sides]
         yield place, f"name {wanted}; got {len(between)}"
     named = [_model(side) for side in between]
-    for i, (side, model) in enumerate(zip(between, named, strict=True)):
+    for i, model in enumerate(named):
         used.add(model)
         if model != STUDENT and model not in teachers:
             used.update(get_close_matches(model, teachers, n=1))  # it is meant, so do not call it unused as well
             yield (*place, i), f"model '{model}' is not known ({did_you_mean(model, [STUDENT, *teachers])})"
-        rows = side.partition("@")[2]
-        if "@" in side and rows not in ROWS:
-            yield (*place, i), f"rows '@{rows}' are not known (allowed: @new, @replay)"
     if between and all(model in teachers for model in named):
         yield place, "no side is the student, so nobody would learn from it"
+
+
+def _check_rows(place: Place, loss: Any, draws: int) -> Iterator[Problem]:
+    """`@new`, `@replay`, and `@replay1` … for each of the draws in a step."""
+    between = loss.get("between") if isinstance(loss, Mapping) else None
+    allowed = [*ROWS, *(f"@replay{draw + 1}" for draw in range(draws))]
+    for i, side in enumerate(between if isinstance(between, list) else []):
+        _, at, name = str(side).partition("@")
+        if not at or (rows := at + name) in allowed:
+            continue
+        if name.removeprefix("replay").isdecimal():
+            yield (*place, "between", i), f"rows '{rows}' are not drawn: train.replay_draws is {draws}"
+        else:
+            yield (*place, "between", i), f"rows '{rows}' are not known ({did_you_mean(rows, allowed)})"
 
 
 def _sides(loss: Any, registry: Registry) -> int | None:

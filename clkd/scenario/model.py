@@ -39,6 +39,15 @@ class Augment(Options):
     once; by default every view is drawn anew."""
 
 
+COMPILE = ("reduce-overhead", "max-autotune")
+
+
+def _known_mode(raw: Any) -> Any:
+    if isinstance(raw, bool) or raw in COMPILE:
+        return raw
+    raise ValueError(f"give true, false, {' or '.join(COMPILE)}; got {raw!r}")
+
+
 def _named_or_spelt_out(raw: Any) -> Any:
     """Either a name or a mapping, told apart here so that only the mistakes of the one meant are reported."""
     if isinstance(raw, Mapping):
@@ -55,6 +64,9 @@ class StreamOptions(Options):
     split: StreamPart
     augment: Annotated[Augment | Literal["standard", "none"], BeforeValidator(_named_or_spelt_out)] = "standard"
     """`standard` is what the data set's own entry declares (`clkd list datasets NAME`)."""
+    resident: Literal["auto"] | bool = "auto"
+    """Whether rows live on the training device (`true`), or stay in the store while batches are read ahead (`false`);
+    `auto` streams what would take more than half of the device's memory. The numbers are the same."""
 
 
 class StudentOptions(Options):
@@ -73,7 +85,10 @@ class TrainOptions(Options):
     batch_size: Positive = 64
     """New rows in a step."""
     replay_batch_size: Positive | None = None
-    """Replayed rows in a step; by default as many as new ones."""
+    """Replayed rows in a draw; by default as many as new ones."""
+    replay_draws: Positive = 1
+    """How often memory is drawn from in a step, independently. A loss reads all replayed rows (`student@replay`) or
+    those of one draw (`student@replay1`, `student@replay2`)."""
     eval_batch_size: Positive = 512
     optimizer: OptimizerOptions
     scheduler: SchedulerOptions | None = None
@@ -84,6 +99,10 @@ class TrainOptions(Options):
     """Leave out an epoch's last batch when it is not full."""
     channels_last: bool = True
     """Lay images out channels-last, which is faster for convolutions."""
+    compile: Annotated[bool | Literal["reduce-overhead", "max-autotune"], BeforeValidator(_known_mode)] = False
+    """Compile the backbones with `torch.compile`: `true`, or one of its modes; needs a C++ compiler."""
+    precision: Literal["auto", "float32", "bf16"] = "float32"
+    """What backbones compute in; losses, heads and weights stay in float32. `auto` is bf16 on a GPU that has it."""
 
 
 class TrackingOptions(Options):

@@ -38,14 +38,14 @@ def to_avalanche(stream: Stream, augment: Callable[[Tensor], Tensor] | None = No
 def _dataset(stream: Stream, rows: Rows, augment: Callable[[Tensor], Tensor] | None) -> Any:
     from avalanche.benchmarks.utils import DataAttribute, TaskAwareSupervisedClassificationDataset, TransformGroups
 
-    ready = rows.ready("cpu")
+    whole = rows.gather(torch.arange(len(rows), device=rows.index.device), "cpu")
     task = rows.experience if stream.task_labels else 0
     view = Normalized(stream.mean, stream.std)
     return TaskAwareSupervisedClassificationDataset(
-        [TensorDataset(ready.x[ready.index], ready.y)],
+        [TensorDataset(whole.x, whole.y)],
         data_attributes=[
-            DataAttribute(ready.y.tolist(), "targets"),
-            DataAttribute([task] * len(ready), "targets_task_labels", use_in_getitem=True),
+            DataAttribute(whole.y.tolist(), "targets"),
+            DataAttribute([task] * len(whole), "targets_task_labels", use_in_getitem=True),
         ],
         transform_groups=TransformGroups({"train": (replace(view, augment=augment), None), "eval": (view, None)}),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
@@ -88,6 +88,10 @@ class Stream(Sequence[Experience]):
                 digest.update(rows.index.cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    def streamed(self) -> Stream:
+        """Leave all rows in the store, to be brought to the device batch by batch. Returns the stream itself."""
+        return self._each(lambda rows: replace(rows, resident=False))
+
     def to(self, device: torch.device | str) -> Stream:
         """Move all rows to `device`; what experiences share is moved once. Returns the stream itself."""
         moved: dict[int, tuple[Tensor, Tensor]] = {}
@@ -99,8 +103,11 @@ class Stream(Sequence[Experience]):
         def move_rows(rows: Rows) -> Rows:
             return replace(rows, x=move(rows.x), y=move(rows.y), index=move(rows.index), sample_id=move(rows.sample_id))
 
+        return self._each(move_rows)
+
+    def _each(self, change: Callable[[Rows], Rows]) -> Stream:
         self.experiences = tuple(
-            replace(e, train=move_rows(e.train), validation=move_rows(e.validation), test=move_rows(e.test))
+            replace(e, train=change(e.train), validation=change(e.validation), test=change(e.test))
             for e in self.experiences
         )
         return self
@@ -152,6 +159,8 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
 
 def holdout(y: Tensor, rows: Tensor, fraction: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Of the rows at `rows`, those to train on and those kept aside: `fraction` of each class, rounded down."""
+    if not fraction:
+        return rows, rows[:0]
     order = rows[torch.randperm(len(rows), generator=draw)]
     held = torch.zeros(len(y), dtype=torch.bool)
     for label in torch.unique(y[rows]).tolist():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from clkd.options import ModelPart, Options
 
 if TYPE_CHECKING:
     from clkd.registry import Register
+    from clkd.scenario.model import Scenario
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -25,6 +27,30 @@ class EmaOptions(Options):
     """A moving average of the student's own weights."""
 
     decay: Share = 0.999
+
+
+class StoredOptions(Options):
+    """What the student said about each replayed row when the row was new."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """It speaks of replayed rows alone, and only where the memory stored what was said."""
+        if "logits" not in getattr(scenario.memory.options, "store", ()):
+            yield (
+                "it says again what the memory stored, but this memory stores no logits: set memory: "
+                "{kind: reservoir, size: 1000, store: [logits]}"
+            )
+        names = {name for name, part in scenario.teachers.items() if part.options is self}
+        for name, part in scenario.teachers.items():
+            if names & set(getattr(part.options, "members", ())):
+                yield f"it speaks of replayed rows alone, so it cannot be a member of '{name}'"
+        for i, loss in enumerate(scenario.losses):
+            sides = [side.partition("@") for side in getattr(loss.shared, "between", None) or ()]
+            rows = {rows for _, _, rows in sides if rows}
+            if names & {side.partition(".")[0] for side, _, _ in sides} and (len(rows) != 1 or "new" in rows):
+                yield (
+                    f"it speaks of replayed rows alone: let both sides of losses.{i}.between name the same ones, as "
+                    "[student@replay, stored@replay]"
+                )
 
 
 class EnsembleOptions(Options):
@@ -93,6 +119,12 @@ def clkd_register_teachers(register: Register) -> None:
         summary="the student before this experience",
     )
     register("ema", "clkd.teachers.ema:Ema", config=EmaOptions, summary="a moving average of the student")
+    register(
+        "stored",
+        "clkd.teachers.stored:Stored",
+        config=StoredOptions,
+        summary="what the student said of replayed rows when they were new (Dark Experience Replay)",
+    )
     register(
         "ensemble", "clkd.teachers.ensemble:Ensemble", config=EnsembleOptions, summary="several teachers, averaged"
     )

@@ -23,9 +23,11 @@ class Recall:
     """
 
     def __init__(self, shown: Iterable[tuple[Batch, Signals]]) -> None:
-        batches, answers = zip(*shown, strict=True)
+        keys, answers = [], []
+        for batch, said in shown:  # of a batch only the key is kept: its pixels are floats by now
+            keys.append(torch.stack([batch.view, batch.experience, batch.sample_id]))
+            answers.append(said)
         self.class_ids: Tensor = answers[0].class_ids
-        keys = [torch.stack([b.view, b.experience, b.sample_id]) for b in batches]
         view, experience, sample = torch.cat(keys, 1)
         sizes = [int(column.max()) + 1 for column in (view, experience, sample)]
         self.slots = torch.full(sizes, -1, dtype=torch.int32, device=view.device)

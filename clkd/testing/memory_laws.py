@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from clkd.experience import Experience
 from clkd.memory.base import Memory
-from clkd.signals import Needs
+from clkd.signals import Signals
 from clkd.testing import material
 
 Make = Callable[[], Memory]
@@ -71,6 +72,18 @@ def counted(make: Make, size: int) -> None:
         assert memory.nbytes() >= len(memory) * 4, f"{memory.nbytes()} bytes for {len(memory)} rows of 4 pixels"
 
 
+def remembered(make: Make, size: int) -> None:
+    """Logits that it stores come back with their rows, bit for bit, in columns by global class id."""
+    for memory, _ in _life(make()):
+        rows = memory.sample(size, _draws())
+        if rows is None or "logits" not in rows.extra:
+            continue
+        assert rows.extra["logits"].dtype == torch.float32, f"logits come back as {rows.extra['logits'].dtype}"
+        classes = material.student().class_ids_tensor
+        said = rows.extra["logits"].index_select(1, classes)
+        assert torch.equal(said, _said(rows.sample_id, classes)), "logits do not belong to the row's sample_id"
+
+
 def state(make: Make, size: int) -> None:
     """A fresh memory that takes the state of another goes on exactly as that one does."""
     memory, other = make(), make()
@@ -102,7 +115,7 @@ class Law(Protocol):
 
 
 MEMORY_LAWS: dict[str, Law] = {
-    law.__name__: law for law in (empty, bounded, faithful, distinct, repeatable, counted, state, snapshot)
+    law.__name__: law for law in (empty, bounded, faithful, distinct, repeatable, counted, remembered, state, snapshot)
 }
 
 
@@ -120,11 +133,17 @@ def _life(memory: Memory) -> Iterator[tuple[Memory, Experience]]:
 
 
 def _offer(memory: Memory, experience: Experience) -> Iterator[None]:
-    student = material.student().spec(material.TAP)
+    classes = material.student().class_ids_tensor
     for at in torch.split(torch.arange(len(experience.train)), FEED):
         batch = experience.train.gather(at)
-        memory.observe(batch.seen_as(batch.x.float() / 255), material.signals(len(batch), student, Needs(), seed=3))
+        said = Signals(_said(batch.sample_id, classes).requires_grad_(), classes)
+        memory.observe(batch.seen_as(batch.x.float() / 255, torch.zeros_like(batch.y)), said)
         yield
+
+
+def _said(sample_id: Tensor, classes: Tensor) -> Tensor:
+    """`[B, C]` logits that tell whose they are."""
+    return sample_id[:, None] + classes[None] / 10
 
 
 def _show(memory: Memory, experience: Experience) -> None:

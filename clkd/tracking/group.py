@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ class _Guest:
     failures: int = 0
     seconds: float = 0.0
     told: bool = False
+    starting: Future[None] | None = None
+    """Its start, while that goes on beside training."""
 
 
 class Trackers(Tracker):
@@ -57,8 +60,12 @@ class Trackers(Tracker):
         return sum(guest.seconds for guest in self._guests if guest.tracker.name == "console")
 
     def start(self, run: Run) -> None:
+        """Slow ones start beside training, and are waited for when there is something to tell them."""
         for guest in self._guests:
-            self._call(guest, "start", run)
+            if guest.tracker.slow_start and not self._required:
+                guest.starting = _beside(guest.tracker.start, run)
+            else:
+                self._call(guest, "start", run)
 
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
         for guest in self._guests:
@@ -79,8 +86,7 @@ class Trackers(Tracker):
         begin = perf_counter()
         try:
             if not guest.started:
-                guest.tracker.start(run)
-                guest.started = True
+                _start(guest, run)
             if moment != "start":
                 getattr(guest.tracker, moment)(run, *about)
             guest.failures = 0
@@ -92,6 +98,24 @@ class Trackers(Tracker):
             _report(guest, error)
         finally:
             guest.seconds += perf_counter() - begin
+
+
+def _start(guest: _Guest, run: Run) -> None:
+    """Start it, or wait for the start that is under way; what that raised is raised here."""
+    under_way, guest.starting = guest.starting, None
+    if under_way is None:
+        guest.tracker.start(run)
+    else:
+        under_way.result()
+    guest.started = True
+
+
+def _beside(start: Callable[[Run], None], run: Run) -> Future[None]:
+    """Call it on a thread, which ends with it."""
+    thread = ThreadPoolExecutor(1, "clkd-tracker")
+    under_way = thread.submit(start, run)
+    thread.shutdown(wait=False)
+    return under_way
 
 
 def _report(guest: _Guest, error: Exception) -> None:

@@ -48,6 +48,7 @@ class MlflowTracker(Tracker):
     """
 
     name = "mlflow"
+    slow_start = True  # importing it and opening its store take longer than everything before the first step
 
     def __init__(
         self,

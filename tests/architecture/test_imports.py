@@ -25,6 +25,7 @@ LEVELS = (
         "optimizers",
         "cache",
         "vision",
+        "dynamo",
         "frozen",
         "ranks",
     ),

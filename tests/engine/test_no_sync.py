@@ -25,6 +25,7 @@ from clkd.schedules.old_fraction import OldFraction
 from clkd.seeding import generator
 from clkd.teachers.ema import Ema
 from clkd.teachers.previous import Previous
+from clkd.teachers.stored import Stored
 from clkd.transfer.coral import Coral
 
 WAITS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "nonzero")
@@ -50,16 +51,18 @@ def step(make_student: Callable[[], Student], experiences: list[Experience]) -> 
     """A step of everything at once, in the second experience. (Offering rows to a memory comes with draws that are made
     on the host, so the first epoch is not watched.)"""
     student = make_student()
-    previous, ema, memory = Previous(), Ema(0.9), Reservoir(size=8)
+    previous, ema, stored = Previous(), Ema(0.9), Stored(("a", "b", "c", "d"))
+    memory = Reservoir(size=8, store=("logits",), class_names=("a", "b", "c", "d"))
     terms = [
         Term("ce", CrossEntropy(), (Side("student"),)),
         Term("kd", KD(), (Side("student"), Side("previous")), OldFraction()),
         Term("valid", KD(rows="valid"), (Side("student"), Side("ema"))),
         Term("features", Features(), (Side.read("student.penultimate@new"), Side.read("previous.penultimate"))),
         Term("relation", Relation("both"), (Side("student"), Side("previous"))),
+        Term("stored", KD(), (Side.read("student@replay2"), Side.read("stored@replay2"))),
     ]
     augment = Augment(torch.full((3,), 0.5), torch.full((3,), 0.25), crop=2, flip=True)
-    parts = Parts(student, augment, terms, {"previous": previous, "ema": ema}, memory, Coral(), 0.1)
+    parts = Parts(student, augment, terms, {"previous": previous, "ema": ema, "stored": stored}, memory, Coral(), 0.1)
     parts.begin(experiences[0], 0)
     first = Step(parts, torch.optim.SGD(list(parts.parameters()), 0.01), Progress(), replay=8)
     first(experiences[0].train.gather(torch.arange(16)), generator(0), generator(1))
@@ -67,7 +70,7 @@ def step(make_student: Callable[[], Student], experiences: list[Experience]) -> 
     parts.begin(experiences[1], 0)
     optimizer = torch.optim.SGD(list(parts.parameters()), 0.01, momentum=0.9)
     progress = Progress(experience=1, experiences=2, old_classes=2, seen_classes=4, epoch=1)
-    made = Step(parts, optimizer, progress, replay=8, clip_norm=1.0)
+    made = Step(parts, optimizer, progress, replay=8, clip_norm=1.0, replay_draws=2)
     made(experiences[1].train.gather(torch.arange(16)), generator(0), generator(1))
     return made, experiences[1]
 
@@ -78,7 +81,7 @@ def test_the_step_never_waits(step: tuple[Step, Experience], waits: list[str]) -
     waits.clear()
     values = made(rows, draws, noise)
     assert waits == []
-    assert set(values) == {"loss", "ce", "kd", "valid", "features", "relation", "transfer"}
+    assert set(values) == {"loss", "ce", "kd", "valid", "features", "relation", "stored", "transfer"}
 
 
 def test_the_watch_sees_a_wait(waits: list[str]) -> None:

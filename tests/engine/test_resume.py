@@ -51,7 +51,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "teachers": {"previous": "previous"},
         "losses": ["cross_entropy", {"kind": "relation", "between": ["student", "previous"]}],
     },
+    "bf16": {
+        "teachers": {"previous": "previous"},
+        "losses": ["cross_entropy", KD],
+        "train": {**BASE["train"], "precision": "bf16"},
+    },
     "reservoir": {"memory": {"kind": "reservoir", "size": 30}},
+    "derpp": {
+        "teachers": {"stored": "stored"},
+        "losses": [
+            {"kind": "cross_entropy", "between": ["student@new"]},
+            {"kind": "kd", "between": ["student@replay1", "stored"], "variant": "mse"},
+            {"kind": "cross_entropy", "name": "replayed", "between": ["student@replay2"]},
+        ],
+        "memory": {"kind": "reservoir", "size": 30, "store": ["logits"]},
+        "train": {**BASE["train"], "replay_draws": 2},
+    },
     "class_balanced": {"memory": {"kind": "class_balanced", "size": 25}},
     "coral": {"memory": {"kind": "reservoir", "size": 30}, "transfer": {"kind": "coral", "weight": 0.5}},
     "kept_adam": {"train": {**BASE["train"], "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True}},
@@ -127,6 +142,17 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(plugins: Plug
     c = run(plugins, tmp_path, "c", {**changes, "seed": 1})
     assert a["accuracy_matrix"] == b["accuracy_matrix"] != c["accuracy_matrix"]
     assert_same(state(tmp_path, "a"), state(tmp_path, "b"))
+
+
+@pytest.mark.slow
+def test_so_it_is_for_a_compiled_run(plugins: Plugins, tmp_path: Path) -> None:
+    changes = {**VARIANTS["previous"], **VARIANTS["reservoir"], "train": {**BASE["train"], "compile": True}}
+    a, b = (run(plugins, tmp_path, name, changes) for name in ("a", "b"))
+    run(plugins, tmp_path, "cut", changes, limit=1)
+    resumed = execute(RunRequest(resume=str(tmp_path / "cut"), quiet=True), plugins)
+    assert a["accuracy_matrix"] == b["accuracy_matrix"] == resumed["accuracy_matrix"]
+    assert_same(state(tmp_path, "a"), state(tmp_path, "b"))
+    assert_same(state(tmp_path, "a"), state(tmp_path, "cut"))
 
 
 def test_a_resumed_run_keeps_its_scenario(plugins: Plugins, tmp_path: Path) -> None:

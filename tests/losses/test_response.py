@@ -173,3 +173,20 @@ def test_options_that_say_nothing_or_nonsense_are_refused():
     with pytest.raises(ValidationError, match="leave out temperature"):
         KDOptions.model_validate({"variant": "mse", "temperature": 4})
     KDOptions.model_validate(KDOptions(variant="mse").model_dump())
+
+
+@pytest.mark.parametrize("variant", ["kl", "ce", "mse"])
+def test_columns_that_a_row_did_not_know_take_no_part(variant):
+    """Each row is worth what it would be alone, over its own columns; whatever stands in the others."""
+    draws = torch.Generator().manual_seed(0)
+    z = torch.randn(4, 5, generator=draws, requires_grad=True)
+    v = torch.randn(4, 5, generator=draws)
+    known = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 1, 0, 1, 1], [0, 0, 0, 0, 0]]).bool()
+    rows = kd_rows(z, v.masked_fill(~known, 1e6), 0.5, variant, known=known)
+    for i in range(3):
+        alone = kd_rows(z[i : i + 1, known[i]], v[i : i + 1, known[i]], 0.5, variant)
+        torch.testing.assert_close(rows[i : i + 1], alone)
+    assert rows[3] == 0
+    (grad,) = torch.autograd.grad(rows.sum(), z)
+    assert torch.isfinite(grad).all()
+    assert not grad[~known].any()

@@ -24,6 +24,17 @@ def test_built_in_memories_keep_the_contract(name, size):
     check_memory(lambda: REGISTRY.build(REGISTRY.parse("memories", raw), seed=0), size)
 
 
+@pytest.mark.parametrize("size", [1, SIZE, 1000])
+def test_so_does_one_that_stores_logits(size):
+    part = REGISTRY.parse("memories", {"kind": "reservoir", "size": size, "store": ["logits"]})
+    names = tuple(str(c) for c in range(7))
+    check_memory(lambda: REGISTRY.build(part, seed=0, class_names=names), size)
+    memory = REGISTRY.build(part, seed=0, class_names=names)
+    MEMORY_LAWS["remembered"](lambda: memory, size)
+    pixels, ids, logits, view = 4, 4 * 8, 7 * 4, 8
+    assert memory.nbytes() == size * (pixels + ids + logits + view), "what is stored beside rows is counted"
+
+
 class NeverEmpty(Reservoir):
     def __len__(self):
         return max(super().__len__(), 1)
@@ -67,9 +78,17 @@ class Moving(Reservoir):
         return super().state_dict() | {"table": {name: c[: len(self)] for name, c in self.table.columns.items()}}
 
 
+class Shuffled(Reservoir):
+    def __init__(self, size):
+        super().__init__(size, store=("logits",), class_names=tuple("abcdef"))
+
+    def _beside(self, batch, signals, at):
+        return super()._beside(batch, signals, (at + 1) % len(batch))
+
+
 BROKEN = {
     "empty": NeverEmpty, "bounded": TooLarge, "faithful": Floating, "distinct": Twice, "repeatable": OwnDraws,
-    "counted": Uncounted, "state": RestartsCounting, "snapshot": Moving,
+    "counted": Uncounted, "remembered": Shuffled, "state": RestartsCounting, "snapshot": Moving,
 }  # fmt: skip
 
 

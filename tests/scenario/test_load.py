@@ -68,7 +68,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_place(tmp_path, mistakes):
         "b.yaml:15:35: losses.1.between.1: model 'previos' is not known (did you mean 'previous'?)",
         "b.yaml:15:45: losses.1.temprature: unknown key (did you mean 'temperature'?)",
         "b.yaml:15:60: losses.1.weight: schedule 'old_fractio' is not known (did you mean 'old_fraction'?)",
-        "b.yaml:16:26: losses.2.between.0: rows '@nw' are not known (allowed: @new, @replay)",
+        "b.yaml:16:26: losses.2.between.0: rows '@nw' are not known (did you mean '@new'?)",
         "b.yaml:16:49: losses.2.temperature: a temperature is greater than 0; got -4",
         "b.yaml:16:89: losses.2.weight.stesp: unknown key (did you mean 'steps'?)",
         "b.yaml:17:22: losses.3.between: name two models; got 3",
@@ -219,3 +219,53 @@ def test_a_list_of_losses_teaches_something_under_names_of_their_own(losses, exp
     )
     (line,) = mistakes(path)
     assert expected in line
+
+
+DERPP = """\
+name: d
+stream: {dataset: digits, split: {by: class, experiences: 2}}
+student: {model: mlp, head: linear}
+teachers: {stored: stored}
+losses: [cross_entropy, {kind: kd, between: [student@replay1, stored], variant: mse}]
+memory: {kind: reservoir, size: 50, store: [logits]}
+train: {replay_draws: 2, optimizer: {kind: sgd, lr: 0.1}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            ", store: [logits]",
+            "",
+            "d.yaml:4:12: teachers.stored: it says again what the memory stored, but this memory",
+        ),
+        ("{kind: reservoir, size: 50, store: [logits]}", "none", "d.yaml:4:12: teachers.stored: it says again what"),
+        ("[student@replay1, stored]", "[student, stored]", "let both sides of losses.1.between name the same ones, as"),
+        ("[student@replay1, stored]", "[student@new, stored]", "let both sides of losses.1.between name the same"),
+        ("replay1, stored]", "replay1, stored@replay2]", "let both sides of losses.1.between name the same ones, as"),
+        ("@replay1", "@replay3", "losses.1.between.0: rows '@replay3' are not drawn: train.replay_draws is 2"),
+        ("@replay1", "@reply1", "losses.1.between.0: rows '@reply1' are not known (did you mean '@replay1'?)"),
+        ("replay_draws: 2, ", "replay_draws: many, ", "train.replay_draws: input should be a valid integer"),
+        ("[logits]", "[logit]", "d.yaml:6:45: memory.store.0: input should be 'logits'; got 'logit'"),
+    ],
+)
+def test_a_stored_teacher_says_what_a_memory_stored_about_replayed_rows(
+    tmp_path, mistakes, registry, old, new, expected
+):
+    path = tmp_path / "d.yaml"
+    path.write_text(DERPP)
+    load(path, [], registry)
+    assert old in DERPP
+    path.write_text(DERPP.replace(old, new))
+    assert expected in mistakes(path)[0]
+    if "says again" in expected:
+        path.write_text(DERPP.replace(old, new).replace("student@replay1", "student"))
+        assert expected in mistakes(path)[0]
+
+
+def test_a_stored_teacher_is_no_member_of_an_ensemble(tmp_path, mistakes):
+    path = tmp_path / "d.yaml"
+    teachers = "{stored: stored, slow: ema, all: {kind: ensemble, members: [stored, slow]}}"
+    path.write_text(DERPP.replace("{stored: stored}", teachers).replace("replay1, stored]", "replay1, all]"))
+    assert "it cannot be a member of 'all'" in mistakes(path)[0]

@@ -1,0 +1,51 @@
+"""What tracking costs: the main job with MLflow and metrics.jsonl, and with tracking off, in turn.
+
+    python benchmarks/tracking.py
+
+Whole processes, warm caches, a MLflow database of its own. Data is looked for in `$CLKD_DATA`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from contest import machine
+
+SCENARIO = Path(__file__).parents[1] / "scenarios" / "split_cifar.yaml"
+
+
+def seconds(home: str, mode: str) -> dict[str, float]:
+    """The run's own account of its wall time."""
+    command = [sys.executable, "-m", "clkd", "run", str(SCENARIO), "--tracking", mode, "--json", "-q"]
+    done = subprocess.run(command, cwd=home, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)["seconds"]
+    print(f"  {mode}: {found}", file=sys.stderr)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        seconds(home, "mlflow")  # fits the teacher, decodes, makes the database
+        rounds = [(seconds(home, "mlflow"), seconds(home, "off")) for _ in range(given.rounds)]
+    shares = sorted(100 * on["tracking"] / on["total"] for on, _ in rounds)
+    ratios = sorted(on["total"] / off["total"] for on, off in rounds)
+    middle = statistics.median
+    print("| main job | median of the rounds |\n|---|---|")
+    print(f"| seconds, tracking on | {middle(on['total'] for on, _ in rounds):.1f} |")
+    print(f"| seconds, tracking off | {middle(off['total'] for _, off in rounds):.1f} |")
+    print(f"| wall time on ÷ off | {middle(ratios):.3f} ({ratios[0]:.3f} – {ratios[-1]:.3f}) |")
+    print(f"| share of wall time spent in trackers | {middle(shares):.1f} % ({shares[0]:.1f} – {shares[-1]:.1f}) |")
+    print(f"\n{machine()}; `python benchmarks/tracking.py --rounds {given.rounds}`")
+
+
+if __name__ == "__main__":
+    main()

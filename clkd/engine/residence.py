@@ -1,0 +1,43 @@
+"""Where rows live while they are trained on: on the device, or in the store."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+
+from clkd.data.store import Store
+from clkd.streams.base import Stream
+
+log = logging.getLogger("clkd.engine")
+
+SHARE = 0.5
+"""How much of the device's memory rows may take, so that models, gradients and other programs find room."""
+
+
+def stays_resident(wanted: bool | str, store: Store, stream: Stream, device: torch.device) -> bool:
+    """What `stream.resident` comes to for this data on this device."""
+    if isinstance(wanted, bool):
+        return wanted
+    size, room = footprint(store, stream), SHARE * memory_of(device)
+    if size > room:
+        log.info(
+            "rows stay in the store and are read ahead: they would take %.1f GB of %s, where %.1f GB are theirs",
+            size / 1e9, device, room / 1e9,
+        )  # fmt: skip
+    return size <= room
+
+
+def footprint(store: Store, stream: Stream) -> int:
+    """Bytes of all rows, and of the largest experience's warped copy."""
+    row = store.train.x[:1].nbytes
+    warped = [len(rows) * row for e in stream for rows in (e.train, e.validation, e.test) if rows.warp is not None]
+    return store.train.x.nbytes + store.test.x.nbytes + max(warped, default=0)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes that are free on a GPU; for the CPU all of the machine's, since the system takes pages back by itself."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

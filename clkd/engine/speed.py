@@ -1,0 +1,41 @@
+"""The scenario's switches for speed, given to the networks that they concern."""
+
+from __future__ import annotations
+
+import torch
+
+from clkd.engine.parts import Parts
+from clkd.models.student import Student
+from clkd.scenario.model import TrainOptions
+
+
+def speed_up(parts: Parts, options: TrainOptions) -> None:
+    """Set precision and compilation of the student, and of each teacher that is one of clkd's networks.
+
+    Copies of the student take both with them. A teacher is fitted before, so that neither is in its weights.
+    """
+    teachers = [teacher.module() for teacher in parts.teachers.values()]
+    networks = [parts.student, *(module for module in teachers if isinstance(module, Student))]
+    for network in networks:
+        network.autocast = autocast(options.precision, parts.device)
+    if options.compile:
+        from clkd.models.compiled import Compiled  # loads torch's compiler, which takes a second
+
+        mode = "default" if options.compile is True else options.compile
+        for network in networks:
+            network.runner = Compiled(mode, sizes(parts, options))
+
+
+def sizes(parts: Parts, options: TrainOptions) -> frozenset[int]:
+    """How many rows the batches have that come often: new rows alone, with replayed ones, and in evaluation."""
+    replay = options.replay_batch_size or options.batch_size
+    kept: int = getattr(parts.memory, "size", replay)
+    return frozenset({options.batch_size, options.batch_size + min(replay, kept), options.eval_batch_size})
+
+
+def autocast(precision: str, device: torch.device) -> torch.dtype | None:
+    """What backbones compute in where that is not float32: `auto` is bfloat16 on a GPU that has it."""
+    if precision == "auto":
+        fit = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if fit else "float32"
+    return torch.bfloat16 if precision == "bf16" else None

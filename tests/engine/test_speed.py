@@ -1,0 +1,74 @@
+"""The switches for speed: which values they take, and which networks they reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from clkd.data.augment import Augment
+from clkd.engine.compose import Composer
+from clkd.engine.parts import Parts
+from clkd.engine.speed import autocast, sizes
+from clkd.memory.reservoir import Reservoir
+from clkd.models.student import Student
+from clkd.models.taps import Taps
+from clkd.optimizers import OptimizerOptions
+from clkd.options import Parsing
+from clkd.plugins import load_plugins
+from clkd.scenario.model import Scenario, TrainOptions
+
+SGD = OptimizerOptions(kind="sgd", lr=0.1)
+SCENARIO: dict[str, Any] = {
+    "name": "tiny",
+    "stream": {"dataset": {"name": "digits", "rows_per_class": 10}, "split": {"by": "class", "experiences": 2}},
+    "student": {"model": {"kind": "mlp", "hidden": [8]}, "head": "linear"},
+    "teachers": {"previous": "previous", "big": {"kind": "fit", "model": {"kind": "mlp", "hidden": [9]}, "epochs": 1}},
+    "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "big"]}],
+}
+
+
+def networks(tmp_path: Path, train: dict[str, Any]) -> tuple[Student, Student]:
+    registry = load_plugins().registry
+    scenario = Scenario.model_validate({**SCENARIO, "train": {"optimizer": "sgd", **train}}, context=Parsing(registry))
+    parts = Composer(scenario, registry, torch.device("cpu"), tmp_path, tmp_path).compose().parts
+    return parts.student, parts.teachers["big"].module()
+
+
+@pytest.mark.parametrize("given", ["yes", "default", 1, None])
+def test_a_mode_that_is_none_is_refused(given: Any) -> None:
+    with pytest.raises(ValidationError, match="give true, false, reduce-overhead or max-autotune; got"):
+        TrainOptions(optimizer=SGD, compile=given)
+
+
+def test_nothing_is_on_by_default(tmp_path: Path) -> None:
+    for network in networks(tmp_path, {}):
+        assert network.runner is Taps.run
+        assert network.autocast is None
+
+
+def test_the_switches_reach_student_and_teacher_but_not_the_teachers_fit(tmp_path: Path) -> None:
+    _, plain = networks(tmp_path / "a", {})
+    student, teacher = networks(tmp_path / "b", {"compile": True, "precision": "bf16"})
+    for network in (student, teacher):
+        assert network.runner is not Taps.run
+        assert network.autocast == torch.bfloat16
+    assert student.runner is not teacher.runner
+    for a, b in zip(plain.state_dict().values(), teacher.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    fitted = [sorted(f.name for f in (tmp_path / run / "teachers").iterdir()) for run in "ab"]
+    assert fitted[0] == fitted[1]
+
+
+def test_auto_is_float32_without_a_gpu() -> None:
+    cpu = torch.device("cpu")
+    assert [autocast(p, cpu) for p in ("auto", "float32", "bf16")] == [None, None, torch.bfloat16]
+
+
+def test_sizes_are_those_that_come_often(augment: Augment, make_student: Any) -> None:
+    options = TrainOptions(optimizer=SGD, batch_size=10, replay_batch_size=20, eval_batch_size=100)
+    assert sizes(Parts(make_student(), augment, [], memory=Reservoir(size=50)), options) == {10, 30, 100}
+    assert sizes(Parts(make_student(), augment, [], memory=Reservoir(size=5)), options) == {10, 15, 100}
