@@ -6,7 +6,6 @@ import inspect
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from clkd.engine.parts import Parts
 from clkd.engine.term import STUDENT
@@ -14,10 +13,6 @@ from clkd.errors import UserError
 from clkd.ranks import Ranks
 from clkd.schedules.base import Progress, value_of
 from clkd.signals import Batch, Signals
-
-# Buffers are settled at the experience's end instead. Newer versions of torch have another name for this option.
-_OPTIONS = inspect.signature(DistributedDataParallel).parameters
-BUFFERS_STAY: dict[str, Any] = {next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in _OPTIONS): False}
 
 
 class Objective(nn.Module):
@@ -53,12 +48,18 @@ class Objective(nn.Module):
         """Itself, with gradients averaged over the ranks if there are several."""
         if self.ranks.alone:
             return self
+        from torch.nn.parallel import DistributedDataParallel  # not for who trains alone: it takes a while to load
+
         # Parameters that no gradient reaches in some steps must be looked for in each of them.
         steady = [term for term in self.terms if term.a.rows in (None, "new")]
         fickle = [*(term for term in self.terms if term not in steady), self.transfer]
         headless = not any(term.loss.needs.logits for term in steady)
         unused = headless or any(part.requires_grad for module in fickle for part in module.parameters())
-        return DistributedDataParallel(self, find_unused_parameters=unused, **BUFFERS_STAY)
+        # Buffers are settled at the experience's end instead. Newer versions of torch call this option otherwise.
+        known = inspect.signature(DistributedDataParallel).parameters
+        synced = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
+        options: dict[str, Any] = {"find_unused_parameters": unused, synced: False}
+        return DistributedDataParallel(self, **options)
 
 
 def _sum(terms: list[Tensor]) -> Tensor:

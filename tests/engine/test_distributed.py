@@ -149,6 +149,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
         "train": {**SCENARIO["train"], "optimizer": {"kind": "sgd", "lr": 0.05}},
     },
+    "stored logits and two draws": {
+        "teachers": {"stored": "stored"},
+        "losses": [
+            "cross_entropy",
+            {"kind": "kd", "between": ["student@replay1", "stored"], "weight": 0.5},
+            {"kind": "cross_entropy", "name": "again", "between": ["student@replay2"], "weight": 0.5},
+        ],
+        "memory": {"kind": "reservoir", "size": 40, "store": ["logits"]},
+        "train": {**SCENARIO["train"], "replay_draws": 2},
+    },
     "batches smaller than two rows a rank": {"train": {**SCENARIO["train"], "batch_size": 3, "replay_batch_size": 2}},
 }
 
