@@ -38,6 +38,14 @@ class Interrupted(ClkdError):  # noqa: N818  # a request, not an error
         self.exit_code = exit_code
 
 
+class EchoError(ClkdError):
+    """This process failed only because another, that trains with it, did; that one says why."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Name the allowed word closest to `name`, or list what is allowed.
 

@@ -70,6 +70,13 @@ class Plugins:
         return [plugin for plugin in self.found if plugin.status == "broken"]
 
 
+def plugin_manager() -> pluggy.PluginManager:
+    """Knows the hooks, and nobody yet who implements them."""
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    manager.add_hookspecs(hooks)
+    return manager
+
+
 def load_plugins(directories: Iterable[Path] = (), disabled: Iterable[str] = ()) -> Plugins:
     """Load built-ins, installed plugins and the files of `directories`, and let each register its parts.
 
@@ -79,9 +86,7 @@ def load_plugins(directories: Iterable[Path] = (), disabled: Iterable[str] = ())
         PluginError: two packages claim one plugin name, or two plugins one part's name.
         UserError: a directory does not exist, or a disabled name is unknown.
     """
-    manager = pluggy.PluginManager(hooks.PROJECT)
-    manager.add_hookspecs(hooks)
-    plugins = Plugins(manager, Registry())
+    plugins = Plugins(plugin_manager(), Registry())
     off = set(disabled)
     for module in BUILT_IN:
         plugins.found.append(Plugin(module, "clkd", __version__))

@@ -81,6 +81,27 @@ class Batch:
             extra={name: column[replayed] for name, column in self.extra.items()} if stop > self.new else {},
         )
 
+    def pick(self, new: Tensor, *draws: Tensor) -> Batch:
+        """The rows at positions `new`, and of each draw from memory at `draws` (int64 within this batch), as copies.
+
+        >>> i = torch.arange(4)
+        >>> batch = Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=2, extra={"key": torch.tensor([7, 8])})
+        >>> picked = batch.pick(torch.tensor([1]), torch.tensor([3]))
+        >>> picked.x, picked.new, picked.extra
+        (tensor([1, 3]), 1, {'key': tensor([8])})
+        """
+        at = torch.cat([new, *draws])
+        replayed = at[len(new) :] - self.new
+        own = {name: getattr(self, name)[at] for name in ("x", "y", "sample_id", "domain", "experience")}
+        return Batch(
+            **own,
+            new=len(new),
+            raw=None if self.raw is None else self.raw[at],
+            view=None if self.view is None else self.view[at],
+            extra={name: column[replayed] for name, column in self.extra.items()},
+            draws=tuple(map(len, draws)),
+        )
+
     def to(self, device: torch.device | str) -> Batch:
         """The stored rows on `device`; a copy from pinned memory does not wait."""
         columns = ("x", "y", "sample_id", "domain", "experience")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import click
 
 from clkd import __version__
 from clkd.cli.common import State
-from clkd.errors import ClkdError, PluginError
+from clkd.errors import ClkdError, EchoError, PluginError
 from clkd.plugins import load_plugins
 
 COMMANDS = ("run", "validate", "show", "list", "plugins", "schema")
@@ -64,18 +65,22 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. What clkd can explain is one line on stderr, without a traceback."""
     state = State()
-    logging.basicConfig(format="clkd: %(message)s", level=logging.INFO, stream=sys.stderr)
+    alone = not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    speaks = alone or os.environ["RANK"] == "0"  # of the processes that torchrun starts, one talks
+    logging.basicConfig(format="clkd: %(message)s", level=logging.INFO if speaks else logging.ERROR, stream=sys.stderr)
     try:
         code = cli.main(arguments, prog_name="clkd", standalone_mode=False, obj=state)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
-        error.show()
+        if speaks:
+            error.show()
         return error.exit_code
     except ClkdError as error:
         if state.verbose:
             traceback.print_exc()
         lines = getattr(error, "lines", None)  # of a scenario: each starts with its own place, for editors to follow
-        click.echo("\n".join(lines) if lines else f"clkd: {error}", err=True)
+        if not isinstance(error, EchoError):
+            click.echo("\n".join(lines) if lines else f"clkd: {error}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("clkd: interrupted", err=True)

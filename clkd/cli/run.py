@@ -73,6 +73,8 @@ def command(
     from clkd.engine.execute import execute  # loads torch: not before the command line is known to be right
 
     result = execute(request, plugins)
+    if not result:  # one of several processes; another one tells
+        return
     if as_json:
         print_json(result)
     elif dry_run:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from clkd.context import Context
 from clkd.data.augment import Augment
@@ -24,6 +27,7 @@ from clkd.experience import Rows
 from clkd.metrics.base import Metric
 from clkd.models.student import Student
 from clkd.options import Part, Scheduled, TeacherOptions, TermOptions, TransferOptions
+from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.model import Augment as AugmentOptions
 from clkd.scenario.model import Scenario
@@ -33,6 +37,8 @@ from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
 from clkd.teachers.network import Snapshot
+
+log = logging.getLogger("clkd.engine")
 
 
 @dataclass(slots=True)
@@ -56,18 +62,21 @@ class Composer:
     base: Path
     on_step: Callable[[Progress], None] = lambda progress: None
     """Told of every step of a teacher that is fitted on the way."""
+    ranks: Ranks = ALONE
 
     def compose(self, teach: bool = True) -> Composition:
         """Build everything. With `teach=False` (a dry run) teachers are left out: one may take minutes to fit."""
         scenario, build = self.scenario, self.registry.build
-        store = prepare(scenario.stream.dataset, build=build, cache=self.cache, base=self.base)
+        dataset = scenario.stream.dataset
+        store = self.ranks.in_turn(lambda: prepare(dataset, build=build, cache=self.cache, base=self.base))
+        self.ranks.agree("the data set", store.fingerprint)
         stream: Stream = build(scenario.stream.split, store=store, seed=scenario.seed)
         resident = stays_resident(scenario.stream.resident, store, stream, self.device)
         stream = stream.to(self.device) if resident else stream.streamed()
         augment = self._augment(store)
         context = self._context(store, stream, augment, resident)
         parts = Parts(
-            student=self._network(scenario.student.model, scenario.student.head, context, scenario.seed),
+            student=self._student(context),
             augment=augment,
             terms=[self._term(part, context, place) for place, part in enumerate(scenario.losses)],
             teachers=self._teachers(context) if teach else {},
@@ -93,6 +102,18 @@ class Composer:
         chosen = {"standard": dict(store.augment), "none": {}}.get(wanted) if isinstance(wanted, str) else None
         options = wanted if isinstance(wanted, AugmentOptions) else AugmentOptions.model_validate(chosen)
         return Augment(store.mean, store.std, crop=options.crop, flip=options.flip, views=options.views).to(self.device)
+
+    def _student(self, context: Context) -> Student:
+        """Its batch norm looks at the rows of all ranks where that can be had, which is on GPUs."""
+        chosen = self.scenario.student
+        student = self._network(chosen.model, chosen.head, context, self.scenario.seed)
+        if self.ranks.alone or not any(isinstance(layer, BatchNorm) for layer in student.modules()):
+            return student
+        if self.device.type == "cuda":
+            student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]  # torch's
+        elif self.ranks.first:
+            log.info("batch norm sees each process's rows by themselves on the CPU, so results depend on their number")
+        return student
 
     def _network(self, model: Part, head: Part, context: Context, seed: int, **offers: Any) -> Student:
         """Fresh weights that depend on the seed and the model's name alone."""
@@ -151,12 +172,13 @@ class Composer:
         """Says which key of the scenario a user's mistake belongs to."""
         try:
             offers = {"context": context, "teachers": built, "class_names": context.class_names}
-            teacher: Teacher = self.registry.build(part, **offers)
+            teacher: Teacher = self.ranks.in_turn(lambda: self.registry.build(part, **offers))
         except UserError as error:
             raise UserError(f"teachers.{name}: {error}") from error
         shared = part.shared
         assert isinstance(shared, TeacherOptions), "the registry gives every teacher its shared keys"
-        teacher.recall = shared.recall
+        teacher.recall, teacher.ranks = shared.recall, self.ranks
+        self.ranks.follow(teacher.module())  # fitted on several machines, it would not be the same to the last bit
         return teacher
 
     def _term(self, part: Part, context: Context, place: int) -> Term:

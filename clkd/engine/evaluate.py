@@ -14,6 +14,7 @@ from clkd.data.augment import Augment
 from clkd.engine.batches import batches
 from clkd.experience import Experience, Rows
 from clkd.models.student import Student
+from clkd.ranks import ALONE, Ranks
 from clkd.signals import Needs
 
 
@@ -40,8 +41,11 @@ def evaluate(
     batch_size: int,
     classes: int,
     split: Literal["test", "validation"] = "test",
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Evaluate the student on the test (or validation) rows of `experiences`, each row once, without any augmentation.
+
+    Each rank passes its share of the rows, and all get the counts of all.
 
     Rows that several experiences share (data-incremental streams test on the same rows throughout) are passed once.
     """
@@ -54,22 +58,28 @@ def evaluate(
         rows: Rows = getattr(experience, split)
         key = (id(rows.index), rows.warp, experience.classes)
         if key not in known:
-            known[key] = _hits(student, rows.ready(device), experience, augment, batch_size, confusion)
+            known[key] = _hits(student, rows.ready(device), experience, augment, batch_size, confusion, ranks)
         hits.append(known[key])
         sizes.append(max(len(rows), 1))
-    shares = (torch.stack(hits).double().T / torch.tensor(sizes, device=device)).tolist()
-    return Evaluation(shares[0], shares[1], confusion.view(classes, classes).cpu())
+    shares = (ranks.sum(torch.stack(hits)).double().T / torch.tensor(sizes, device=device)).tolist()
+    return Evaluation(shares[0], shares[1], ranks.sum(confusion).view(classes, classes).cpu())
 
 
 def _hits(
-    student: Student, rows: Rows, experience: Experience, augment: Augment, batch_size: int, confusion: Tensor
+    student: Student,
+    rows: Rows,
+    experience: Experience,
+    augment: Augment,
+    batch_size: int,
+    confusion: Tensor,
+    ranks: Ranks,
 ) -> Tensor:
     """`[2]` counts of right answers, class-incremental and task-aware; adds to the flat `confusion` in place."""
     classes = round(len(confusion) ** 0.5)
     columns = student.class_ids_tensor
     own = _columns_of(experience.classes, columns)
     right = torch.zeros(2, dtype=torch.long, device=confusion.device)
-    with closing(batches(rows, torch.arange(len(rows)), batch_size, confusion.device)) as coming:
+    with closing(batches(rows, ranks.own(torch.arange(len(rows))), batch_size, confusion.device)) as coming:
         for batch in coming:
             logits = student.signals(augment.plain(batch.x), Needs()).logits
             assert logits is not None, "logits were asked for"

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from clkd.engine.compose import Composer, Composition
 from clkd.engine.describe import describe, facts
 from clkd.engine.directory import RunDirectory
 from clkd.engine.job import Job, open_job
-from clkd.engine.loop import Loop
+from clkd.engine.loop import Loop, is_check
 from clkd.engine.run import Outcome, Run
 from clkd.engine.scheduler import Scheduler
 from clkd.engine.state import gather, restore
@@ -26,33 +27,42 @@ from clkd.engine.trackers import build_trackers
 from clkd.errors import Interrupted, UserError
 from clkd.experience import Experience
 from clkd.metrics.base import Record
-from clkd.plugins import Plugins
+from clkd.plugins import Plugins, plugin_manager
+from clkd.ranks import Ranks, joined
 from clkd.scenario.request import RunRequest
 from clkd.schedules.base import Progress
+from clkd.tracking.group import Trackers
 from clkd.tracking.result import build_result
 
 
 def execute(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
     """Do what was asked for and return its result (`clkd.tracking.result.build_result`).
 
+    Started by torchrun, all processes train together; the first one writes, and it alone returns more than `{}`.
+
     Raises:
         UserError: something in the scenario, the data or the request is wrong; nothing was trained.
         Interrupted: Ctrl-C or SIGTERM came; finished experiences are saved and recorded.
         ClkdError: the run failed for a reason that clkd can name.
     """
+    with joined() as ranks:
+        return _execute(request if ranks.first else replace(request, quiet=True), plugins, ranks)
+
+
+def _execute(request: RunRequest, plugins: Plugins, ranks: Ranks) -> dict[str, Any]:
     cache = cache_directory()
-    job = open_job(request, plugins.registry, cache)
+    job = open_job(request, plugins.registry, cache, ranks)
     started = time.perf_counter()
     stop = Stop()
-    with stop.listening(), _tidy(job):
+    with stop.listening(), _tidy(job, ranks):
         plugins.manager.hook.clkd_configure(scenario=job.scenario, registry=plugins.registry)
-        device = _device(job.scenario.device)
+        device = _device(job.scenario.device, ranks)
         fitting = Bar(request.quiet, "teacher")
-        composer = Composer(job.scenario, plugins.registry, device, cache, job.base, on_step=fitting)
+        composer = Composer(job.scenario, plugins.registry, device, cache, job.base, fitting, ranks)
         composed = composer.compose(teach=not request.dry_run)
         if request.dry_run:
-            return _preview(job, composed)
-        execution = _Execution(request, plugins, job, composed, device, started, stop)
+            return _preview(job, composed) if ranks.first else {}
+        execution = _Execution(request, plugins, job, composed, device, started, stop, ranks)
         with stop.held():
             return execution.run_to_end()
 
@@ -69,13 +79,16 @@ class _Execution:
         device: torch.device,
         started: float,
         stop: Stop,
+        ranks: Ranks,
     ) -> None:
         assert job.directory is not None, "only a dry run has none"
-        self.stop, self.bar = stop, Bar(request.quiet)
+        self.stop, self.bar, self.ranks = stop, Bar(request.quiet), ranks
         self.directory: RunDirectory = job.directory
-        self.composed, self.hook, self.started = composed, plugins.manager.hook, started
+        self.composed, self.started = composed, started
+        # The other ranks' moments are told to nobody.
+        self.hook = (plugins.manager if ranks.first else plugin_manager()).hook
         self.run = _make_run(job, composed, request.command, device, plugins)
-        self.trackers = build_trackers(job.scenario, plugins.registry, request.quiet)
+        self.trackers = build_trackers(job.scenario, plugins.registry, request.quiet) if ranks.first else Trackers(())
         self.loop = Loop(
             composed.parts,
             job.scenario.train,
@@ -83,6 +96,7 @@ class _Execution:
             job.limit_batches,
             on_epoch=self._on_epoch,
             on_step=self._on_step,
+            ranks=ranks,
         )
         if job.state:
             restore(job.state, self.run, composed.parts, self.loop)
@@ -105,6 +119,8 @@ class _Execution:
             raise
         finally:
             self._conclude(outcome)
+            if outcome.status == "killed":
+                self.ranks.highest(0)  # who leaves early has torchrun end the others, and the first is still writing
         return outcome.result
 
     def _scheduler(self) -> Scheduler:
@@ -122,7 +138,8 @@ class _Execution:
 
     def _on_step(self, progress: Progress) -> None:
         self.bar(progress)
-        self.stop.check()
+        if self.ranks.alone or is_check(progress):
+            self.stop.check(self.ranks)
 
     def _on_epoch(self, experience: Experience, metrics: dict[str, float]) -> None:
         self.run.step, self.run.epochs = self.loop.progress.step, self.loop.progress.epochs
@@ -132,11 +149,13 @@ class _Execution:
 
     def _note_tracking(self) -> None:
         """Once trackers have started: so that a resumed run finds its MLflow run again."""
-        if not self.noted:
+        if self.ranks.first and not self.noted:
             self.directory.update(tracking=self.run.tracking)
             self.noted = True
 
     def _save(self) -> None:
+        if not self.ranks.first:
+            return
         self._count_time()
         state = gather(self.run, self.composed.parts, self.loop)
         name = f"exp_{self.run.record.trained - 1:03d}"
@@ -148,6 +167,8 @@ class _Execution:
 
     def _conclude(self, outcome: Outcome) -> None:
         """However it ended: the result is written, trackers and plugins are told."""
+        if not self.ranks.first:
+            return
         self._count_time()
         values = {name: metric(self.run.record) for name, metric in self.composed.metrics.items()}
         aware = Record.from_state({**self.run.record.state_dict(), "task_labels": True})
@@ -194,8 +215,10 @@ def _preview(job: Job, composed: Composition) -> dict[str, Any]:
     }
 
 
-def _device(wanted: str) -> torch.device:
-    """`auto` is the first GPU, if there is one."""
+def _device(wanted: str, ranks: Ranks) -> torch.device:
+    """`auto` is the first GPU, if there is one; with several processes, each has a GPU of its own or all have none."""
+    if not ranks.alone and wanted != "cpu" and (wanted != "auto" or torch.cuda.is_available()):
+        return _own_gpu(wanted, ranks.local)
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wanted)
@@ -206,12 +229,25 @@ def _device(wanted: str) -> torch.device:
     return device
 
 
+def _own_gpu(wanted: str, local: int) -> torch.device:
+    if wanted not in ("auto", "cuda"):
+        raise UserError(f"device: {wanted} is one device, but each process needs its own: use auto, cuda or cpu")
+    if local >= torch.cuda.device_count():
+        raise UserError(
+            f"device: process {local} of this machine finds no GPU of its own ({torch.cuda.device_count()} CUDA "
+            f"devices found): lower --nproc-per-node, or use cpu"
+        )
+    device = torch.device("cuda", local)
+    torch.cuda.set_device(device)
+    return device
+
+
 @contextmanager
-def _tidy(job: Job) -> Iterator[None]:
+def _tidy(job: Job, ranks: Ranks) -> Iterator[None]:
     """A mistake that is found before training leaves no directory behind."""
     try:
         yield
     except UserError:
-        if job.directory is not None and not job.resumed and not job.directory.checkpoints.exists():
+        if ranks.first and job.directory is not None and not job.resumed and not job.directory.checkpoints.exists():
             job.directory.discard()
         raise

@@ -9,6 +9,7 @@ from typing import Any
 from clkd import checkpoint
 from clkd.engine.directory import RunDirectory, create, find, new_run_id
 from clkd.errors import UserError
+from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
@@ -49,25 +50,26 @@ class Job:
         return self.state is not None
 
 
-def open_job(request: RunRequest, registry: Registry, cache: Path) -> Job:
-    """Read what the request names.
+def open_job(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks = ALONE) -> Job:
+    """Read what the request names. Every rank does so; the first alone makes the directory of a new run.
 
     Raises:
         UserError: the scenario is wrong, the run to resume is not there, or the run's directory cannot be written.
     """
-    return _resumed(request, registry, cache) if request.resume else _new(request, registry, cache)
+    return _resumed(request, registry, cache) if request.resume else _new(request, registry, cache, ranks)
 
 
-def _new(request: RunRequest, registry: Registry, cache: Path) -> Job:
+def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> Job:
     assert request.scenario is not None, "the command line asks for a scenario unless a run is resumed"
     loaded = load(request.scenario, request.settings, registry)
     run_id = new_run_id()
     directory = None
-    if not request.dry_run:
+    if ranks.first and not request.dry_run:
         directory = create(loaded.scenario.output, loaded.scenario.name, run_id, cache)
         directory.write("scenario.yaml", loaded.source_text)
         directory.write("resolved.yaml", to_yaml(resolved(loaded.scenario)))
         directory.update(base=str(loaded.base), command=request.command, limit_batches=request.limit_batches)
+    run_id, directory = ranks.tell((run_id, directory))
     return Job(loaded.scenario, loaded.source_text, loaded.base, directory, run_id, request.limit_batches)
 
 

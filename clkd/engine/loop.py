@@ -19,6 +19,7 @@ from clkd.engine.parts import Parts
 from clkd.engine.step import Step
 from clkd.experience import Experience, Rows
 from clkd.optimizers import build_optimizer, build_scheduler
+from clkd.ranks import ALONE, Ranks
 from clkd.scenario.model import TrainOptions
 from clkd.schedules.base import Progress
 from clkd.seeding import derive, generator
@@ -41,6 +42,7 @@ class Loop:
     limit_batches: int | None = None
     on_epoch: Callable[[Experience, dict[str, float]], None] = lambda experience, metrics: None
     on_step: Callable[[Progress], None] = lambda progress: None
+    ranks: Ranks = ALONE
     progress: Progress = field(default_factory=Progress)
     optimizer: Optimizer | None = None
     rows: int = 0
@@ -48,20 +50,22 @@ class Loop:
 
     def train(self, experience: Experience, replaced: list[tuple[nn.Parameter, nn.Parameter]]) -> None:
         """Train `experience`, for which the parts were made ready; `replaced` is what the head's growth replaced."""
-        torch.manual_seed(derive(self.seed, "train", experience.index))  # dropout and the like
+        own = () if self.ranks.first else (self.ranks.rank,)
+        torch.manual_seed(derive(self.seed, "train", experience.index, *own))  # dropout and the like
         rows = experience.train.ready(self.parts.device)
         self._enter(experience, len(rows))
         self.optimizer = self._optimizer(replaced)
         schedule = self._schedule()
         replay = self.options.replay_batch_size or self.options.batch_size
         draws = self.options.replay_draws
-        step = Step(self.parts, self.optimizer, self.progress, replay, self.options.clip_norm, draws)
+        step = Step(self.parts, self.optimizer, self.progress, replay, self.options.clip_norm, draws, self.ranks)
         self.parts.student.train()
         for epoch in range(self.progress.epochs):
             self.progress.epoch = epoch
             means = self._epoch(step, rows, experience.index, schedule)
             self.on_epoch(experience, means)
         self.parts.student.eval()
+        self.parts.settle(self.ranks)
 
     def _enter(self, experience: Experience, rows: int) -> None:
         p = self.progress
@@ -95,7 +99,7 @@ class Loop:
         order = torch.randperm(len(rows), generator=generator(self.seed, "order", experience, epoch))
         draws = generator(self.seed, "replay", experience, epoch)
         noise = generator(self.seed, "augment", experience, epoch)
-        meter = Meter()
+        meter = Meter(self.ranks)
         lr = self._lr()
         order = order[: self.progress.epoch_steps * size]
         with closing(batches(rows, order, size, device)) as coming:
@@ -120,3 +124,9 @@ class Loop:
     def _lr(self) -> float:
         assert self.optimizer is not None, "train() makes the optimizer before the first epoch"
         return float(self.optimizer.param_groups[0]["lr"])
+
+
+def is_check(progress: Progress) -> bool:
+    """Whether ranks look up from their work after this step: rarely, and at each epoch's end."""
+    place = progress.epoch_step + 1
+    return place % CHECK_EVERY == 0 or place == progress.epoch_steps

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from clkd.errors import ClkdError
+from clkd.ranks import ALONE, Ranks
 from clkd.schedules.base import Progress
 
 
 class Meter:
-    """Sums scalars on the device; looking at them is the only time the host waits."""
+    """Sums scalars on the device; looking at them is the only time the host waits, for the device and other ranks."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
 
@@ -24,19 +28,26 @@ class Meter:
 
     def means(self, progress: Progress) -> dict[str, float]:
         """The mean of each term since the meter was made. Raises as `refuse_nonfinite` does."""
-        self.refuse_nonfinite(progress)
-        return {name: total.item() / self.counts[name] for name, total in self.sums.items()}
+        sums = self._looked_at()
+        _refuse_nonfinite(sums, progress)
+        return {name: sums[name] / count for name, count in self.counts.items()}
 
     def refuse_nonfinite(self, progress: Progress) -> None:
         """Stop a run whose loss is no number any more, naming the term that broke first in the scenario's order."""
-        if not self.sums:
-            return
-        names = [name for name in self.sums if name != "loss"] + ["loss"]
-        finite = torch.isfinite(torch.stack([self.sums[name].float() for name in names])).tolist()
-        for name, fine in zip(names, finite, strict=True):
-            if not fine:
-                raise ClkdError(
-                    f"the loss term '{name}' became NaN or infinite in experience {progress.experience}, epoch "
-                    f"{progress.epoch}, by step {progress.step}: lower the learning rate, set train.clip_norm, or look "
-                    f"at that term's options"
-                )
+        _refuse_nonfinite(self._looked_at(), progress)
+
+    def _looked_at(self) -> dict[str, float]:
+        """The sums as the ranks have them on average, the total loss last."""
+        names = sorted(self.sums, key="loss".__eq__)
+        sums = torch.stack([self.sums[name] for name in names]) if names else torch.empty(0)
+        return dict(zip(names, self.ranks.mean(sums).tolist(), strict=True))
+
+
+def _refuse_nonfinite(sums: dict[str, float], progress: Progress) -> None:
+    for name, total in sums.items():
+        if not math.isfinite(total):
+            raise ClkdError(
+                f"the loss term '{name}' became NaN or infinite in experience {progress.experience}, epoch "
+                f"{progress.epoch}, by step {progress.step}: lower the learning rate, set train.clip_norm, or look "
+                f"at that term's options"
+            )

@@ -17,8 +17,10 @@ from clkd.engine.batches import batches
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import ClkdError
 from clkd.experience import Experience
+from clkd.frozen import state_hash
 from clkd.memory.base import Memory
 from clkd.models.student import Student
+from clkd.ranks import Ranks
 from clkd.schedules.base import Schedule
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs, Spec
@@ -88,6 +90,21 @@ class Parts:
         self.memory.end(experience, self.student)
         for teacher in self.teachers.values():
             teacher.end(experience, self.student)
+
+    def settle(self, ranks: Ranks) -> None:
+        """After training: buffers that followed each rank's own rows become the same on all."""
+        ranks.settle(self.modules())
+        for teacher in self.teachers.values():
+            if not teacher.frozen:
+                ranks.settle(teacher.module())
+
+    def compare(self, ranks: Ranks) -> None:
+        """Raises `ClkdError` if ranks do not hold the same: from then on they would train different students."""
+        if ranks.alone:
+            return
+        ranks.agree("what was trained", state_hash(self.modules()))
+        kept = self.memory.sample(len(self.memory), generator(0))
+        ranks.agree("the memory", "" if kept is None else str(kept.sample_id.tolist()))
 
     def active(self) -> list[Term]:
         """The terms whose teacher has something to say."""

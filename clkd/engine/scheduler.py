@@ -64,6 +64,7 @@ class Scheduler:
         hygiene.check()
         with self._timed("teachers"):
             self.parts.end(experience)
+        self.parts.compare(self.loop.ranks)
         self.run.rows, self.run.step = self.loop.rows, self.loop.progress.step
 
     def _baseline(self) -> None:
@@ -103,10 +104,11 @@ class Scheduler:
     ) -> tuple[list[float], list[float], list[list[int]]]:
         if not experiences:
             return [], [], []
-        batch_size, classes = self.loop.options.eval_batch_size, len(self.stream.class_names)
+        loop, parts, classes = self.loop, self.parts, len(self.stream.class_names)
+        size = loop.options.eval_batch_size
         with self._timed("evaluate"):
             ready = [self._warped(experience, split) for experience in experiences]
-            found = evaluate(self.parts.student, ready, self.parts.augment, batch_size, classes, split)
+            found = evaluate(parts.student, ready, parts.augment, size, classes, split, loop.ranks)
         confusion: list[list[int]] = found.confusion.tolist()
         return found.accuracy, found.task_aware, confusion
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from clkd.errors import Interrupted
+from clkd.ranks import ALONE, Ranks
 
 EXIT = {signal.SIGINT: Interrupted("stopped by Ctrl-C", 130), signal.SIGTERM: Interrupted("stopped by SIGTERM", 143)}
 
@@ -25,9 +26,10 @@ class Stop:
         self.asked: Interrupted | None = None
         self._holding = False
 
-    def check(self) -> None:
-        """Raises `Interrupted` if a signal came."""
-        if self.asked is not None:
+    def check(self, ranks: Ranks = ALONE) -> None:
+        """Raises `Interrupted` if a signal came to any rank. With several, all must ask at the same step."""
+        if code := ranks.highest(self.asked.exit_code if self.asked else 0):
+            self.asked = next(stop for stop in EXIT.values() if stop.exit_code == code)
             raise self.asked
 
     @contextmanager

@@ -70,6 +70,11 @@ class Term(nn.Module):
                 wish = wish | self.loss.needs | Needs(False, (side.feature,) if side.feature else ())
         return wish
 
+    def count(self, batch: Batch) -> int:
+        """How many rows of `batch` it is about."""
+        start, stop = self.a.cut(batch)
+        return stop - start
+
     def bind(self, spec: Callable[[Side], Spec]) -> None:
         """Tell the loss what both sides look like now. The specs are kept: resume binds to them again."""
         self.specs = spec(self.a), spec(self.b) if self.b else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from clkd.ranks import ALONE, Ranks
 from clkd.signals import Batch, Needs, Signals, Spec
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ class Teacher:
 
     recall = True
     """Whether it may answer about each row once and recall the answers, where rows come in fixed views."""
+
+    ranks: Ranks = ALONE
+    """The processes that share its work."""
 
     @property
     def ready(self) -> bool:

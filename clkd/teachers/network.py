@@ -69,7 +69,11 @@ class NetworkTeacher(Teacher):
         self._answers = None
 
     def foresee(self, rows: Iterable[Batch], needs: Needs) -> None:
-        self._answers = Recall((batch, self._say(batch, needs)) for batch in rows)
+        self._answers = Recall((batch, self._say_together(batch, needs)) for batch in rows)
+
+    def _say_together(self, batch: Batch, needs: Needs) -> Signals:
+        """Each rank is asked about its share of the rows, and all hear everything."""
+        return self.ranks.whole(self._say(self.ranks.share(batch), needs), len(batch), needs)
 
     def end(self, experience: Experience, student: Student) -> None:
         if self._answers is not None:

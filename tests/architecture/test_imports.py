@@ -26,6 +26,7 @@ LEVELS = (
         "cache",
         "vision",
         "frozen",
+        "ranks",
     ),
     ROOMS,
     ("registry", "plugins", "scenario", "tracking", "checkpoint"),

@@ -1,0 +1,182 @@
+"""The processes that train together: who this one is, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from clkd.errors import ClkdError, EchoError
+from clkd.signals import Batch, Needs, Signals
+
+Built = TypeVar("Built")
+
+PATIENCE = timedelta(days=1)
+"""How long ranks wait for one that fits a teacher. One that dies is not waited for: torchrun then ends the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """One process among `world`, alone unless torchrun started it. All methods are for all ranks to call at once.
+
+    Attributes:
+        rank: 0 … world - 1; rank 0 writes and talks.
+        local: the same among the processes of this machine: the number of its GPU.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @property
+    def alone(self) -> bool:
+        return self.world == 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    # Work that is shared
+
+    def share(self, batch: Batch) -> Batch:
+        """This rank's rows of a batch: of the new and of the replayed ones each `world`-th.
+
+        A batch with fewer than two rows a rank, new or replayed, is everybody's whole: so no rank is ever without rows
+        that another has, and the mean over ranks is the batch's either way.
+        """
+        sizes = [batch.new, *(batch.draws or (len(batch) - batch.new,))]
+        if self.alone or any(0 < size < 2 * self.world for size in sizes):
+            return batch
+        blocks = torch.split(torch.arange(len(batch), device=batch.y.device), sizes)
+        return batch.pick(*map(self.own, blocks))
+
+    def own(self, rows: Tensor) -> Tensor:
+        """Every `world`-th, starting with this rank's."""
+        return rows[self.rank :: self.world]
+
+    def whole(self, said: Signals, rows: int, needs: Needs | None) -> Signals:
+        """What is needed of what all ranks said about their shares of `rows` rows of one kind, in the rows' order."""
+        if self.alone:
+            return said
+        needs = needs or Needs(logits=False)
+        logits = self._interleaved(said.logits, rows) if needs.logits and said.logits is not None else None
+        return Signals(
+            logits, said.class_ids, {tap: self._interleaved(said.features[tap], rows) for tap in needs.features}
+        )
+
+    def _interleaved(self, part: Tensor, rows: int) -> Tensor:
+        if len(part) == rows:
+            return part
+        padded = part.new_zeros((-(-rows // self.world), *part.shape[1:]))
+        padded[: len(part)] = part.detach()
+        parts = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(parts, padded)
+        return torch.stack(parts, 1).flatten(0, 1)[:rows]
+
+    def part(self, value: Tensor, own: int, rows: int) -> Tensor:
+        """A mean over `own` of `rows` rows, scaled such that the mean over ranks is the mean over all rows."""
+        return value if own == rows else value * (own * self.world / rows)
+
+    def in_turn(self, work: Callable[[], Built]) -> Built:
+        """Everybody's result, but each machine's first process goes before its others, which find what it left."""
+        early = work() if self.local == 0 else None
+        self.highest(0)
+        built = work() if early is None else early
+        self.highest(0)
+        return built
+
+    # Numbers that are brought together
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Over all ranks."""
+        if not self.alone:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Over all ranks."""
+        return tensor if self.alone else self.sum(tensor) / self.world
+
+    def highest(self, number: int) -> int:
+        """Over all ranks; also a way to wait for them."""
+        if self.alone:
+            return number
+        told = torch.tensor(number)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return int(told)
+
+    def tell(self, what: Built) -> Built:
+        """What rank 0 gives."""
+        if self.alone:
+            return what
+        box: list[Any] = [what]
+        dist.broadcast_object_list(box)
+        told: Built = box[0]
+        return told
+
+    def agree(self, what: str, value: str) -> None:
+        """Raises `ClkdError` naming the ranks whose `value` is not rank 0's."""
+        if self.alone:
+            return
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        others = [str(rank) for rank, other in enumerate(values) if other != values[0]]
+        if others:
+            raise ClkdError(
+                f"{what} differs between rank 0 and rank {', '.join(others)}: all must have the same data, files and "
+                f"versions, and no part may draw random numbers that depend on the process"
+            )
+
+    # Modules that are kept the same
+
+    @torch.no_grad()
+    def follow(self, module: nn.Module | None) -> None:
+        """Take rank 0's parameters and buffers."""
+        if not self.alone and module is not None:
+            for tensor in (*module.parameters(), *module.buffers()):
+                told = tensor.contiguous()
+                dist.broadcast(told, 0)
+                tensor.copy_(told)
+
+    @torch.no_grad()
+    def settle(self, module: nn.Module | None) -> None:
+        """Give all ranks the mean of their buffers, such as batch-norm statistics of each rank's rows."""
+        if not self.alone and module is not None:
+            for buffer in module.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.mean(buffer.contiguous()))
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Meet the other processes, if torchrun (or who else sets its variables) started several; part at the end.
+
+    Whoever fails first says why. The others fail because of it, and echo it without a word.
+    """
+    told = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    rank, world = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if told else (0, 1)
+    if world == 1:
+        yield ALONE
+        return
+    # Objects and flags travel by gloo and never wait for a GPU; nccl wakes up only if tensors on one are sent.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield Ranks(rank, world, int(os.environ.get("LOCAL_RANK", rank)))
+    except BaseException as error:
+        if dist.distributed_c10d._get_default_store().add("clkd/failed", 1) > 1:
+            raise EchoError(str(error), getattr(error, "exit_code", 1)) from error
+        raise
+    finally:
+        dist.destroy_process_group()

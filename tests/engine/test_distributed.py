@@ -1,0 +1,274 @@
+"""Two real processes under the real torchrun learn what one learns, and write what one writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clkd import checkpoint
+from clkd.engine.execute import execute
+from clkd.plugins import load_plugins
+from clkd.ranks import Ranks
+from clkd.scenario.document import to_yaml
+from clkd.scenario.request import RunRequest
+from clkd.signals import Batch
+
+# Neither batch size divides them, and 20 + 11 rows divide unevenly over two ranks.
+SCENARIO: dict[str, Any] = {
+    "name": "two",
+    "stream": {
+        "dataset": {"name": "digits", "rows_per_class": 30},
+        "split": {"by": "class", "experiences": 3, "validation": 0.02},
+    },
+    "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "linear"},
+    "teachers": {"previous": "previous", "big": {"kind": "fit", "model": {"kind": "mlp", "hidden": [24]}, "epochs": 1}},
+    "losses": [
+        "cross_entropy",
+        {"kind": "kd", "between": ["student", "previous"], "weight": "old_fraction"},
+        {"kind": "kd", "name": "kd_replay", "between": ["student@replay", "big"], "weight": 0.5},
+        {"kind": "features", "between": ["student.penultimate", "big.penultimate"], "align": "linear", "weight": 0.1},
+    ],
+    "memory": {"kind": "reservoir", "size": 40},
+    "train": {
+        "epochs": 2,
+        "batch_size": 20,
+        "replay_batch_size": 11,
+        "clip_norm": 2.0,
+        "optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9},
+        "keep_optimizer": True,
+    },
+}
+EQUAL = {"rel": 1e-4, "abs": 1e-5}
+
+
+def torchrun(*program: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *program],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def two(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    process = torchrun("-m", "clkd", "run", *arguments, cwd=cwd)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def write(home: Path, name: str, **changes: Any) -> Path:
+    path = home / f"{name}.yaml"
+    path.write_text(to_yaml({**SCENARIO, **changes, "output": str(home / name)}))
+    return path
+
+
+def one(**request: Any) -> None:
+    execute(RunRequest(quiet=True, tracking="offline", **request), load_plugins())
+
+
+def epochs(home: Path, name: str) -> list[dict[str, float]]:
+    lines = map(json.loads, (home / name / "metrics.jsonl").read_text().splitlines())
+    return [line["metrics"] for line in lines if line["event"] == "epoch"]
+
+
+def assert_equal_runs(home: Path, a: str, b: str) -> None:
+    """The same losses in every epoch, the same accuracies, and the same rows in memory."""
+    for ours, theirs in zip(epochs(home, a), epochs(home, b), strict=True):
+        assert ours == pytest.approx(theirs, **EQUAL)
+    results = [json.loads((home / name / "result.json").read_text()) for name in (a, b)]
+    for key in ("status", "accuracy_matrix"):
+        assert results[0][key] == results[1][key]
+    kept = [checkpoint.load(checkpoint.latest(home / name / "checkpoints"))["memory"] for name in (a, b)]
+    assert torch.equal(kept[0]["table"]["sample_id"], kept[1]["table"]["sample_id"])
+
+
+def test_two_processes_learn_what_one_learns_and_leave_one_run(tmp_path: Path) -> None:
+    one(scenario=write(tmp_path, "alone"))
+    code, out, err = two(str(write(tmp_path, "both")), "--json", "--tracking", "offline", cwd=tmp_path)
+    assert code == 0, err
+    assert json.loads(out)["status"] == "finished", "one object on stdout, though two processes ran"
+    assert_equal_runs(tmp_path, "alone", "both")
+    assert epochs(tmp_path, "both")[-1].keys() >= {"train/loss_kd_replay", "train/loss_features_big"}
+    assert "Warning" not in err
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"alone", "both"}
+
+
+def test_saved_by_two_it_goes_on_alone(tmp_path: Path) -> None:
+    one(scenario=write(tmp_path, "whole"))
+    path = write(tmp_path, "cut")
+    code, _, err = two(str(path), "--limit-experiences", "1", "--tracking", "offline", cwd=tmp_path)
+    assert code == 0, err
+    one(resume=str(tmp_path / "cut"))
+    assert_equal_runs(tmp_path, "whole", "cut")
+
+
+def test_a_mistake_is_one_line(tmp_path: Path) -> None:
+    code, out, err = two(str(write(tmp_path, "wrong")), "--set", "memory.size=-1", cwd=tmp_path)
+    assert (code != 0, out) == (True, "")
+    assert [line for line in err.splitlines() if "memory" in line] == [
+        "--set memory.size=-1: memory.size: input should be greater than 0; got -1"
+    ]
+    assert "exitcode  : 2" in err, "torchrun's own report"
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.slow
+def test_saved_alone_it_goes_on_as_two(tmp_path: Path) -> None:
+    one(scenario=write(tmp_path, "whole"))
+    one(scenario=write(tmp_path, "cut"), limit_experiences=1)
+    code, _, err = two(
+        "--resume", str(tmp_path / "cut"), "--tracking", "mlflow", "--tracking-uri", "sqlite:///m.db", cwd=tmp_path
+    )
+    assert code == 0, err
+    assert_equal_runs(tmp_path, "whole", "cut")
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/m.db")
+    found = [client.search_runs([e.experiment_id]) for e in client.search_experiments()]
+    assert len([run for runs in found for run in runs if "mlflow.parentRunId" not in run.data.tags]) == 1
+
+
+VIEWS = {"crop": 1, "flip": True, "views": 2}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "views": {"stream": {**SCENARIO["stream"], "augment": VIEWS}},
+    "fresh views": {"stream": {**SCENARIO["stream"], "augment": {**VIEWS, "views": None}}},
+    "class balanced": {"memory": {"kind": "class_balanced", "size": 25}},
+    "ema": {
+        "teachers": {"slow": {"kind": "ema", "decay": 0.9}},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
+        "train": {**SCENARIO["train"], "optimizer": {"kind": "sgd", "lr": 0.05}},
+    },
+    "stored logits and two draws": {
+        "teachers": {"stored": "stored"},
+        "losses": [
+            "cross_entropy",
+            {"kind": "kd", "between": ["student@replay1", "stored"], "weight": 0.5},
+            {"kind": "cross_entropy", "name": "again", "between": ["student@replay2"], "weight": 0.5},
+        ],
+        "memory": {"kind": "reservoir", "size": 40, "store": ["logits"]},
+        "train": {**SCENARIO["train"], "replay_draws": 2},
+    },
+    "batches smaller than two rows a rank": {"train": {**SCENARIO["train"], "batch_size": 3, "replay_batch_size": 2}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_so_it_is_for_other_parts(tmp_path: Path, name: str) -> None:
+    one(scenario=write(tmp_path, "alone", **VARIANTS[name]))
+    code, _, err = two(str(write(tmp_path, "both", **VARIANTS[name])), "--tracking", "offline", cwd=tmp_path)
+    assert code == 0, err
+    assert_equal_runs(tmp_path, "alone", "both")
+
+
+@pytest.mark.slow
+def test_what_only_compares_a_ranks_own_rows_still_ends_with_equal_students(tmp_path: Path) -> None:
+    """Batch norm on the CPU, dropout and coral: other numbers than one process gives, but the same on both."""
+    changes = {
+        "student": {"model": "resnet8", "head": "linear"},
+        "teachers": {"slow": "ema"},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
+        "transfer": {"kind": "coral", "weight": 0.1},
+        "train": {"epochs": 1, "batch_size": 32, "optimizer": {"kind": "sgd", "lr": 0.05}},
+    }
+    code, _, err = two(str(write(tmp_path, "norm", **changes)), "--tracking", "offline", cwd=tmp_path)
+    assert code == 0, err
+    assert err.count("batch norm sees each process's rows by themselves") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_both_and_is_recorded(tmp_path: Path, number: signal.Signals) -> None:
+    path = write(tmp_path, "endless", train={**SCENARIO["train"], "epochs": 100000})
+    process = torchrun("-m", "clkd", "run", str(path), "--tracking", "offline", "-q", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "endless" / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert err.count("clkd: stopped by") == 1, err
+    assert json.loads((tmp_path / "endless" / "run.json").read_text())["status"] == "killed"
+
+
+TALK = """
+import torch
+from torch import nn
+from clkd.errors import ClkdError
+from clkd.ranks import joined
+from clkd.signals import Needs, Signals
+
+with joined() as ranks:
+    r, ids = ranks.rank, torch.arange(2)
+    rows = torch.arange(14.0).view(7, 2)
+    own = Signals(ranks.own(rows), ids, {"tap": ranks.own(rows[:, None].half())})
+    told = ranks.whole(own, 7, Needs(features=("tap",)))
+    assert torch.equal(told.logits, rows) and torch.equal(told.features["tap"], rows[:, None].half())
+    assert ranks.whole(own, 7, None).logits is None, "what nobody needs is not sent"
+    assert ranks.sum(torch.tensor([r + 1])).tolist() == [3]
+    assert ranks.mean(torch.tensor([r + 1.0])).tolist() == [1.5]
+    assert ranks.highest(10 * r) == 10
+    assert ranks.tell({"rank": r}) == {"rank": 0}
+    layer = nn.BatchNorm1d(2)
+    layer.running_mean += r
+    layer.weight.data += r
+    ranks.settle(layer)
+    ranks.follow(nn.ParameterList([layer.weight]))
+    assert layer.running_mean.tolist() == [0.5, 0.5] and layer.weight.tolist() == [1.0, 1.0]
+    ranks.agree("the sky", "blue")
+    try:
+        ranks.agree("the sky", "blue" if r == 0 else "red")
+    except ClkdError as error:
+        assert "the sky differs between rank 0 and rank 1" in str(error)
+    else:
+        raise AssertionError
+    from pathlib import Path
+    def work():
+        assert Path("left").exists() == (r == 1)
+        Path("left").touch()
+        return r
+    assert ranks.in_turn(work) == r
+    print("fine")
+"""
+
+
+def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
+    (tmp_path / "talk.py").write_text(TALK)
+    process = torchrun("talk.py", cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.count("fine")) == (0, 2), err
+
+
+@pytest.mark.parametrize(("new", "replayed"), [(7, 0), (6, 7), (31, 9), (4, 5), (3, 8), (20, 1)])
+@pytest.mark.parametrize("world", [2, 3])
+def test_shares_are_a_partition_whose_scaled_means_have_the_whole_mean(new: int, replayed: int, world: int) -> None:
+    i = torch.arange(new + replayed)
+    batch = Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=new, extra={"key": i[new:]})
+    values = torch.randn(len(i), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ranks = [Ranks(rank, world) for rank in range(world)]
+    shares = [one.share(batch) for one in ranks]
+    for share in shares:
+        assert torch.equal(share.y[share.new :], share.extra["key"])
+        assert min(share.new, len(share) - share.new if replayed else 2) >= 2 or len(share) == len(batch)
+    if min(new, replayed or new) >= 2 * world:
+        assert torch.equal(torch.cat([share.y for share in shares]).sort().values, i)
+    for start, stop in [(0, new), (new, len(i)), (0, len(i))]:
+        if start == stop:
+            continue
+        parts = []
+        for one, share in zip(ranks, shares, strict=True):
+            own = share.y[(share.y >= start) & (share.y < stop)]
+            parts.append(one.part(values[own].mean(), len(own), stop - start))
+        torch.testing.assert_close(torch.stack(parts).mean(), values[start:stop].mean())
