@@ -16,6 +16,7 @@ from clkd.data.prepare import prepare
 from clkd.data.store import Store
 from clkd.engine.fit import fit
 from clkd.engine.parts import Parts
+from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import UserError
 from clkd.experience import Rows
@@ -25,6 +26,7 @@ from clkd.options import Part, Scheduled, TeacherOptions, TermOptions, TransferO
 from clkd.registry import Registry
 from clkd.scenario.model import Augment as AugmentOptions
 from clkd.scenario.model import Scenario
+from clkd.scenario.resolve import resolved
 from clkd.schedules.base import Progress, Schedule
 from clkd.seeding import derive, generator
 from clkd.signals import Needs
@@ -71,6 +73,7 @@ class Composer:
             memory=build(scenario.memory, seed=scenario.seed, device=self.device, context=context),
             transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
             transfer_weight=self._transfer_weight(),
+            cache=self._teacher_cache(store, stream, context, augment) if teach else None,
         )
         parts.memory.to(self.device)
         request_taps(parts)
@@ -121,6 +124,25 @@ class Composer:
             fit=lambda net, options: fit(net, options, everything, augment, self.on_step),
         )
         return context
+
+    def _teacher_cache(self, store: Store, stream: Stream, context: Context, augment: Augment) -> TeacherCache:
+        plain = resolved(self.scenario)
+        # Tracking is left out: an address may hold a password, and the cache is shared.
+        scenario = {key: plain[key] for key in ("name", "seed", "stream", "student", "teachers", "train")}
+        data = {"name": store.name, "fingerprint": store.fingerprint}
+        origin = {"scenario": scenario, "base": str(self.base)}
+        return TeacherCache.of(self.cache / "answers", context.train, stream, augment, data=data, origin=origin)
+
+    def one_teacher(self, name: str, features: tuple[str, ...]) -> tuple[Teacher, TeacherCache]:
+        """One teacher as a run composes it, and the cache that it answers into: all that checking its answers takes."""
+        scenario, build = self.scenario, self.registry.build
+        store = prepare(scenario.stream.dataset, build=build, cache=self.cache, base=self.base)
+        stream: Stream = build(scenario.stream.split, store=store, seed=scenario.seed)
+        augment = self._augment(store)
+        context = self._context(store, stream, augment)
+        teacher = self._teacher(name, scenario.teachers[name], context, {})
+        teacher.request(features)
+        return teacher, self._teacher_cache(store, stream, context, augment)
 
     def _teachers(self, context: Context) -> dict[str, Teacher]:
         """Ensembles come after the members they are made of, whatever their place in the file."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from clkd.data.augment import Augment
+from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import ClkdError
 from clkd.experience import Experience
@@ -41,6 +42,8 @@ class Parts:
     memory: Memory = field(default_factory=Memory)
     transfer: Transfer = field(default_factory=Transfer)
     transfer_weight: float | Schedule = 1.0
+    cache: TeacherCache | None = None
+    """Where the answers of teachers from outside are kept from one run to the next."""
 
     def begin(self, experience: Experience, seed: int) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
@@ -61,6 +64,8 @@ class Parts:
             needs = self.needs(name)
             wanted = needs.logits or bool(needs.features)
             if not (self.augment.views and wanted and teacher.ready and teacher.frozen and teacher.recall):
+                continue
+            if self.cache and self.cache.recall(name, teacher, needs, experience, self.memory, self.augment.views):
                 continue
             size = (len(experience.train) + len(self.memory)) * self.augment.views * _bytes_per_row(teacher, needs)
             if size <= RECALL_LIMIT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,7 @@ from clkd.frozen import state_hash
 from clkd.signals import Batch, Needs, Signals, Spec
 from clkd.teachers.base import Teacher
 from clkd.teachers.recall import Recall
+from clkd.teachers.stored import Stored
 
 if TYPE_CHECKING:
     from clkd.experience import Experience
@@ -48,6 +50,10 @@ class View:
             return seen
         return F.interpolate(seen, size=(self.size, self.size), mode="bilinear", antialias=True)
 
+    def facts(self) -> dict[str, Any]:
+        """What decides it, as plain data."""
+        return {"scale": self.scale.flatten().tolist(), "shift": self.shift.flatten().tolist(), "size": self.size}
+
 
 class NetworkTeacher(Teacher):
     """A frozen network. `network` is None until there is one."""
@@ -56,7 +62,7 @@ class NetworkTeacher(Teacher):
         self.network = network
         self.view = view
         self._known: tuple[Network | None, Tensor] = (None, torch.empty(0))
-        self._answers: Recall | None = None
+        self._answers: Recall | Stored | None = None
 
     @property
     def ready(self) -> bool:
@@ -70,6 +76,9 @@ class NetworkTeacher(Teacher):
 
     def foresee(self, rows: Iterable[Batch], needs: Needs) -> None:
         self._answers = Recall((batch, self._say(batch, needs)) for batch in rows)
+
+    def recall_from(self, answers: Stored) -> None:
+        self._answers = answers
 
     def end(self, experience: Experience, student: Student) -> None:
         if self._answers is not None:
@@ -96,6 +105,18 @@ class NetworkTeacher(Teacher):
     def fingerprint(self) -> str:
         return "" if self.network is None else state_hash(self.network)  # type: ignore[arg-type]  # every network is a module
 
+    def identity(self) -> dict[str, Any] | None:
+        """Weights alone do not decide what a network says: its layers' options count too."""
+        if self.network is None:
+            return None
+        return {
+            "weights": self.fingerprint(),
+            "network": hashlib.sha256(str(self.network).encode()).hexdigest(),
+            "classes": list(self.spec().class_ids),
+            "channels_last": getattr(self.network, "channels_last", False),
+            "view": None if self.view is None else self.view.facts(),
+        }
+
     def _speaker(self) -> Network:
         assert self.network is not None, "asked before it was ready"
         return self.network
@@ -116,6 +137,9 @@ class Snapshot(NetworkTeacher):
     def __init__(self) -> None:
         super().__init__()
         self._saved: dict[str, Any] = {}
+
+    def identity(self) -> None:
+        """It follows the student, so nothing it says is worth keeping for another run."""
 
     def begin(self, experience: Experience, student: Student) -> None:
         """After a resume: the saved weights go into a copy of the student, laid out as it was when they were saved."""
