@@ -141,6 +141,8 @@ class _Execution:
 
     def _conclude(self, outcome: Outcome) -> None:
         """However it ended: the result is written, trackers and plugins are told."""
+        if self.composed.parts.cache:
+            self.composed.parts.cache.release()
         self._count_time()
         values = {name: metric(self.run.record) for name, metric in self.composed.metrics.items()}
         aware = Record.from_state({**self.run.record.state_dict(), "task_labels": True})

@@ -114,6 +114,10 @@ class TeacherCache:
         self._tallies.clear()
         return told
 
+    def release(self) -> None:
+        """Let others make room with this run's files: nothing is read of them any more."""
+        self._held.clear()
+
     def recall(
         self, name: str, teacher: Teacher, needs: Needs, experience: Experience, memory: Memory, views: int
     ) -> bool:
