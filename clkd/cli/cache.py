@@ -151,10 +151,10 @@ def _answers(folder: Path) -> Entry:
     meta, facts = answers.meta, answers.meta["facts"]
     domain = "" if facts["domain"] == "None" else f", {facts['domain']}"
     said = "+".join([*(["logits"] if facts["logits"] else []), *facts["features"]])
-    print_ = facts["teacher"]["weights"][:8]
-    about = f"{meta['teacher']} {print_} on {meta['data']}{domain}: {said}, {answers.views} views"
+    weights = facts["teacher"]["weights"][:8]
+    about = f"{meta['teacher']} {weights} on {meta['data']}{domain}: {said}, {answers.views} views"
     return Entry(
-        "answers", folder.name, about, size, when, str(folder), answers.rows(), answers.views, meta["teacher"], print_
+        "answers", folder.name, about, size, when, str(folder), answers.rows(), answers.views, meta["teacher"], weights
     )
 
 
