@@ -98,6 +98,8 @@ class Composer:
 
     def _context(self, store: Store, stream: Stream, augment: Augment) -> Context:
         everything = _all_rows(store).ready(self.device)
+        # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.
+        anew = Augment(augment.mean, augment.std, augment.crop, augment.flip)
         fixed = self.registry.parse("heads", "fixed")
 
         def network(model: Part, class_ids: tuple[int, ...], seed: int) -> Student:
@@ -118,10 +120,10 @@ class Composer:
             mean=store.mean,
             std=store.std,
             train=everything,
-            data_fingerprint=f"{store.fingerprint}/{augment.crop}/{augment.flip}/{augment.views}/{self.scenario.train.channels_last}",
+            data_fingerprint=f"{store.fingerprint}/{anew.crop}/{anew.flip}/{anew.views}/{self.scenario.train.channels_last}",
             build=self.registry.build,
             network=network,
-            fit=lambda net, options: fit(net, options, everything, augment, self.on_step),
+            fit=lambda net, options: fit(net, options, everything, anew, self.on_step),
         )
         return context
 
