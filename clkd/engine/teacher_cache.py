@@ -24,7 +24,7 @@ from clkd.signals import Batch, Needs
 from clkd.streams.base import Stream
 from clkd.teachers.answers import FORMAT, AlteredError, Answers, allocated, bound, lock, make_room
 from clkd.teachers.base import Teacher
-from clkd.teachers.stored import BLOCK, Blocks, Kept, Stored, kept_of
+from clkd.teachers.cached import BLOCK, Blocks, Cached, Kept, kept_of
 
 log = logging.getLogger("clkd.engine")
 
@@ -58,7 +58,7 @@ class Tally:
     cost: float = 0.0
     """Seconds that asking about a row takes."""
     size: int = 0
-    stored: Stored | None = None
+    stored: Cached | None = None
 
     def metrics(self) -> dict[str, float]:
         """`seconds_saved`: what asking in every step would have taken, less what was asked now."""
@@ -269,7 +269,7 @@ class TeacherCache:
         batch = self.rows.gather(at)
         return batch if warp is None else replace(batch, x=warp(batch.x))
 
-    def _stored(self, files: list[Answers], domains: list[str], teacher: Teacher, kept: Kept) -> Stored:
+    def _stored(self, files: list[Answers], domains: list[str], teacher: Teacher, kept: Kept) -> Cached:
         """All files as one, mapped into memory; on a GPU, if they are small, copied to it."""
         device = self.rows.y.device
         views = max(answers.views for answers in files)
@@ -286,7 +286,7 @@ class TeacherCache:
             tables = [torch.cat([table.to(device) for table in tables])]
         own = [domains.index(repr(warp)) if repr(warp) in domains else len(files) for warp in self.warps]
         ids = torch.tensor(teacher.spec().class_ids, device=device)
-        return Stored(tables, base.to(device), torch.tensor(own, device=device), self.blocks, kept, ids)
+        return Cached(tables, base.to(device), torch.tensor(own, device=device), self.blocks, kept, ids)
 
 
 def _model(part: Mapping[str, Any]) -> Any:

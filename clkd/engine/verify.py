@@ -16,7 +16,7 @@ from clkd.registry import Registry
 from clkd.scenario.model import Scenario
 from clkd.seeding import generator
 from clkd.teachers.answers import AlteredError, Answers
-from clkd.teachers.stored import Kept
+from clkd.teachers.cached import Kept
 
 TOLERANCE = 2.0**-8
 """How far an answer may lie from what is said now, as a share of the block's largest: float16 rounds by 2^-11."""

@@ -12,7 +12,7 @@ from clkd.signals import Batch, Needs, Signals, Spec
 if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
-    from clkd.teachers.stored import Stored
+    from clkd.teachers.cached import Cached
 
 
 class Teacher:
@@ -57,7 +57,7 @@ class Teacher:
         """
         return None
 
-    def recall_from(self, answers: Stored) -> None:
+    def recall_from(self, answers: Cached) -> None:
         """Before an experience is trained: where its answers to every row and view that is coming can be read."""
 
     def after_step(self, student: Student) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from clkd.frozen import state_hash
 from clkd.signals import Batch, Needs, Signals, Spec
 from clkd.teachers.base import Teacher
+from clkd.teachers.cached import Cached
 from clkd.teachers.recall import Recall
-from clkd.teachers.stored import Stored
 
 if TYPE_CHECKING:
     from clkd.experience import Experience
@@ -62,7 +62,7 @@ class NetworkTeacher(Teacher):
         self.network = network
         self.view = view
         self._known: tuple[Network | None, Tensor] = (None, torch.empty(0))
-        self._answers: Recall | Stored | None = None
+        self._answers: Recall | Cached | None = None
 
     @property
     def ready(self) -> bool:
@@ -77,7 +77,7 @@ class NetworkTeacher(Teacher):
     def foresee(self, rows: Iterable[Batch], needs: Needs) -> None:
         self._answers = Recall((batch, self._say(batch, needs)) for batch in rows)
 
-    def recall_from(self, answers: Stored) -> None:
+    def recall_from(self, answers: Cached) -> None:
         self._answers = answers
 
     def end(self, experience: Experience, student: Student) -> None:

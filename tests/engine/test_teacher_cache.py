@@ -28,8 +28,8 @@ from clkd.seeding import generator
 from clkd.signals import Batch, Needs, Signals
 from clkd.teachers.answers import AlteredError, Answers, folders, lock
 from clkd.teachers.base import Teacher
+from clkd.teachers.cached import Blocks
 from clkd.teachers.network import NetworkTeacher
-from clkd.teachers.stored import Blocks
 
 PLUGINS = load_plugins()
 BASE: dict[str, Any] = {

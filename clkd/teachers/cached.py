@@ -69,7 +69,7 @@ class Blocks:
         return found
 
 
-class Stored:
+class Cached:
     """A teacher's answers as `Recall` gives them, out of one table for each domain.
 
     Tables on the host are files mapped into memory, and stay there; one on the device was copied as a whole.
