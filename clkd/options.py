@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import (
     BaseModel,
@@ -186,9 +186,10 @@ class TransferOptions(Options):
 class TeacherOptions(Options):
     """Keys that every teacher has beside its own."""
 
-    recall: bool = True
+    recall: bool | Literal["memory"] = True
     """Where rows come in fixed views (nothing is augmented, or `augment.views` is set), ask a frozen teacher about each
-    of them once per experience and recall its answers."""
+    of them once and recall its answers: a teacher from outside once for all runs, its answers in the cache as float16;
+    any other, and with `memory` that one too, once per experience."""
 
 
 SHARED: dict[str, type[Options]] = {"losses": TermOptions, "transfers": TransferOptions, "teachers": TeacherOptions}

@@ -6,7 +6,6 @@ statistics. Contents are checked at every opening; what was altered or cut short
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -14,8 +13,7 @@ import mmap
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clkd.cache import alone
 from clkd.data.source import Lazy, Raw, Split, chunks
-from clkd.errors import UserError
 
 log = logging.getLogger("clkd.data")
 
@@ -89,7 +87,7 @@ def open_or_build(name: str, key: str, cache: Path, build: Callable[[Path], Raw]
 
 
 def _build(name: str, folder: Path, build: Callable[[Path], Raw]) -> Store:
-    with _alone(folder.with_name(folder.name + ".lock"), name):
+    with alone(folder.with_name(folder.name + ".lock"), f"decoding {name}"):
         try:
             return _open(name, folder)  # another process may have built it while this one waited
         except AlteredError:
@@ -101,23 +99,6 @@ def _build(name: str, folder: Path, build: Callable[[Path], Raw]) -> Store:
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(Path(scratch) / "new", folder)
         return _open(name, folder)
-
-
-@contextmanager
-def _alone(path: Path, name: str) -> Iterator[None]:
-    """Hold a lock that the system frees even if this process dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("w")
-    except OSError as error:
-        raise UserError(f"the cache is not writable ({error}); set CLKD_CACHE to a folder that is") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("waiting for another process that is decoding %s (it holds %s)", name, path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _write(raw: Raw, folder: Path) -> None:

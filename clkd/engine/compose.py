@@ -20,7 +20,8 @@ from clkd.data.store import Store
 from clkd.engine.fit import fit
 from clkd.engine.parts import Parts
 from clkd.engine.residence import stays_resident
-from clkd.engine.speed import speed_up
+from clkd.engine.speed import set_precision, speed_up
+from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import UserError
 from clkd.experience import Rows
@@ -31,6 +32,7 @@ from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.model import Augment as AugmentOptions
 from clkd.scenario.model import Scenario
+from clkd.scenario.resolve import resolved
 from clkd.schedules.base import Progress, Schedule
 from clkd.seeding import derive, generator
 from clkd.signals import Needs
@@ -89,6 +91,7 @@ class Composer:
             ),
             transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
             transfer_weight=self._transfer_weight(),
+            cache=self._teacher_cache(store, stream, context, augment) if teach else None,
         )
         parts.memory.to(self.device)
         refuse_lost_views(parts)
@@ -127,6 +130,8 @@ class Composer:
 
     def _context(self, store: Store, stream: Stream, augment: Augment, resident: bool) -> Context:
         everything = _all_rows(store, resident).ready(self.device)
+        # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.
+        anew = Augment(augment.mean, augment.std, augment.crop, augment.flip)
         fixed = self.registry.parse("heads", "fixed")
 
         def network(model: Part, class_ids: tuple[int, ...], seed: int) -> Student:
@@ -147,12 +152,33 @@ class Composer:
             mean=store.mean,
             std=store.std,
             train=everything,
-            data_fingerprint=f"{store.fingerprint}/{augment.crop}/{augment.flip}/{augment.views}/{self.scenario.train.channels_last}",
+            data_fingerprint=f"{store.fingerprint}/{anew.crop}/{anew.flip}/{anew.views}/{self.scenario.train.channels_last}",
             build=self.registry.build,
             network=network,
-            fit=lambda net, options: fit(net, options, everything, augment, self.on_step),
+            fit=lambda net, options: fit(net, options, everything, anew, self.on_step),
         )
         return context
+
+    def _teacher_cache(self, store: Store, stream: Stream, context: Context, augment: Augment) -> TeacherCache:
+        plain = resolved(self.scenario)
+        # Tracking is left out: an address may hold a password, and the cache is shared.
+        scenario = {key: plain[key] for key in ("name", "seed", "stream", "student", "teachers", "train")}
+        data = {"name": store.name, "fingerprint": store.fingerprint}
+        about = {"data": data, "origin": {"scenario": scenario, "base": str(self.base)}, "device": self.device}
+        return TeacherCache.of(self.cache / "answers", context.train, stream, augment, **about)
+
+    def one_teacher(self, name: str, features: tuple[str, ...]) -> tuple[Teacher, TeacherCache]:
+        """One teacher as a run composes it, and the cache that it answers into: all that checking its answers takes."""
+        scenario, build = self.scenario, self.registry.build
+        store = prepare(scenario.stream.dataset, build=build, cache=self.cache, base=self.base)
+        stream: Stream = build(scenario.stream.split, store=store, seed=scenario.seed)
+        augment = self._augment(store)
+        resident = stays_resident(scenario.stream.resident, store, stream, self.device)
+        context = self._context(store, stream, augment, resident)
+        teacher = self._teacher(name, scenario.teachers[name], context, {})
+        teacher.request(features)
+        set_precision([teacher.module()], scenario.train, self.device)
+        return teacher, self._teacher_cache(store, stream, context, augment)
 
     def _teachers(self, context: Context) -> dict[str, Teacher]:
         """Ensembles come after the members they are made of, whatever their place in the file."""

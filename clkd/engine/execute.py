@@ -167,6 +167,8 @@ class _Execution:
 
     def _conclude(self, outcome: Outcome) -> None:
         """However it ended: the result is written, trackers and plugins are told."""
+        if self.composed.parts.cache:
+            self.composed.parts.cache.release()
         if not self.ranks.first:
             return
         self._count_time()

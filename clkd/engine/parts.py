@@ -14,6 +14,7 @@ from torch import nn
 
 from clkd.data.augment import Augment
 from clkd.engine.batches import batches
+from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import ClkdError
 from clkd.experience import Experience
@@ -46,6 +47,8 @@ class Parts:
     memory: Memory = field(default_factory=Memory)
     transfer: Transfer = field(default_factory=Transfer)
     transfer_weight: float | Schedule = 1.0
+    cache: TeacherCache | None = None
+    """Where the answers of teachers from outside are kept from one run to the next."""
 
     def begin(self, experience: Experience, seed: int) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
@@ -67,6 +70,10 @@ class Parts:
             wanted = needs.logits or bool(needs.features)
             if not (self.augment.views and wanted and teacher.ready and teacher.frozen and teacher.recall):
                 continue
+            if self.cache:
+                found = self.cache.recall(name, teacher, needs, experience, self.memory, self.augment.views)
+                if teacher.ranks.highest(not found) == 0:  # all ranks recall in the same way
+                    continue
             size = (len(experience.train) + len(self.memory)) * self.augment.views * _bytes_per_row(teacher, needs)
             if size <= RECALL_LIMIT:
                 teacher.foresee(self._coming(experience), needs)

@@ -151,6 +151,7 @@ class Scheduler:
             "memory/bytes": memory.nbytes(),
             **{f"memory_classes/{name}": rows for name, rows in held.items()},
             "speed/rows_per_second": self.run.rows / self.run.seconds["train"],
+            **(self.parts.cache.metrics() if self.parts.cache else {}),
         }
 
     def _per_class(self) -> dict[str, float]:

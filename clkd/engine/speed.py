@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import nn
 
 from clkd.engine.parts import Parts
 from clkd.models.student import Student
@@ -14,16 +17,22 @@ def speed_up(parts: Parts, options: TrainOptions) -> None:
 
     Copies of the student take both with them. A teacher is fitted before, so that neither is in its weights.
     """
-    teachers = [teacher.module() for teacher in parts.teachers.values()]
-    networks = [parts.student, *(module for module in teachers if isinstance(module, Student))]
-    for network in networks:
-        network.autocast = autocast(options.precision, parts.device)
+    modules = [parts.student, *(teacher.module() for teacher in parts.teachers.values())]
+    set_precision(modules, options, parts.device)
     if options.compile:
         from clkd.models.compiled import Compiled  # loads torch's compiler, which takes a second
 
         mode = "default" if options.compile is True else options.compile
-        for network in networks:
-            network.runner = Compiled(mode, sizes(parts, options))
+        for network in modules:
+            if isinstance(network, Student):
+                network.runner = Compiled(mode, sizes(parts, options))
+
+
+def set_precision(modules: Iterable[nn.Module | None], options: TrainOptions, device: torch.device) -> None:
+    """Let those that are clkd's own networks compute in `train.precision`."""
+    for network in modules:
+        if isinstance(network, Student):
+            network.autocast = autocast(options.precision, device)
 
 
 def sizes(parts: Parts, options: TrainOptions) -> frozenset[int]:

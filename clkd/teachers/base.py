@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from clkd.signals import Batch, Needs, Signals, Spec
 if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
+    from clkd.teachers.cached import Cached
 
 
 class Teacher:
@@ -21,8 +22,9 @@ class Teacher:
     frozen = True
     """Whether its parameters and buffers must stay what they are while it teaches (an `ema` follows the student)."""
 
-    recall = True
-    """Whether it may answer about each row once and recall the answers, where rows come in fixed views."""
+    recall: bool | Literal["memory"] = True
+    """Whether it may answer about each row once and recall the answers, where rows come in fixed views: on disk if it
+    stays the same from run to run, else (or where this is "memory") in memory."""
 
     ranks: Ranks = ALONE
     """The processes that share its work."""
@@ -51,6 +53,16 @@ class Teacher:
 
         Only a frozen teacher with `recall` set is told: it may answer now and recall its answers later.
         """
+
+    def identity(self) -> dict[str, Any] | None:
+        """What decides its answers, as plain data, if it stays the same from run to run; None for one that changes.
+
+        The answers of one that does are kept in the cache, and handed to it by `recall_from`.
+        """
+        return None
+
+    def recall_from(self, answers: Cached) -> None:
+        """Before an experience is trained: where its answers to every row and view that is coming can be read."""
 
     def after_step(self, student: Student) -> None:
         """After each optimiser step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from clkd.frozen import state_hash
 from clkd.signals import Batch, Needs, Signals, Spec
 from clkd.teachers.base import Teacher
+from clkd.teachers.cached import Cached
 from clkd.teachers.recall import Recall
 
 if TYPE_CHECKING:
@@ -48,6 +50,10 @@ class View:
             return seen
         return F.interpolate(seen, size=(self.size, self.size), mode="bilinear", antialias=True)
 
+    def facts(self) -> dict[str, Any]:
+        """What decides it, as plain data."""
+        return {"scale": self.scale.flatten().tolist(), "shift": self.shift.flatten().tolist(), "size": self.size}
+
 
 class NetworkTeacher(Teacher):
     """A frozen network. `network` is None until there is one."""
@@ -56,7 +62,7 @@ class NetworkTeacher(Teacher):
         self.network = network
         self.view = view
         self._known: tuple[Network | None, Tensor] = (None, torch.empty(0))
-        self._answers: Recall | None = None
+        self._answers: Recall | Cached | None = None
 
     @property
     def ready(self) -> bool:
@@ -74,6 +80,9 @@ class NetworkTeacher(Teacher):
     def _say_together(self, batch: Batch, needs: Needs) -> Signals:
         """Each rank is asked about its share of the rows, and all hear everything."""
         return self.ranks.whole(self._say(self.ranks.share(batch), needs), len(batch), needs)
+
+    def recall_from(self, answers: Cached) -> None:
+        self._answers = answers
 
     def end(self, experience: Experience, student: Student) -> None:
         if self._answers is not None:
@@ -100,6 +109,18 @@ class NetworkTeacher(Teacher):
     def fingerprint(self) -> str:
         return "" if self.network is None else state_hash(self.network)  # type: ignore[arg-type]  # every network is a module
 
+    def identity(self) -> dict[str, Any] | None:
+        """Weights alone do not decide what a network says: its layers' options count too."""
+        if self.network is None:
+            return None
+        return {
+            "weights": self.fingerprint(),
+            "network": hashlib.sha256(str(self.network).encode()).hexdigest(),
+            "classes": list(self.spec().class_ids),
+            "channels_last": getattr(self.network, "channels_last", False),
+            "view": None if self.view is None else self.view.facts(),
+        }
+
     def _speaker(self) -> Network:
         assert self.network is not None, "asked before it was ready"
         return self.network
@@ -120,6 +141,9 @@ class Snapshot(NetworkTeacher):
     def __init__(self) -> None:
         super().__init__()
         self._saved: dict[str, Any] = {}
+
+    def identity(self) -> None:
+        """It follows the student, so nothing it says is worth keeping for another run."""
 
     def begin(self, experience: Experience, student: Student) -> None:
         """After a resume: the saved weights go into a copy of the student, laid out as it was when they were saved."""

@@ -63,8 +63,13 @@ class Recall:
 
     def check(self) -> None:
         """Raises `ClkdError` if rows were asked for that had not been shown."""
-        if missed := int(self.missed):
-            raise ClkdError(
-                f"{missed} rows were replayed that the memory did not hold when the experience began, so a recalled "
-                f"teacher had no answer for them: a memory that makes rows up needs `recall: false` at its teachers"
-            )
+        refuse_missed(self.missed)
+
+
+def refuse_missed(missed: Tensor) -> None:
+    """Raises `ClkdError` if the count is not zero."""
+    if count := int(missed):
+        raise ClkdError(
+            f"{count} rows were replayed that the memory did not hold when the experience began, so a recalled "
+            f"teacher had no answer for them: a memory that makes rows up needs `recall: false` at its teachers"
+        )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -64,6 +66,8 @@ class ConsoleTracker(Tracker):
             return
         _say(f"{_place(experience)} accuracy in percent, after (rows) on (columns) experience:")
         _say(matrix_text(run.record.matrix, experience.index + 1))
+        for line in cache_lines(result.get("metrics", {})):
+            _say(line)
 
     def end(self, run: Run, outcome: Outcome) -> None:
         if self.quiet:
@@ -86,6 +90,22 @@ def matrix_text(matrix: list[list[float]], rows: int) -> str:
     head = " " * 4 + "".join(f"{j:>{WIDTH}}" for j in range(rows))
     lines = [f"{i:>4}" + "".join(f"{percent(value):>{WIDTH}}" for value in matrix[i][: i + 1]) for i in range(rows)]
     return "\n".join([head, *lines])
+
+
+def cache_lines(metrics: Mapping[str, float]) -> list[str]:
+    """What the teacher cache did for each teacher in one experience.
+
+    >>> told = {"hit_rate": 0.5, "rows_asked": 1200, "seconds_saved": 3.21, "bytes": 2e6}
+    >>> cache_lines({f"teacher_cache/external/{name}": value for name, value in told.items()})
+    ['teacher cache: external: 50.0 % hits, 1,200 rows asked, 3.2 s saved, 2.0 MB on disk']
+    """
+    heads = [name.removesuffix("/hit_rate") for name in metrics if re.fullmatch("teacher_cache/.*/hit_rate", name)]
+    return [
+        f"teacher cache: {head.removeprefix('teacher_cache/')}: {percent(metrics[f'{head}/hit_rate'])} % hits, "
+        f"{metrics[f'{head}/rows_asked']:,.0f} rows asked, {metrics[f'{head}/seconds_saved']:.1f} s saved, "
+        f"{metrics[f'{head}/bytes'] / 1e6:.1f} MB on disk"
+        for head in heads
+    ]
 
 
 def _place(experience: Experience) -> str:

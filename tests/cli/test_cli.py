@@ -43,7 +43,15 @@ HEAVY = ("torch", "torchvision", "mlflow", "avalanche", "sklearn", "numpy", "mat
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["validate", "plain.yaml"], ["show", "plain.yaml"], ["list", "losses", "kd"], ["schema"]]
+    "arguments",
+    [
+        ["--help"],
+        ["validate", "plain.yaml"],
+        ["show", "plain.yaml"],
+        ["list", "losses", "kd"],
+        ["schema"],
+        ["cache", "list"],
+    ],
 )
 def test_what_trains_nothing_loads_nothing_heavy(arguments, plain):
     code = (
