@@ -56,7 +56,7 @@ class Compiled:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         learns = torch.is_grad_enabled()
         if learns and self.mode in GRAPHS:  # the outputs of the step before may be overwritten from here on
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch's
         kind = learns, backbone.training, names
         if kind not in self._compiled:
             self._compiled[kind] = _compiled(self.mode if learns else GRAPHS.get(self.mode, self.mode), self.backend)
