@@ -171,5 +171,5 @@ def test_where_nothing_fuses_foreach_is_used_and_that_is_said_once(caplog):
     assert [record.message.partition(" fused:")[0] for record in caplog.records] == [
         "train.optimizer: sgd: foreach instead of"
     ]
-    with pytest.raises(UserError, match="cannot be True together"):
+    with pytest.raises(UserError, match="cannot be `True` together"):
         build_optimizer(OptimizerOptions(kind="sgd", lr=0.1, fused=True, foreach=True), [plain])
