@@ -182,6 +182,7 @@ def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter
     Where a device or type has no fused kernel, `foreach` is used instead, which a warning says once.
     """
     import torch
+    from torch.optim.optimizer import _device_dtype_check_for_fused
 
     kind: type[Optimizer] = getattr(torch.optim, OPTIMIZERS[options.kind].torch_name)
     given: dict[str, Any] = {
@@ -190,7 +191,11 @@ def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter
     trained = list(parameters)
     try:
         try:
-            return kind(trained, **given)
+            built = kind(trained, **given)
+            if given.get("fused"):  # torch itself looks only at the first step
+                for parameter in trained:
+                    _device_dtype_check_for_fused(parameter, cuda_unsupported=options.kind == "adagrad")
+            return built
         except RuntimeError as error:
             if not given.get("fused") or given.get("foreach") or given.get("differentiable"):
                 raise

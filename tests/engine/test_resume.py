@@ -145,11 +145,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(plugins: Plug
 
 
 @pytest.mark.slow
-def test_so_it_is_for_a_compiled_run(plugins: Plugins, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # inductor's own
+def test_so_it_is_for_a_compiled_run(plugins: Plugins, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     changes = {**VARIANTS["previous"], **VARIANTS["reservoir"], "train": {**BASE["train"], "compile": True}}
     a, b = (run(plugins, tmp_path, name, changes) for name in ("a", "b"))
     run(plugins, tmp_path, "cut", changes, limit=1)
     resumed = execute(RunRequest(resume=str(tmp_path / "cut"), quiet=True), plugins)
+    assert "cannot be compiled" not in caplog.text
     assert a["accuracy_matrix"] == b["accuracy_matrix"] == resumed["accuracy_matrix"]
     assert_same(state(tmp_path, "a"), state(tmp_path, "b"))
     assert_same(state(tmp_path, "a"), state(tmp_path, "cut"))

@@ -116,6 +116,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(caplog: pytest.L
     assert "train.compile: the backbone Broken cannot be compiled and runs as it is: " in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # inductor's own
 def test_so_it_is_without_a_compiler(caplog: pytest.LogCaptureFixture) -> None:
     import torch._inductor.config as inductor
     from torch._inductor.utils import fresh_cache
@@ -142,6 +143,7 @@ def test_a_mistake_in_a_tap_is_still_told() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # inductor's own
 def test_inductor_compiles_three_graphs_and_agrees_up_to_rounding() -> None:
     counters.clear()
     model, plain = student(), student()
