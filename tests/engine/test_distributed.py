@@ -193,7 +193,8 @@ def test_a_signal_stops_both_and_is_recorded(tmp_path: Path, number: signal.Sign
     path = write(tmp_path, "endless", train={**SCENARIO["train"], "epochs": 100000})
     process = torchrun("-m", "clkd", "run", str(path), "--tracking", "offline", "-q", cwd=tmp_path)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "endless" / "metrics.jsonl").exists():
+    metrics = tmp_path / "endless" / "metrics.jsonl"
+    while not (metrics.exists() and "train/loss" in metrics.read_text()):  # an epoch's means: both are training
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.1)
