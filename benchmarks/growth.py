@@ -31,7 +31,7 @@ def scenario(experiences: int) -> dict[str, object]:
         "name": "growth",
         "stream": {
             "dataset": {"name": "mnist", "rows_per_class": 200},
-            "split": {"by": "domain", "kind": "permuted", "experiences": experiences},
+            "split": {"by": "domain", "transform": "permuted", "experiences": experiences},
         },
         "student": {"model": {"kind": "mlp", "hidden": [400, 400]}, "head": "linear"},
         "teachers": {"previous": "previous"},
