@@ -77,22 +77,26 @@ def second_experience(
 
 
 def lwf(
-    data: list[tuple[Tensor, Tensor]], test: list[tuple[Tensor, Tensor]], steps: int, batch: int
+    data: list[tuple[Tensor, Tensor]], test: list[tuple[Tensor, Tensor]], steps: int, batch: int, tuned: bool = False
 ) -> tuple[int, float]:
-    """Learning without Forgetting on Split-MNIST, at least `steps` steps an experience: rows trained, accuracy."""
+    """Learning without Forgetting on Split-MNIST, at least `steps` steps an experience: rows trained, accuracy.
+
+    `tuned` takes the fused Adam and asks the previous self once per experience instead of in each step, which is exact
+    where nothing is augmented: the least arithmetic that this work can be done with.
+    """
     model = mlp()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=tuned)
     previous, rows, accuracy = model, 0, 0.0
     for experience, (x, y) in enumerate(data):
         known = 2 * experience
+        answers = ask(previous, x) if tuned else None
         for _ in range(math.ceil(steps / (len(x) // batch))):
             for at in torch.randperm(len(x))[: len(x) // batch * batch].split(batch):
                 logits = model(x[at])[:, : known + 2]
                 loss = F.cross_entropy(logits, y[at])
                 if known:
-                    with torch.no_grad():
-                        target = previous(x[at])[:, :known]
-                    loss = loss + distil(logits[:, :known], target)
+                    target = ask(previous, x[at]) if answers is None else answers[at]
+                    loss = loss + distil(logits[:, :known], target[:, :known])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -102,3 +106,10 @@ def lwf(
             hits = [(model(u)[:, : known + 2].argmax(1) == v).float().mean() for u, v in test[: experience + 1]]
         accuracy = torch.stack(hits).mean().item()
     return rows, accuracy
+
+
+@torch.no_grad()
+def ask(model: nn.Module, x: Tensor) -> Tensor:
+    """What a teacher says."""
+    answers: Tensor = model(x)
+    return answers
