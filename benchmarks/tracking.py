@@ -1,6 +1,7 @@
 """What tracking costs: the main job with MLflow and metrics.jsonl, and with tracking off, in turn.
 
-    python benchmarks/tracking.py
+    python benchmarks/tracking.py                          # the main job as it is shipped
+    python benchmarks/tracking.py --rows-per-class 500     # a tenth of it, where fixed costs weigh more
 
 Whole processes, warm caches, a MLflow database of its own. Data is looked for in `$CLKD_DATA`.
 """
@@ -20,9 +21,9 @@ from contest import machine
 SCENARIO = Path(__file__).parents[1] / "scenarios" / "split_cifar.yaml"
 
 
-def seconds(home: str, mode: str) -> dict[str, float]:
+def seconds(home: str, mode: str, settings: list[str]) -> dict[str, float]:
     """The run's own account of its wall time."""
-    command = [sys.executable, "-m", "clkd", "run", str(SCENARIO), "--tracking", mode, "--json", "-q"]
+    command = [sys.executable, "-m", "clkd", "run", str(SCENARIO), *settings, "--tracking", mode, "--json", "-q"]
     done = subprocess.run(command, cwd=home, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)["seconds"]
     print(f"  {mode}: {found}", file=sys.stderr)
@@ -32,10 +33,13 @@ def seconds(home: str, mode: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows-per-class", type=int)
     given = parser.parse_args()
+    limit = given.rows_per_class
+    settings = ["--set", f"stream.dataset.rows_per_class={limit}"] if limit else []
     with tempfile.TemporaryDirectory() as home:
-        seconds(home, "mlflow")  # fits the teacher, decodes, makes the database
-        rounds = [(seconds(home, "mlflow"), seconds(home, "off")) for _ in range(given.rounds)]
+        seconds(home, "mlflow", settings)  # fits the teacher, decodes, makes the database
+        rounds = [(seconds(home, "mlflow", settings), seconds(home, "off", settings)) for _ in range(given.rounds)]
     shares = sorted(100 * on["tracking"] / on["total"] for on, _ in rounds)
     ratios = sorted(on["total"] / off["total"] for on, off in rounds)
     middle = statistics.median
@@ -44,7 +48,7 @@ def main() -> None:
     print(f"| seconds, tracking off | {middle(off['total'] for _, off in rounds):.1f} |")
     print(f"| wall time on ÷ off | {middle(ratios):.3f} ({ratios[0]:.3f} – {ratios[-1]:.3f}) |")
     print(f"| share of wall time spent in trackers | {middle(shares):.1f} % ({shares[0]:.1f} – {shares[-1]:.1f}) |")
-    print(f"\n{machine()}; `python benchmarks/tracking.py --rounds {given.rounds}`")
+    print(f"\n{machine()}; `python benchmarks/tracking.py --rounds {given.rounds}{f' --rows-per-class {limit}' if limit else ''}`")
 
 
 if __name__ == "__main__":
