@@ -48,7 +48,8 @@ def main() -> None:
     print(f"| seconds, tracking off | {middle(off['total'] for _, off in rounds):.1f} |")
     print(f"| wall time on ÷ off | {middle(ratios):.3f} ({ratios[0]:.3f} – {ratios[-1]:.3f}) |")
     print(f"| share of wall time spent in trackers | {middle(shares):.1f} % ({shares[0]:.1f} – {shares[-1]:.1f}) |")
-    print(f"\n{machine()}; `python benchmarks/tracking.py --rounds {given.rounds}{f' --rows-per-class {limit}' if limit else ''}`")
+    options = f"--rounds {given.rounds}" + (f" --rows-per-class {limit}" if limit else "")
+    print(f"\n{machine()}; `python benchmarks/tracking.py {options}`")
 
 
 if __name__ == "__main__":
