@@ -94,7 +94,7 @@ def among(rows: Tensor, part: Tensor) -> Tensor:
     >>> among(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([True, False, True])).mean()
     tensor(3.)
     """
-    count = part.sum().clamp(min=1).to(rows.dtype)
+    count = part.sum(dtype=rows.dtype).clamp(min=1)
     # A number divided by a tensor is a product with the reciprocal, and 41 · (1/41) is not 1: divide tensors, so that
     # a batch where every row counts is left alone bit for bit.
     return torch.where(part, rows, 0.0) * (torch.full_like(count, len(rows)) / count)
