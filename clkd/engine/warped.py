@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -31,5 +32,6 @@ class Warped:
             if self.nbytes + size > self.room:
                 return experience
             self.nbytes += size
-            self.kept[key] = replace(experience, **{split: rows.ready(device)})
+            ready: dict[str, Any] = {split: rows.ready(device)}
+            self.kept[key] = replace(experience, **ready)
         return self.kept[key]
