@@ -88,6 +88,7 @@ class Composer:
         )
         parts.memory.to(self.device)
         refuse_lost_views(parts)
+        refuse_gaps(parts, stream)
         request_taps(parts)
         speed_up(parts, scenario.train)
         rehearse_growth(parts.student, stream)
@@ -258,6 +259,20 @@ def refuse_lost_views(parts: Parts) -> None:
             "memory.store: what the student said belongs to the view it saw, and here every view is drawn anew: give "
             "rows fixed views, which are replayed with it (stream.augment: {…, views: 1}), or set stream.augment: none"
         )
+
+
+def refuse_gaps(parts: Parts, stream: Stream) -> None:
+    """A loss that knows nothing of the columns a row did not know would take the zeros in them for answers."""
+    if not any(experience.new_classes for experience in stream[1:]):
+        return
+    for place, term in enumerate(parts.terms):
+        teacher = parts.teachers.get(term.teacher or "")
+        if teacher and teacher.partial and term.loss.needs.logits and not term.loss.reads_known:
+            raise UserError(
+                f"losses.{place}: {term.name} compares all columns of '{term.teacher}', but its rows know only the "
+                "classes of their own time, and here classes come later: use kd, or leave out what `known` of the "
+                "signals says and set reads_known = True in the loss"
+            )
 
 
 def rehearse_growth(student: Student, stream: Stream) -> None:
