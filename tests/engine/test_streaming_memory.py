@@ -31,7 +31,7 @@ from clkd.options import Parsing
 from clkd.plugins import load_plugins
 from clkd.scenario.model import Scenario
 
-wanted, budget = {"auto": "auto", "true": True}[sys.argv[1]], int(sys.argv[2])
+wanted, budget, base = {"auto": "auto", "true": True}[sys.argv[1]], int(sys.argv[2]), Path(sys.argv[3])
 residence.memory_of = lambda device: budget / residence.SHARE
 registry = load_plugins().registry
 
@@ -53,7 +53,7 @@ def train(dataset, resident):
         "train": {"batch_size": 32, "optimizer": {"kind": "sgd", "lr": 0.01}},
     }
     scenario = Scenario.model_validate(data, context=Parsing(registry))
-    composed = Composer(scenario, registry, torch.device("cpu"), cache_directory(), Path.cwd()).compose()
+    composed = Composer(scenario, registry, torch.device("cpu"), cache_directory(), base).compose()
     loop = Loop(composed.parts, scenario.train, seed=0)
     for experience in composed.stream:
         loop.train(experience, composed.parts.begin(experience, 0))
@@ -86,8 +86,8 @@ def test_peak_memory_of_rows_that_exceed_the_budget(home: Path, resident: str) -
 
     Kept resident, rows need more, which shows that the bound says something.
     """
-    command = [sys.executable, "-c", SCRIPT, resident, str(BUDGET)]
-    done = subprocess.run(command, cwd=home, stdout=subprocess.PIPE, text=True, check=True)
+    command = [sys.executable, "-c", SCRIPT, resident, str(BUDGET), str(home)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout)
     if resident == "auto":
         assert found["streamed"]
