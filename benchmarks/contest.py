@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -44,5 +47,22 @@ def ratio(ours: list[float], theirs: list[float]) -> str:
 
 def machine() -> str:
     """What the numbers were measured on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads, {gpu}, torch {torch.__version__}"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, {gpu()}, torch {torch.__version__}"
+
+
+def gpu() -> str:
+    """Its name, CUDA's version and the driver's; `no GPU` without one."""
+    if not torch.cuda.is_available():
+        return "no GPU"
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    told = subprocess.run(query, capture_output=True, text=True, check=False) if shutil.which(query[0]) else None
+    driver = told.stdout.split()[0] if told and told.stdout.split() else "unknown"
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, driver {driver}"
+
+
+def save(name: str, text: str) -> Path:
+    """Keep a table, with what stands below it, in `benchmarks/results/`."""
+    path = Path(__file__).parent / "results" / f"{name}.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text + "\n")
+    return path

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from contest import contest, machine, table
+from plain import reservoir
 from torch import Tensor, nn
 
 from clkd.cache import cache_directory
@@ -72,7 +73,7 @@ def plain_rate(composed: Composition, experiences: int) -> float:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            slots, kept_at = reservoir(seen, n)
+            slots, kept_at = reservoir(seen, n, MEMORY)
             slots, kept_at = slots.to(device), kept_at.to(device)
             memory_x[slots], memory_y[slots], memory_z[slots] = new_x[kept_at], new_y[kept_at], z.detach()[kept_at]
             seen += n
@@ -82,14 +83,6 @@ def plain_rate(composed: Composition, experiences: int) -> float:
         mean = torch.stack(accuracy).mean().item()
     print(f"  average accuracy {mean:.4f}", file=sys.stderr)
     return rows / (time.perf_counter() - start)
-
-
-def reservoir(seen: int, n: int) -> tuple[Tensor, Tensor]:
-    """Slots, and which of `n` arriving rows they take: the last one where several would take the same."""
-    t = torch.arange(seen, seen + n)
-    drawn = torch.where(t < MEMORY, t, (torch.rand(n, dtype=torch.float64) * (t + 1)).long())
-    taken = {slot: row for row, slot in enumerate(drawn.tolist()) if slot < MEMORY}
-    return torch.tensor(list(taken), dtype=torch.long), torch.tensor(list(taken.values()), dtype=torch.long)
 
 
 def resident(composed: Composition, rows: Rows) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,32 @@ def strategy(model: nn.Module, batch: int, lr: float, memory: int, temperature: 
     )
 
 
+def dark_experience(
+    model: nn.Module, batch: int, lr: float, memory: int, alpha: float, beta: float, device: torch.device
+) -> Any:
+    """Avalanche's own DER++: one forward pass for new and replayed rows, as many of each."""
+    avalanche(), torchvision()
+    from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
+    from avalanche.training.plugins import EvaluationPlugin
+    from avalanche.training.supervised import DER
+
+    model = model.to(device)
+    return DER(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=lr),
+        mem_size=memory,
+        batch_size_mem=batch,
+        alpha=alpha,
+        beta=beta,
+        train_mb_size=batch,
+        eval_mb_size=512,
+        device=device,
+        evaluator=EvaluationPlugin(
+            loss_metrics(epoch=True), accuracy_metrics(experience=True, stream=True), loggers=[]
+        ),
+    )
+
+
 def own_mnist() -> Any:
     """Avalanche's SplitMNIST as its users write it: PIL images, ToTensor, Normalize. Data: `$CLKD_DATA/MNIST/raw`."""
     avalanche(), torchvision()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clkd.engine.compose import Composition
-from clkd.models.backbones.resnet import resnet8
+from clkd.models.backbones.resnet import resnet8, resnet18
 
 TEMPERATURE = 2.0
 
@@ -25,6 +25,11 @@ def mlp() -> nn.Module:
 def small_resnet() -> nn.Module:
     """ResNet-8 with ten classes."""
     return nn.Sequential(resnet8((3, 32, 32)), nn.Linear(64, 10))
+
+
+def big_resnet(width: int = 64) -> nn.Module:
+    """ResNet-18 with ten classes."""
+    return nn.Sequential(resnet18((3, 32, 32), width), nn.Linear(8 * width, 10))
 
 
 def resident(composed: Composition, experience: int) -> tuple[Tensor, Tensor]:
@@ -74,6 +79,50 @@ def second_experience(
             optimizer.step()
 
     return epoch
+
+
+def dark_experience(
+    composed: Composition, model: nn.Module, batch: int, lr: float, memory: int, alpha: float, beta: float, bf16: bool
+) -> Callable[[], None]:
+    """One epoch of the second experience, ready to be run: DER++ with one forward pass and one draw a step.
+
+    The loss is the cross-entropy of new rows, and of as many replayed ones with their distance to stored logits.
+    `bf16` is channels-last, too.
+    """
+    augment, device = composed.parts.augment, composed.parts.device
+    (x, y), (kept_x, kept_y) = resident(composed, 1), (rows[:memory].clone() for rows in resident(composed, 0))
+    form = torch.channels_last if bf16 else torch.contiguous_format
+    student = model.to(device, memory_format=form).train()
+    optimizer = torch.optim.SGD(student.parameters(), lr=lr)
+    kept_z = torch.zeros(len(kept_x), 10, device=device)
+
+    def epoch() -> None:
+        seen = len(kept_x)
+        for at in torch.randperm(len(x), device=device).split(batch):
+            old = torch.randint(len(kept_x), (batch,), device=device)
+            new_x, new_y = x[at], y[at]
+            rows = changed(torch.cat([new_x, kept_x[old]]), augment.crop, augment.flip).contiguous(memory_format=form)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits = student(rows)
+            new_z, old_z = logits.float().split([len(at), batch])
+            loss = F.cross_entropy(new_z, new_y) + alpha * F.mse_loss(old_z, kept_z[old])
+            loss = loss + beta * F.cross_entropy(old_z, kept_y[old])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            slots, stays = (places.to(device) for places in reservoir(seen, len(at), len(kept_x)))
+            kept_x[slots], kept_y[slots], kept_z[slots] = new_x[stays], new_y[stays], new_z.detach()[stays]
+            seen += len(at)
+
+    return epoch
+
+
+def reservoir(seen: int, n: int, size: int) -> tuple[Tensor, Tensor]:
+    """Slots, and which of `n` arriving rows they take: the last one where several would take the same."""
+    t = torch.arange(seen, seen + n)
+    drawn = torch.where(t < size, t, (torch.rand(n, dtype=torch.float64) * (t + 1)).long())
+    taken = {slot: row for row, slot in enumerate(drawn.tolist()) if slot < size}
+    return torch.tensor(list(taken), dtype=torch.long), torch.tensor(list(taken.values()), dtype=torch.long)
 
 
 def lwf(

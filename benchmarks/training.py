@@ -44,32 +44,35 @@ MEMORY = 1000
 
 def compose(work: dict[str, Any], device: torch.device, fused: bool = False, **train: Any) -> tuple[Composition, Loop]:
     """The work as a scenario."""
-    registry = load_plugins().registry
     optimizer = {"kind": "sgd", "lr": work["lr"], "momentum": 0.9, **({"fused": True} if fused else {})}
     kd = {"kind": "kd", "between": ["student", "previous"], "temperature": plain.TEMPERATURE}
-    scenario = Scenario.model_validate(
-        {
-            "name": "benchmark",
-            "stream": {"dataset": work["dataset"], "split": {"by": "class", "experiences": 5}},
-            "student": {"model": work["model"], "head": "linear"},
-            "teachers": {"previous": "previous"},
-            "losses": ["cross_entropy", kd],
-            "memory": {"kind": "reservoir", "size": MEMORY},
-            "train": {"batch_size": work["batch"], "optimizer": optimizer, **train},
-        },
-        context=Parsing(registry),
-    )
-    composed = Composer(scenario, registry, device, cache_directory(), Path.cwd()).compose()
+    scenario = {
+        "name": "benchmark",
+        "stream": {"dataset": work["dataset"], "split": {"by": "class", "experiences": 5}},
+        "student": {"model": work["model"], "head": "linear"},
+        "teachers": {"previous": "previous"},
+        "losses": ["cross_entropy", kd],
+        "memory": {"kind": "reservoir", "size": MEMORY},
+        "train": {"batch_size": work["batch"], "optimizer": optimizer, **train},
+    }
+    return composed_from(scenario, device, cache_directory())
+
+
+def composed_from(data: dict[str, Any], device: torch.device, cache: Path) -> tuple[Composition, Loop]:
+    """A scenario's parts, and the loop that trains them."""
+    registry = load_plugins().registry
+    scenario = Scenario.model_validate(data, context=Parsing(registry))
+    composed = Composer(scenario, registry, device, cache, Path.cwd()).compose()
     return composed, Loop(composed.parts, scenario.train, seed=0)
 
 
 class Clkd:
     """clkd's own engine, composed once, so that what is compiled once a run is compiled once here."""
 
-    def __init__(self, work: dict[str, Any], device: torch.device, **switches: Any) -> None:
-        self.composed, self.loop = compose(work, device, **switches)
-        self.device = device
-        self._teach(0, batches=20)
+    def __init__(self, composed: Composition, loop: Loop, device: torch.device, first: int | None = 20) -> None:
+        """Trains the first experience, `first` batches of it."""
+        self.composed, self.loop, self.device = composed, loop, device
+        self._teach(0, batches=first)
         self.composed.parts.end(self.composed.stream[0])
 
     def _teach(self, experience: int, batches: int | None = None) -> None:
@@ -131,8 +134,8 @@ def contestants(name: str, device: torch.device) -> dict[str, Callable[[], Conte
     """Everybody who can take part, by name, to be made when it does."""
     work = WORK[name]
     everybody: dict[str, Callable[[], Contestant]] = {
-        "clkd": lambda: Clkd(work, device),
-        "clkd, fused optimizer": lambda: Clkd(work, device, fused=True),
+        "clkd": lambda: Clkd(*compose(work, device), device),
+        "clkd, fused optimizer": lambda: Clkd(*compose(work, device, fused=True), device),
         "plain eager loop": lambda: lambda: plain_rate(name, device),
         "the student's arithmetic alone": lambda: lambda: bound(name, device),
         "Avalanche, given the same tensors": lambda: lambda: avalanche_rate(name, device, own=False),
@@ -140,7 +143,7 @@ def contestants(name: str, device: torch.device) -> dict[str, Callable[[], Conte
     if name == "mlp":
         everybody["Avalanche, its own SplitMNIST"] = lambda: lambda: avalanche_rate(name, device, own=True)
     else:
-        everybody["clkd, compile: true"] = lambda: Clkd(work, device, compile=True)
+        everybody["clkd, compile: true"] = lambda: Clkd(*compose(work, device, compile=True), device)
         everybody["plain eager loop, channels-last"] = lambda: lambda: plain_rate(name, device, channels_last=True)
     return everybody
 

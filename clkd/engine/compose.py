@@ -69,14 +69,7 @@ class Composer:
     def compose(self, teach: bool = True) -> Composition:
         """Build everything. With `teach=False` (a dry run) teachers are left out: one may take minutes to fit."""
         scenario, build = self.scenario, self.registry.build
-        dataset = scenario.stream.dataset
-        store = self.ranks.in_turn(lambda: prepare(dataset, build=build, cache=self.cache, base=self.base))
-        self.ranks.agree("the data set", store.fingerprint)
-        stream: Stream = build(scenario.stream.split, store=store, seed=scenario.seed)
-        resident = stays_resident(scenario.stream.resident, store, stream, self.device)
-        stream = stream.to(self.device) if resident else stream.streamed()
-        augment = self._augment(store)
-        context = self._context(store, stream, augment, resident)
+        store, stream, augment, context = self._ground()
         parts = Parts(
             student=self._student(context),
             augment=augment,
@@ -95,10 +88,22 @@ class Composer:
         )
         parts.memory.to(self.device)
         refuse_lost_views(parts)
+        refuse_gaps(parts, stream)
         request_taps(parts)
         speed_up(parts, scenario.train)
         rehearse_growth(parts.student, stream)
         return Composition(store, stream, parts, {part.name: build(part) for part in scenario.metrics})
+
+    def _ground(self) -> tuple[Store, Stream, Augment, Context]:
+        """What all other parts stand on."""
+        wanted, build = self.scenario.stream, self.registry.build
+        store = self.ranks.in_turn(lambda: prepare(wanted.dataset, build=build, cache=self.cache, base=self.base))
+        self.ranks.agree("the data set", store.fingerprint)
+        stream: Stream = build(wanted.split, store=store, seed=self.scenario.seed)
+        resident = stays_resident(wanted.resident, store, stream, self.device)
+        stream = stream.to(self.device) if resident else stream.streamed()
+        augment = self._augment(store)
+        return store, stream, augment, self._context(store, stream, augment, resident)
 
     def _augment(self, store: Store) -> Augment:
         wanted = self.scenario.stream.augment
@@ -169,15 +174,10 @@ class Composer:
 
     def one_teacher(self, name: str, features: tuple[str, ...]) -> tuple[Teacher, TeacherCache]:
         """One teacher as a run composes it, and the cache that it answers into: all that checking its answers takes."""
-        scenario, build = self.scenario, self.registry.build
-        store = prepare(scenario.stream.dataset, build=build, cache=self.cache, base=self.base)
-        stream: Stream = build(scenario.stream.split, store=store, seed=scenario.seed)
-        augment = self._augment(store)
-        resident = stays_resident(scenario.stream.resident, store, stream, self.device)
-        context = self._context(store, stream, augment, resident)
-        teacher = self._teacher(name, scenario.teachers[name], context, {})
+        store, stream, augment, context = self._ground()
+        teacher = self._teacher(name, self.scenario.teachers[name], context, {})
         teacher.request(features)
-        set_precision([teacher.module()], scenario.train, self.device)
+        set_precision([teacher.module()], self.scenario.train, self.device)
         return teacher, self._teacher_cache(store, stream, context, augment)
 
     def _teachers(self, context: Context) -> dict[str, Teacher]:
@@ -259,6 +259,20 @@ def refuse_lost_views(parts: Parts) -> None:
             "memory.store: what the student said belongs to the view it saw, and here every view is drawn anew: give "
             "rows fixed views, which are replayed with it (stream.augment: {…, views: 1}), or set stream.augment: none"
         )
+
+
+def refuse_gaps(parts: Parts, stream: Stream) -> None:
+    """A loss that knows nothing of the columns a row did not know would take the zeros in them for answers."""
+    if not any(experience.new_classes for experience in stream[1:]):
+        return
+    for place, term in enumerate(parts.terms):
+        teacher = parts.teachers.get(term.teacher or "")
+        if teacher and teacher.partial and term.loss.needs.logits and not term.loss.reads_known:
+            raise UserError(
+                f"losses.{place}: {term.name} compares all columns of '{term.teacher}', but its rows know only the "
+                "classes of their own time, and here classes come later: use kd, or leave out what `known` of the "
+                "signals says and set reads_known = True in the loss"
+            )
 
 
 def rehearse_growth(student: Student, stream: Stream) -> None:

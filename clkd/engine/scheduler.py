@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pluggy
@@ -15,13 +15,11 @@ from clkd.engine.evaluate import evaluate, known_experiences
 from clkd.engine.loop import Loop
 from clkd.engine.parts import Hygiene, Parts
 from clkd.engine.run import Run
-from clkd.experience import Experience, Rows
+from clkd.engine.warped import Warped
+from clkd.experience import Experience
 from clkd.metrics.base import Metric
 from clkd.streams.base import Stream
 from clkd.tracking.group import Trackers
-
-RESIDENT_LIMIT = 2**28
-"""Bytes of warped rows that are kept at most from one evaluation to the next."""
 
 
 @dataclass(slots=True)
@@ -37,8 +35,7 @@ class Scheduler:
     hook: pluggy.HookRelay
     save: Callable[[], None]
     limit: int | None = None
-    warped: dict[tuple[int, str], Experience] = field(default_factory=dict)
-    """Experiences whose rows for evaluation have been warped into their domain."""
+    warped: Warped = field(default_factory=Warped)
 
     def go(self) -> bool:
         """Train what is left of the stream. True when its end was reached."""
@@ -107,25 +104,10 @@ class Scheduler:
         loop, parts, classes = self.loop, self.parts, len(self.stream.class_names)
         size = loop.options.eval_batch_size
         with self._timed("evaluate"):
-            ready = [self._warped(experience, split) for experience in experiences]
+            ready = [self.warped(experience, split, parts.device) for experience in experiences]
             found = evaluate(parts.student, ready, parts.augment, size, classes, split, loop.ranks)
         confusion: list[list[int]] = found.confusion.tolist()
         return found.accuracy, found.task_aware, confusion
-
-    def _warped(self, experience: Experience, split: str) -> Experience:
-        """The experience with its rows warped, which takes longer than evaluating them: once, while there is room."""
-        rows: Rows = getattr(experience, split)
-        if rows.warp is None or not rows.resident:
-            return experience
-        key = experience.index, split
-        if key not in self.warped:
-            size = len(rows) * rows.x[:1].nbytes
-            if (len(self.warped) + 1) * size > RESIDENT_LIMIT:
-                return experience
-            ready = rows.ready(self.parts.device)
-            test = split == "test"
-            self.warped[key] = replace(experience, test=ready) if test else replace(experience, validation=ready)
-        return self.warped[key]
 
     def _result(self, experience: Experience) -> dict[str, Any]:
         """What trackers and plugins are told about a finished experience."""

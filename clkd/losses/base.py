@@ -26,6 +26,9 @@ class Loss(nn.Module):
     """What this loss reads of each side. A tap named in `between` is added to it."""
     sides: ClassVar[int] = 2
     """How many models it compares: 1 (the student alone) or 2."""
+    reads_known: ClassVar[bool] = False
+    """Whether it leaves out, row by row, the columns that `b.known` says the other side did not know. One that reads
+    logits and does not is refused where a teacher has rows like that (`Teacher.partial`)."""
     contract_optouts: ClassVar[dict[str, str]] = {}
     """Laws of `clkd.testing.contract` that do not hold for this loss, each with the reason."""
     progress: Progress | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ class KD(Loss):
     Forgetting does it (Li & Hoiem 2016, eq. 3; the implementations of Avalanche and of van de Ven).
     """
 
+    reads_known: ClassVar[bool] = True
     a_columns: Tensor
     b_columns: Tensor
 

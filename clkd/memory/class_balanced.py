@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from clkd.memory.base import Memory
-from clkd.memory.table import Table
-from clkd.seeding import generator
+from clkd.memory.tabled import Tabled
 from clkd.signals import Batch
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ KEY = "key"
 """The extra column with each row's random key."""
 
 
-class ClassBalanced(Memory):
+class ClassBalanced(Tabled):
     """Keeps `size` rows, split evenly over the classes seen, chosen at random at the end of each experience.
 
     Every row draws a random key once, when its experience ends, and a class keeps its rows with the smallest keys. So
@@ -30,9 +28,7 @@ class ClassBalanced(Memory):
     """
 
     def __init__(self, size: int = 500, seed: int = 0, device: torch.device | str = "cpu") -> None:
-        self.size = size
-        self.table = Table(size, device)
-        self.draws = generator(seed, "memory", "class_balanced")
+        super().__init__(size, seed, device, "class_balanced")
 
     def end(self, experience: Experience, student: Student) -> None:
         arriving = experience.train
@@ -54,28 +50,6 @@ class ClassBalanced(Memory):
         if old:
             self.table.write(torch.arange(count), old, old.extra)
         self.table.write(torch.arange(count, count + len(new)), new, {KEY: key})
-
-    def sample(self, n: int, generator: torch.Generator) -> Batch | None:
-        return self.table.sample(n, generator)
-
-    def nbytes(self) -> int:
-        return self.table.nbytes()
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def histogram(self) -> dict[int, int]:
-        return self.table.histogram()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"table": self.table.state_dict(), "draws": self.draws.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.table.load_state_dict(state["table"])
-        self.draws.set_state(state["draws"].cpu())
-
-    def to(self, device: torch.device | str) -> None:
-        self.table.to(device)
 
 
 def smallest(y: Tensor, key: Tensor, classes: tuple[int, ...], size: int) -> Tensor:

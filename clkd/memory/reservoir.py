@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clkd.memory.base import Memory
-from clkd.memory.table import Table
-from clkd.seeding import generator
+from clkd.memory.tabled import Tabled
 from clkd.signals import Batch, Needs, Signals, by_class
 
 
-class Reservoir(Memory):
+class Reservoir(Tabled):
     """Keeps `size` rows such that each row seen so far is kept with the same probability, `size / seen`.
 
     Vitter 1985, "Random Sampling with a Reservoir", algorithm R: row t (from 0) takes slot t while there is room, and
@@ -35,12 +33,10 @@ class Reservoir(Memory):
         store: Collection[str] = (),
         class_names: tuple[str, ...] = (),
     ) -> None:
-        self.size = size
+        super().__init__(size, seed, device, "reservoir")
         self.needs = Needs() if "logits" in store else None
         self.classes = len(class_names)
         self.seen = 0
-        self.table = Table(size, device)
-        self.draws = generator(seed, "memory", "reservoir")
 
     def observe(self, batch: Batch, signals: Signals) -> None:
         slots, rows = self._places(len(batch))
@@ -69,28 +65,12 @@ class Reservoir(Memory):
         taken = (last >= 0).nonzero().squeeze(1)
         return taken, last[taken]
 
-    def sample(self, n: int, generator: torch.Generator) -> Batch | None:
-        return self.table.sample(n, generator)
-
-    def nbytes(self) -> int:
-        return self.table.nbytes()
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def histogram(self) -> dict[int, int]:
-        return self.table.histogram()
-
     def state_dict(self) -> dict[str, Any]:
-        return {"table": self.table.state_dict(), "seen": self.seen, "draws": self.draws.get_state()}
+        return {**super().state_dict(), "seen": self.seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.table.load_state_dict(state["table"])
+        super().load_state_dict(state)
         self.seen = int(state["seen"])
-        self.draws.set_state(state["draws"].cpu())
-
-    def to(self, device: torch.device | str) -> None:
-        self.table.to(device)
 
 
 def _only(batch: Batch, at: Tensor) -> Batch:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -51,29 +52,11 @@ def by_class(
     return Stream("class", assemble(_chunks(groups, store), store, seed, validation), store)
 
 
-def by_task(
-    *,
-    store: Store,
-    seed: int,
-    experiences: int | None = None,
-    classes: Groups | None = None,
-    first: int | None = None,
-    order: Order = "natural",
-    order_seed: int | None = None,
-    validation: float = 0.0,
-) -> Stream:
+@wraps(by_class, assigned=())  # whoever asks for its parameters is told those of `by_class`
+def by_task(**options: Any) -> Stream:
     """Task-incremental: the experiences of `by_class`, and a test says which experience a row belongs to."""
-    stream = by_class(
-        store=store,
-        seed=seed,
-        experiences=experiences,
-        classes=classes,
-        first=first,
-        order=order,
-        order_seed=order_seed,
-        validation=validation,
-    )
-    return Stream("task", stream, store, task_labels=True)
+    stream = by_class(**options)
+    return Stream("task", stream, options["store"], task_labels=True)
 
 
 def deal(ordered: Sequence[int], experiences: int, first: int | None = None) -> list[list[int]]:

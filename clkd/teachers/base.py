@@ -22,6 +22,10 @@ class Teacher:
     frozen = True
     """Whether its parameters and buffers must stay what they are while it teaches (an `ema` follows the student)."""
 
+    partial = False
+    """Whether a row may know fewer columns than its `spec` names, as `Signals.known` then says, once classes come later
+    than in the first experience. Only losses that read that are compared with it."""
+
     recall: bool | Literal["memory"] = True
     """Whether it may answer about each row once and recall the answers, where rows come in fixed views: on disk if it
     stays the same from run to run, else (or where this is "memory") in memory."""

@@ -30,6 +30,9 @@ class Ensemble(Teacher):
         teachers: Mapping[str, Teacher],
         mean: Literal["probabilities", "logits"] = "probabilities",
     ) -> None:
+        for name in members:
+            if teachers[name].partial:
+                raise UserError(f"members: '{name}' does not know all its classes of every row: it cannot be averaged")
         self.members = [teachers[name] for name in members]
         self.mean = mean
         self._columns: list[Tensor] = []

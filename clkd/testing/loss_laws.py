@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -107,10 +108,26 @@ def state(make: Make) -> None:
     assert torch.equal(loss(batch, a, b), other(batch, a, b)), "the value differs after load_state_dict"
 
 
+def partial(make: Make) -> None:
+    """A loss that reads `known` takes nothing from a column that the second side did not know of a row."""
+    loss, batch, a, b = _bound(make)
+    if b is None or b.logits is None or not loss.reads_known:
+        return
+    known = torch.arange(len(batch))[:, None] % (b.logits.shape[1] + 1) > torch.arange(b.logits.shape[1])
+    found = []
+    for other in (0.0, 9.0, -9.0):
+        said, _ = _changed(lambda tensor: tensor, a, None)
+        gaps = replace(b, logits=torch.where(known, b.logits.detach(), other), known=known)
+        _backward((value := loss(batch, said, gaps)).mean())
+        found.append([value.detach(), *material.gradients(said)])
+    for value, *gradients in found:
+        assert all(map(torch.equal, [value, *gradients], found[0])), "what it is told of unknown columns counts"
+
+
 LOSS_LAWS: dict[str, Callable[[Make], None]] = {
     law.__name__: law
     for law in (
-        shape, agreement, one_direction, finite, single_row, equal_rows, permutation, growth, precision, state
+        shape, agreement, one_direction, finite, single_row, equal_rows, permutation, growth, precision, partial, state
     )
 }  # fmt: skip
 

@@ -2,15 +2,17 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 import torch
 
+from clkd.data import store as store_module
 from clkd.data.source import Raw, Split
 from clkd.data.store import Store, open_or_build, statistics
 from clkd.errors import UserError
@@ -70,6 +72,85 @@ def test_an_altered_store_is_built_again_with_a_note(
     assert torch.equal(again.train.x, raw().train.x)
     assert "was altered" in caplog.text
     assert open_or_build("small", "key", tmp_path, refuse).fingerprint == again.fingerprint
+
+
+def large(seed: int = 0) -> Raw:
+    """2 MiB, of which a glance reads an eighth."""
+    x = torch.randint(0, 256, (512, 1, 64, 64), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Raw(Split(x, torch.arange(512) % 2), Split(x[:4], torch.arange(4) % 2), ("a", "b"))
+
+
+def change(path: Path, places: Iterable[int], time_ns: int | None = None) -> None:
+    """Flip a bit at each place; `time_ns` is what the file then says of its last change."""
+    with path.open("r+b") as file:
+        for place in places:
+            file.seek(place)
+            old = file.read(1)
+            file.seek(place)
+            file.write(bytes([old[0] ^ 1]))
+    if time_ns is not None:
+        os.utime(path, ns=(time_ns, time_ns))
+
+
+@pytest.fixture
+def large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, int]:
+    """The pixels of a store whose files count as large, and the time of their last change."""
+    monkeypatch.setattr(store_module, "FULL_CHECK", 2**20)
+    open_or_build("large", "key", tmp_path, lambda scratch: large())
+    path = tmp_path / "data" / "large-key" / "train_x.bin"
+    return path, path.stat().st_mtime_ns
+
+
+def decoded_again(cache: Path) -> bool:
+    """Opens the store, and says whether it had to be decoded for that."""
+    scratches: list[Path] = []
+
+    def build(scratch: Path) -> Raw:
+        scratches.append(scratch)
+        return large()
+
+    open_or_build("large", "key", cache, build)
+    return bool(scratches)
+
+
+def test_of_a_large_file_both_ends_and_blocks_between_them_are_compared(
+    tmp_path: Path, large_file: tuple[Path, int]
+) -> None:
+    path, written = large_file
+    size = path.stat().st_size
+    block = 31 * (size - store_module.BLOCK) // (store_module.BLOCKS - 1)
+    for place in (0, block, block + store_module.BLOCK - 1, size - 1):
+        change(path, [place], written)
+        assert decoded_again(tmp_path), place
+        written = path.stat().st_mtime_ns
+        assert not decoded_again(tmp_path)
+
+
+def test_a_large_file_is_not_read_whole_while_nothing_speaks_against_it(
+    tmp_path: Path, large_file: tuple[Path, int]
+) -> None:
+    """Which is why a change between the blocks is not noticed under the old time, and is under a new one."""
+    path, written = large_file
+    change(path, [store_module.BLOCK + 1], written)
+    assert not decoded_again(tmp_path)
+    os.utime(path, ns=(written + 1, written + 1))
+    assert decoded_again(tmp_path)
+
+
+def test_a_large_file_that_was_copied_is_read_whole_and_kept(tmp_path: Path, large_file: tuple[Path, int]) -> None:
+    path, written = large_file
+    os.utime(path, ns=(written + 1, written + 1))
+    assert not decoded_again(tmp_path)
+
+
+def test_a_large_file_of_another_size_is_noticed_under_the_old_time(
+    tmp_path: Path, large_file: tuple[Path, int]
+) -> None:
+    path, written = large_file
+    with path.open("ab") as file:
+        file.write(b"\0")
+    os.utime(path, ns=(written, written))
+    assert decoded_again(tmp_path)
 
 
 def test_a_failed_decoding_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,21 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clkd.data.augment import Augment
-from clkd.engine.compose import refuse_lost_views
+from clkd.engine.compose import refuse_gaps, refuse_lost_views
+from clkd.engine.execute import execute
 from clkd.engine.loop import Loop
 from clkd.engine.parts import Parts
 from clkd.engine.term import Side, Term
 from clkd.errors import UserError
 from clkd.experience import Experience
+from clkd.losses.base import Loss, common_columns, logits_of
 from clkd.losses.classification import CrossEntropy
 from clkd.losses.response import KD
 from clkd.memory.reservoir import Reservoir
 from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
+from clkd.plugins import load_plugins
+from clkd.scenario.document import to_yaml
 from clkd.scenario.model import TrainOptions
+from clkd.scenario.request import RunRequest
 from clkd.seeding import generator
-from clkd.signals import Batch, Signals
+from clkd.signals import Batch, Signals, Spec
 from clkd.teachers.stored import Stored
+from clkd.testing.contract import check_loss
 
 NAMES, SIZE, BATCH, LR, ALPHA, BETA = ("a", "b", "c", "d"), 20, 16, 0.1, 0.5, 0.7
 
@@ -210,3 +218,67 @@ def test_what_lies_beside_rows_is_cut_with_them(experiences: list[Experience], c
     assert rows.new == max(5 - cut[0], 0) if cut[1] >= 5 else len(rows)
     expected = rows.sample_id[rows.new :]
     assert torch.equal(rows.extra.get("id", torch.empty(0, dtype=torch.long)), expected)
+
+
+class AllColumns(Loss):
+    """Compares logits as a loss does whose author never heard of rows that know fewer classes."""
+
+    def bind(self, a: Spec, b: Spec | None) -> None:
+        assert b is not None
+        self.columns = common_columns(a, b)
+
+    def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
+        assert b is not None
+        z, v = (logits_of(said)[:, at] for said, at in zip((a, b), self.columns, strict=True))
+        return (z - v.detach()).abs().mean(1)
+
+
+LOGIT_LOSSES = [
+    loss
+    for registry in [load_plugins().registry]
+    for name in registry.names("losses")
+    if (loss := registry.build(registry.parse("losses", name), seed=0)).sides == 2 and loss.needs.logits
+]
+
+
+@pytest.mark.parametrize("loss", [*LOGIT_LOSSES, AllColumns()], ids=lambda loss: type(loss).__name__)
+def test_a_loss_reads_what_rows_knew_or_is_refused_before_training(
+    make_student: Callable[[], Student], experiences: list[Experience], augment: Augment, loss: Loss
+) -> None:
+    """Every registered one; that those who say they read it do so is a law of the contract."""
+    term = Term("loss", loss, (Side.read("student@replay"), Side.read("stored@replay")))
+    memory = Reservoir(SIZE, store=("logits",), class_names=NAMES)
+    parts = Parts(make_student(), augment, [term], {"stored": Stored(NAMES)}, memory)
+    refuse_gaps(parts, experiences[:1])  # type: ignore[arg-type]  # a list will do
+    if loss.reads_known:
+        refuse_gaps(parts, experiences)  # type: ignore[arg-type]  # a list will do
+        check_loss(lambda: copy.deepcopy(loss))
+    else:
+        with pytest.raises(UserError, match=r"losses\.0: loss compares all columns of 'stored'"):
+            refuse_gaps(parts, experiences)  # type: ignore[arg-type]  # a list will do
+
+
+@pytest.mark.parametrize("by", ["class", "domain"])
+def test_so_is_a_run_with_a_loss_from_outside(tmp_path: Path, by: str) -> None:
+    plugins = load_plugins()
+    plugins.registry.register_for("losses", "mine", "mine.py")("mine", AllColumns)
+    split = {"by": by, "experiences": 2} | ({"transform": "permuted"} if by == "domain" else {})
+    scenario = {
+        "name": "mine",
+        "output": str(tmp_path / "run"),
+        "stream": {"dataset": {"name": "digits", "rows_per_class": 6}, "split": split},
+        "student": {"model": {"kind": "mlp", "hidden": [4]}, "head": "linear"},
+        "teachers": {"stored": "stored"},
+        "losses": ["cross_entropy", {"kind": "mine", "between": ["student@replay", "stored@replay"]}],
+        "memory": {"kind": "reservoir", "size": 9, "store": ["logits"]},
+        "train": {"batch_size": 8, "optimizer": {"kind": "sgd", "lr": 0.05}},
+        "tracking": {"mode": "off"},
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(to_yaml(scenario))
+    if by == "domain":
+        assert execute(RunRequest(scenario=path, quiet=True), plugins)["status"] == "finished"
+        return
+    with pytest.raises(UserError, match=r"losses\.1: mine_stored compares all columns of 'stored'"):
+        execute(RunRequest(scenario=path, quiet=True), plugins)
+    assert not (tmp_path / "run").exists()

@@ -77,6 +77,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "multi"},
     },
     "dropout": {"student": {"model": {"kind": "mlp", "hidden": [16], "dropout": 0.5}, "head": "fixed"}},
+    "streamed": {
+        "stream": {**BASE["stream"], "resident": False},
+        "teachers": {"previous": "previous"},
+        "losses": ["cross_entropy", KD],
+        "memory": {"kind": "reservoir", "size": 30},
+    },
     "rotated": {
         "stream": {
             **BASE["stream"],

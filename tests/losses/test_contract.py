@@ -106,9 +106,14 @@ class Forgetful(Apart):
         return self.scale * super().forward(batch, a, b)
 
 
+class Boastful(Apart):
+    reads_known = True
+
+
 BROKEN = {
     "shape": NoShape, "agreement": Repelled, "one_direction": Leaking, "finite": Overflowing, "single_row": Variance,
-    "equal_rows": NormRoot, "permutation": FirstRow, "growth": Stuck, "precision": Halved, "state": Forgetful,
+    "equal_rows": NormRoot, "permutation": FirstRow, "growth": Stuck, "precision": Halved, "partial": Boastful,
+    "state": Forgetful,
 }  # fmt: skip
 
 

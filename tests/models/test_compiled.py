@@ -144,10 +144,11 @@ def test_a_mistake_in_a_tap_is_still_told() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # inductor's own
-def test_inductor_compiles_three_graphs_and_agrees_up_to_rounding() -> None:
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+def test_inductor_compiles_three_graphs_and_agrees_up_to_rounding(mode: str) -> None:
     counters.clear()
     model, plain = student(), student()
-    model.runner = Compiled("default", frozenset({ROWS}))
+    model.runner = Compiled(mode, frozenset({ROWS}))
     stream(model)
     assert not model.runner.failed
     assert counters["stats"]["unique_graphs"] == 3

@@ -18,6 +18,7 @@ from clkd.teachers.ema import Ema
 from clkd.teachers.ensemble import Ensemble
 from clkd.teachers.network import NetworkTeacher, View
 from clkd.teachers.previous import Previous
+from clkd.teachers.stored import Stored
 
 SHAPE = (3, 8, 8)
 
@@ -186,6 +187,8 @@ def test_an_ensemble_waits_for_its_members_and_refuses_strangers(experience: Exp
     torch.testing.assert_close(alone.signals(batch([0]), Needs()).logits.softmax(1), torch.full((1, 2), 0.5))
     with pytest.raises(UserError, match="share no class"):
         ensemble(a, Says(torch.zeros(1, 1), (5,))).spec()
+    with pytest.raises(UserError, match="'1' does not know all its classes of every row"):
+        ensemble(a, Stored(("cat", "dog")))
     with pytest.raises(UserError, match="an ensemble has no features"):
         alone.spec("stage1")
 

@@ -1,0 +1,50 @@
+"""What every memory that keeps its rows in a table shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from clkd.memory.base import Memory
+from clkd.memory.table import Table
+from clkd.seeding import generator
+from clkd.signals import Batch
+
+
+class Tabled(Memory):
+    """A memory of at most `size` rows in a table, with a generator of its own; override the rule for what stays.
+
+    Args:
+        size: how many rows are kept at most.
+        seed: of the run.
+        device: where the rows lie.
+        purpose: what the generator is for, so that no two kinds of memory draw the same numbers.
+    """
+
+    def __init__(self, size: int, seed: int, device: torch.device | str, purpose: str) -> None:
+        self.size = size
+        self.table = Table(size, device)
+        self.draws = generator(seed, "memory", purpose)
+
+    def sample(self, n: int, generator: torch.Generator) -> Batch | None:
+        return self.table.sample(n, generator)
+
+    def nbytes(self) -> int:
+        return self.table.nbytes()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def histogram(self) -> dict[int, int]:
+        return self.table.histogram()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"table": self.table.state_dict(), "draws": self.draws.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.table.load_state_dict(state["table"])
+        self.draws.set_state(state["draws"].cpu())
+
+    def to(self, device: torch.device | str) -> None:
+        self.table.to(device)
