@@ -120,7 +120,7 @@ class Scheduler:
         key = experience.index, split
         if key not in self.warped:
             size = len(rows) * rows.x[:1].nbytes
-            if (len(self.warped) + 1) * size > RESIDENT_LIMIT:
+            if size + sum(getattr(kept, name).x.nbytes for (_, name), kept in self.warped.items()) > RESIDENT_LIMIT:
                 return experience
             ready = rows.ready(self.parts.device)
             test = split == "test"

@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 
 from clkd.memory.base import Memory
-from clkd.memory.table import Table
+from clkd.memory.budget import rows_within
+from clkd.memory.table import EXTRA, PIECE, Table
 from clkd.seeding import generator
 from clkd.signals import Batch
 
 if TYPE_CHECKING:
+    from clkd.context import Context
     from clkd.experience import Experience
     from clkd.models.student import Student
 
 KEY = "key"
 """The extra column with each row's random key."""
+KEY_BYTES = 8
 
 
 class ClassBalanced(Memory):
@@ -29,31 +32,31 @@ class ClassBalanced(Memory):
     classes drops a random part of it. Unlabelled rows are not kept.
     """
 
-    def __init__(self, size: int = 500, seed: int = 0, device: torch.device | str = "cpu") -> None:
-        self.size = size
-        self.table = Table(size, device)
+    def __init__(
+        self,
+        size: int | str = 500,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        context: Context | None = None,
+    ) -> None:
+        self.size = rows_within(size, context, KEY_BYTES)
+        self.table = Table(self.size, device)
         self.draws = generator(seed, "memory", "class_balanced")
 
     def end(self, experience: Experience, student: Student) -> None:
-        arriving = experience.train
+        arriving, count = experience.train, len(self)
         key = torch.rand(len(arriving), generator=self.draws, dtype=torch.float64)
-        kept, count = self._everything(), len(self)
-        old_y, old_key = (kept.y.cpu(), kept.extra[KEY].cpu()) if kept else (arriving.y[:0].cpu(), key[:0])
-        stays = smallest(torch.cat([old_y, arriving.y.cpu()]), torch.cat([old_key, key]), experience.seen, self.size)
-        chosen = stays[stays >= count] - count
-        old = self.table.read(stays[stays < count]) if kept else None
-        new = arriving.gather(chosen.to(arriving.y.device), self.table.device)
-        self._refill(old, new, key[chosen])
+        all_y = torch.cat([*self._column("y"), arriving.y.cpu()])
+        stays = smallest(all_y, torch.cat([*self._column(EXTRA + KEY), key]), experience.seen, self.size)
+        self.table.keep(stays[stays < count])
+        for some in torch.split(stays[stays >= count] - count, PIECE):
+            rows = arriving.gather(some.to(arriving.y.device), self.table.device)
+            slots = torch.arange(len(self), len(self) + len(some))
+            self.table.write(slots, rows, {KEY: key[some]})
 
-    def _everything(self) -> Batch | None:
-        return self.table.read(torch.arange(len(self.table))) if len(self.table) else None
-
-    def _refill(self, old: Batch | None, new: Batch, key: Tensor) -> None:
-        count = len(old) if old else 0
-        self.table.count = 0
-        if old:
-            self.table.write(torch.arange(count), old, old.extra)
-        self.table.write(torch.arange(count, count + len(new)), new, {KEY: key})
+    def _column(self, name: str) -> list[Tensor]:
+        """What is kept, on the CPU; nothing at first."""
+        return [self.table.columns[name][: len(self)].cpu()] if len(self) else []
 
     def sample(self, n: int, generator: torch.Generator) -> Batch | None:
         return self.table.sample(n, generator)

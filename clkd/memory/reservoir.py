@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from clkd.memory.base import Memory
+from clkd.memory.budget import rows_within
 from clkd.memory.table import Table
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs, Signals, by_class
+
+if TYPE_CHECKING:
+    from clkd.context import Context
+
+VIEW = 8
+"""Bytes of a view's number."""
 
 
 class Reservoir(Memory):
@@ -29,17 +36,18 @@ class Reservoir(Memory):
 
     def __init__(
         self,
-        size: int = 500,
+        size: int | str = 500,
         seed: int = 0,
         device: torch.device | str = "cpu",
         store: Collection[str] = (),
         class_names: tuple[str, ...] = (),
+        context: Context | None = None,
     ) -> None:
-        self.size = size
         self.needs = Needs() if "logits" in store else None
         self.classes = len(class_names)
+        self.size = rows_within(size, context, 4 * self.classes + VIEW if self.needs else 0)
         self.seen = 0
-        self.table = Table(size, device)
+        self.table = Table(self.size, device)
         self.draws = generator(seed, "memory", "reservoir")
 
     def observe(self, batch: Batch, signals: Signals) -> None:
