@@ -128,21 +128,24 @@ MEMORY_LAWS: dict[str, Law] = {
 }
 
 
-def storages(thing: Any) -> dict[int, int]:
+def storages(thing: Any, seen: set[int] | None = None) -> dict[int, int]:
     """Address and bytes of every tensor storage that can be reached from a part's own attributes."""
+    seen = set() if seen is None else seen
     if isinstance(thing, Tensor):
         return {thing.untyped_storage().data_ptr(): thing.untyped_storage().nbytes()}
+    if callable(thing) or id(thing) in seen:
+        return {}
+    seen.add(id(thing))
+    return {place: size for each in _inside(thing) for place, size in storages(each, seen).items()}
+
+
+def _inside(thing: Any) -> list[Any]:
     if isinstance(thing, Mapping):
-        inner = list(thing.values())
-    elif isinstance(thing, list | tuple | set | deque):
-        inner = list(thing)
-    else:
-        slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
-        inner = (
-            [*vars(thing).values()] if hasattr(thing, "__dict__") else [getattr(thing, name, None) for name in slots]
-        )
-        inner = [each for each in inner if not callable(each)]
-    return {place: size for each in inner for place, size in storages(each).items()}
+        return list(thing.values())
+    if isinstance(thing, list | tuple | set | deque):
+        return list(thing)
+    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
+    return [*getattr(thing, "__dict__", {}).values(), *(getattr(thing, name, None) for name in slots)]
 
 
 def _draws() -> torch.Generator:
