@@ -91,7 +91,9 @@ def _opened(path: Path) -> IO[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path} is not writable ({error.strerror}): choose a folder that is") from error
+        raise UserError(
+            f"{path} is not writable ({error.strerror}): choose a folder that is; for the cache, set CLKD_CACHE"
+        ) from error
 
 
 def _flock(handle: IO[str], path: Path, how: int) -> bool:

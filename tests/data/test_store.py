@@ -96,7 +96,7 @@ from pathlib import Path
 from test_store import raw, open_or_build
 def slow(scratch):
     Path({str(tmp_path / "started")!r}).touch()
-    time.sleep(1)
+    time.sleep(1.5)
     return raw()
 open_or_build("small", "key", Path({str(tmp_path)!r}), slow)
 """
@@ -108,7 +108,8 @@ open_or_build("small", "key", Path({str(tmp_path)!r}), slow)
         store = open_or_build("small", "key", tmp_path, refuse)
     assert other.wait() == 0
     assert torch.equal(store.train.x, raw().train.x)
-    assert "waiting for another process that is decoding small" in caplog.text
+    assert f"waiting for process {other.pid} on " in caplog.text
+    assert ", decoding small since " in caplog.text
 
 
 def test_an_unwritable_cache_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
