@@ -25,6 +25,9 @@ from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.teachers.answers import Answers, folders
 
+pytestmark = pytest.mark.timeout(600)
+"""Real processes, on machines that may be busy."""
+
 TINY: dict[str, Any] = {
     "name": "tiny",
     "stream": {"dataset": {"name": "digits", "rows_per_class": 20}, "split": {"by": "class", "experiences": 2}},
@@ -84,7 +87,7 @@ def together(home: Path, *commands: tuple[str, ...], scenario: dict[str, Any]) -
     (home / "meet").mkdir()
     meeting = {"MEET": str(home / "meet"), "MEETING": str(len(commands))}
     started = [run(*c, "--plugins-dir", "plugins", scenario=scenario, **meeting) for c in commands]
-    return [(process.wait(120), *process.communicate()) for process in started]
+    return [(process.wait(300), *process.communicate()) for process in started]
 
 
 def fit_once(home: Path, count: int) -> None:
@@ -118,7 +121,7 @@ def test_so_do_eight(home: Path) -> None:
 
 def test_one_place_for_two_new_runs_is_one_runs_place(home: Path) -> None:
     started = [run("--set", "output=here", scenario=TINY) for _ in range(2)]
-    done = sorted((process.wait(120), *process.communicate()) for process in started)
+    done = sorted((process.wait(300), *process.communicate()) for process in started)
     assert [code for code, _, _ in done] == [0, 2], done
     said = done[1][2].splitlines()
     assert len(said) == 1, said
@@ -129,7 +132,7 @@ def test_a_place_where_a_run_is_just_starting_is_refused(home: Path) -> None:
     (home / "here").mkdir()
     with claimed(home / "here" / ".lock", "starting a run"):
         process = run("--set", "output=here", scenario=TINY)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (2, "")
     assert re.fullmatch(
         rf"clkd: {home}/here is in use by process {os.getpid()} on \S+, starting a run since .*: .*\n", err
@@ -143,7 +146,7 @@ def test_a_run_that_goes_on_is_not_resumed_and_a_killed_one_is(home: Path) -> No
     (directory,) = home.glob("runs/*")
     before = sorted(path.name for path in directory.iterdir())
     second = run("--resume", str(directory))
-    out, err = second.communicate(timeout=120)
+    out, err = second.communicate(timeout=300)
     assert (second.returncode, out) == (2, "")
     assert re.fullmatch(
         rf"clkd: {directory} is in use by process {first.pid} on \S+, training it since .*: .*\n", err
@@ -196,13 +199,13 @@ def test_clearing_the_cache_during_a_run_changes_nothing(home: Path) -> None:
     Path("plugins").mkdir()
     Path("plugins/clear.py").write_text(CLEARED)
     disturbed = run("--plugins-dir", "plugins", scenario=TAUGHT)
-    out, err = disturbed.communicate(timeout=120)
+    out, err = disturbed.communicate(timeout=300)
     assert disturbed.returncode == 0, err
     assert err.count("cleared: deleted 2 ") == 1, "data and teacher, once they were there"
     assert err.count("a run is using it") == 2, "answers stay"
     assert not list((home / "cache" / "data").glob("*/meta.json"))
     alone = run(scenario=TAUGHT)
-    lone, _ = alone.communicate(timeout=120)
+    lone, _ = alone.communicate(timeout=300)
     for key in ("metrics", "accuracy_matrix"):
         assert json.loads(out)[key] == json.loads(lone)[key]
 
@@ -262,7 +265,7 @@ def test_many_make_one_tracking_database_at_once(home: Path) -> None:
         )
         for i in range(3)
     ]
-    done = [(process.communicate(timeout=120), process.returncode) for process in opening]
+    done = [(process.communicate(timeout=300), process.returncode) for process in opening]
     assert [code for _, code in done] == [0, 0, 0], done
     found = [out.split() for (out, _), _ in done]
     assert len({experiment for experiment, _ in found}) == 1
