@@ -97,7 +97,7 @@ def wide(experiences: int, size: str) -> dict[str, Any]:
         **LONG,
         "stream": {"dataset": data, "split": {**PERMUTED, "experiences": experiences}},
         "memory": {"kind": "reservoir", "size": size},
-        "train": {**LONG["train"], "batch_size": 64, "eval_batch_size": 128},
+        "train": {**LONG["train"], "batch_size": 64, "eval_batch_size": 128, "optimizer": {"kind": "sgd", "lr": 0.001}},
     }
 
 
