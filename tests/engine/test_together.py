@@ -52,7 +52,7 @@ def clkd_configure(scenario, registry):
     "All runs go on from here together."
     place = Path(os.environ["MEET"])
     (place / str(os.getpid())).touch()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while len(list(place.iterdir())) < int(os.environ["MEETING"]):
         assert time.monotonic() < until, "the others do not come"
         time.sleep(0.005)
@@ -162,7 +162,7 @@ def test_a_run_that_goes_on_is_not_resumed_and_a_killed_one_is(home: Path) -> No
 
 
 def wait_for(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while not happened():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
@@ -244,7 +244,7 @@ import mlflow.store.tracking.sqlalchemy_store
 from clkd.tracking.store import find_experiment, open_client
 place, count = Path(sys.argv[1]), int(sys.argv[2])
 (place / sys.argv[3]).touch()
-until = time.monotonic() + 60
+until = time.monotonic() + 240
 while len(list(place.iterdir())) < count and time.monotonic() < until:
     time.sleep(0.005)
 uri = "sqlite:///" + sys.argv[4]
