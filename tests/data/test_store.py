@@ -87,7 +87,9 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     assert prints[0] == prints[1] != prints[2] == prints[3]
 
 
-def test_two_processes_build_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_processes_build_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The other process holds the lock while it decodes; this one waits, says so, and reads what that one wrote."""
     script = f"""
 import sys, time
@@ -100,6 +102,7 @@ def slow(scratch):
     return raw()
 open_or_build("small", "key", Path({str(tmp_path)!r}), slow)
 """
+    monkeypatch.setattr("clkd.locks.QUIET", 0.0)
     other = subprocess.Popen([sys.executable, "-c", script])
     while not (tmp_path / "started").exists():
         assert other.poll() is None, "the other process died"
