@@ -14,7 +14,8 @@ import click
 from clkd.cache import cache_directory
 from clkd.cli.common import json_option, plugin_options, plugins_from, print_json, print_table
 from clkd.errors import UserError
-from clkd.teachers.answers import AlteredError, Answers, allocated, folders, remove, used
+from clkd.locks import HeldError, beside, claimed
+from clkd.teachers.answers import AlteredError, Answers, allocated, folders, remove, stat_of, used
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,10 @@ def verify(key: str | None, rows: int, as_json: bool, plugins_dirs: tuple[Path, 
 def clear(
     key: str | None, answers: bool, data: bool, teachers: bool, everything: bool, yes: bool, as_json: bool
 ) -> None:
-    """Delete what KEY names (or begins), or a whole kind. Answers that a run is using stay."""
+    """Delete what KEY names (or begins), or a whole kind; runs that are going on are not harmed.
+
+    Answers that a run is using stay, and so do data that it is decoding at this moment.
+    """
     kinds = {"answers": answers or everything, "data": data or everything, "teachers": teachers or everything}
     found = _entries(cache_directory())
     if (key is None) == (not any(kinds.values())):
@@ -122,10 +126,14 @@ def _delete(entry: Entry) -> bool:
     path = Path(entry.path)
     if entry.kind == "answers":
         return remove(path)
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    if entry.kind == "teachers":
+        path.unlink(missing_ok=True)
+        return True
+    try:
+        with claimed(beside(path), "deleting it"):
+            shutil.rmtree(path, ignore_errors=True)
+    except HeldError:
+        return False
     return True
 
 
@@ -146,28 +154,28 @@ def _answers(folder: Path) -> Entry:
     size, when = allocated(folder), used(folder)
     try:
         answers = Answers.open(folder)
-    except AlteredError as error:
+        rows, views = answers.rows(), answers.views
+    except (AlteredError, FileNotFoundError) as error:
         return Entry("answers", folder.name, f"altered: {error}", size, when, str(folder))
     meta, facts = answers.meta, answers.meta["facts"]
     domain = "" if facts["domain"] == "None" else f", {facts['domain']}"
     said = "+".join([*(["logits"] if facts["logits"] else []), *facts["features"]])
     weights = facts["teacher"]["weights"][:8]
-    about = f"{meta['teacher']} {weights} on {meta['data']}{domain}: {said}, {answers.views} views"
-    return Entry(
-        "answers", folder.name, about, size, when, str(folder), answers.rows(), answers.views, meta["teacher"], weights
-    )
+    about = f"{meta['teacher']} {weights} on {meta['data']}{domain}: {said}, {views} views"
+    return Entry("answers", folder.name, about, size, when, str(folder), rows, views, meta["teacher"], weights)
 
 
 def _data(root: Path) -> Iterator[Entry]:
     for meta in root.glob("*/meta.json"):
         name, _, key = meta.parent.name.rpartition("-")
-        yield Entry("data", key, name, allocated(meta.parent), meta.stat().st_mtime, str(meta.parent))
+        yield Entry("data", key, name, allocated(meta.parent), used(meta.parent), str(meta.parent))
 
 
 def _teachers(root: Path) -> Iterator[Entry]:
     for path in root.glob("*.safetensors"):
         name, _, key = path.stem.rpartition("-")
-        yield Entry("teachers", key, name, path.stat().st_size, path.stat().st_mtime, str(path))
+        if stat := stat_of(path):
+            yield Entry("teachers", key, name, stat.st_size, stat.st_mtime, str(path))
 
 
 def _date(seconds: float) -> str:

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clkd.cache import alone
 from clkd.data.source import Lazy, Raw, Split, chunks
+from clkd.locks import alone, beside
 
 log = logging.getLogger("clkd.data")
 
@@ -87,18 +87,29 @@ def open_or_build(name: str, key: str, cache: Path, build: Callable[[Path], Raw]
 
 
 def _build(name: str, folder: Path, build: Callable[[Path], Raw]) -> Store:
-    with alone(folder.with_name(folder.name + ".lock"), f"decoding {name}"):
+    with alone(beside(folder), f"decoding {name}"):
         try:
             return _open(name, folder)  # another process may have built it while this one waited
         except AlteredError:
             log.info("decoding %s into %s", name, folder)
-        with TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
+        _tidy(folder)
+        with TemporaryDirectory(dir=folder.parent, prefix=_scratch(folder)) as scratch:
             (Path(scratch) / "unpacked").mkdir()
             raw = build(Path(scratch) / "unpacked")
             _write(raw, Path(scratch) / "new")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(Path(scratch) / "new", folder)
         return _open(name, folder)
+
+
+def _scratch(folder: Path) -> str:
+    return f".{folder.name}-"
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a process left that was killed while it decoded this."""
+    for left in folder.parent.glob(f"{_scratch(folder)}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(raw: Raw, folder: Path) -> None:
@@ -129,6 +140,14 @@ def _write_rows(x: Tensor | Lazy, path: Path) -> dict[str, Any]:
 
 
 def _open(name: str, folder: Path) -> Store:
+    """Raises `AlteredError` if it is not what was written, or is being deleted at this moment."""
+    try:
+        return _read(name, folder)
+    except OSError as error:
+        raise AlteredError(str(error)) from error
+
+
+def _read(name: str, folder: Path) -> Store:
     meta = _read_meta(folder)
     columns: dict[str, dict[str, Tensor]] = {"train": {}, "test": {}}
     for stem, facts in meta["tensors"].items():
@@ -164,8 +183,6 @@ def _check(path: Path, facts: dict[str, Any], glance: dict[str, Any] | None) -> 
 
     A file that was copied or touched has another time, and is read whole.
     """
-    if not path.exists():
-        raise AlteredError(f"{path.name} is missing")
     if path.stat().st_size > FULL_CHECK and _glance(path) == glance:
         return
     if _sha256(path) != facts["sha256"]:

@@ -42,7 +42,9 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
     if scenario.transfer.name != "none":
         lines["transfer"] = f"{_weight(parts.transfer_weight)}·{scenario.transfer.name}"
     if scenario.memory.name != "none":
-        lines["memory"] = f"{scenario.memory.name}, {getattr(scenario.memory.options, 'size', '?')} rows"
+        given = getattr(scenario.memory.options, "size", "?")
+        held = f"{given} rows" if isinstance(given, int) else f"{given}: {getattr(parts.memory, 'size', '?')} rows"
+        lines["memory"] = f"{scenario.memory.name}, {held}"
     return lines
 
 

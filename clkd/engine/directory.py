@@ -6,14 +6,19 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clkd.errors import UserError, did_you_mean
+from clkd.locks import HeldError, claimed
 
 MANIFEST = "run.json"
-OWN = (MANIFEST, "scenario.yaml", "resolved.yaml")
+LOCK = ".lock"
+"""Held by the process that trains the run."""
+OWN = (MANIFEST, LOCK, "scenario.yaml", "resolved.yaml")
 """What is written before a run trains."""
 
 
@@ -43,6 +48,20 @@ class RunDirectory:
             raise UserError(f"{file} cannot be read ({error}), so this run cannot be found by it") from error
         return loaded
 
+    @contextmanager
+    def claimed(self, doing: str) -> Iterator[None]:
+        """Keep all other processes from training this run; refused if one does so already.
+
+        Raises:
+            UserError: it says which one.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(claimed(self.path / LOCK, doing))
+            except HeldError as holder:
+                raise UserError(f"{self.path} is in use by {holder}: wait for it, or stop it") from holder
+            yield
+
     def discard(self) -> None:
         """Take back what a run that never trained has written; whatever else lies here stays."""
         for name in OWN:
@@ -62,23 +81,29 @@ def new_run_id() -> str:
 
 
 def create(output: str | None, name: str, run_id: str, cache: Path) -> RunDirectory:
-    """Make the directory of a new run; refuses one that already holds a run."""
+    """Make the directory of a new run; refuses one that already holds a run, or is just being made into one."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    path = Path(output).expanduser() if output else Path("runs") / f"{name}-{stamp}-{run_id[:4]}"
-    if (path / MANIFEST).exists():
-        raise UserError(
-            f"output: {path} already holds a run: choose another place, or go on with it by --resume {path}"
-        )
+    path = Path(output).expanduser() if output else Path("runs") / f"{name}-{stamp}-{run_id[:8]}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         directory = RunDirectory(path.absolute())
-        directory.update(id=run_id, name=name, created=time.time())
+        with directory.claimed("starting a run"):
+            _begin(directory, run_id, name)
     except OSError as error:
         raise UserError(
             f"output: cannot write {path}: {error.strerror}; choose another place with --set output=DIR"
         ) from error
     _remember(directory, cache)
     return directory
+
+
+def _begin(directory: RunDirectory, run_id: str, name: str) -> None:
+    if (directory.path / MANIFEST).exists():
+        raise UserError(
+            f"output: {directory.path} already holds a run: choose another place, or go on with it by "
+            f"--resume {directory.path}"
+        )
+    directory.update(id=run_id, name=name, created=time.time())
 
 
 def find(wanted: str, cache: Path) -> RunDirectory:

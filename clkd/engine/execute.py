@@ -51,10 +51,9 @@ def execute(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
 
 def _execute(request: RunRequest, plugins: Plugins, ranks: Ranks) -> dict[str, Any]:
     cache = cache_directory()
-    job = open_job(request, plugins.registry, cache, ranks)
     started = time.perf_counter()
     stop = Stop()
-    with stop.listening(), _tidy(job, ranks):
+    with open_job(request, plugins.registry, cache, ranks) as job, stop.listening(), _tidy(job, ranks):
         plugins.manager.hook.clkd_configure(scenario=job.scenario, registry=plugins.registry)
         device = _device(job.scenario.device, ranks)
         fitting = Bar(request.quiet, "teacher")

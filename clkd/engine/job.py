@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,13 +52,30 @@ class Job:
         return self.state is not None
 
 
-def open_job(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks = ALONE) -> Job:
-    """Read what the request names. Every rank does so; the first alone makes the directory of a new run.
+@contextmanager
+def open_job(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks = ALONE) -> Iterator[Job]:
+    """Read what the request names. Every rank does so; the first alone makes the directory of a new run, and keeps
+    other processes from training the same one for as long as it is open.
 
     Raises:
-        UserError: the scenario is wrong, the run to resume is not there, or the run's directory cannot be written.
+        UserError: the scenario is wrong, the run to resume is not there or is being trained by another process, or the
+            run's directory cannot be written.
     """
-    return _resumed(request, registry, cache) if request.resume else _new(request, registry, cache, ranks)
+    if request.resume:
+        directory = find(request.resume, cache)
+        with _claimed(directory, request, ranks):  # before its checkpoints are read: they are still being written else
+            yield _resumed(request, registry, directory)
+        return
+    job = _new(request, registry, cache, ranks)
+    with _claimed(job.directory, request, ranks):
+        yield job
+
+
+def _claimed(directory: RunDirectory | None, request: RunRequest, ranks: Ranks) -> AbstractContextManager[None]:
+    """Of several ranks the first speaks for all."""
+    if directory is None or request.dry_run or not ranks.first:
+        return nullcontext()
+    return directory.claimed("training it")
 
 
 def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> Job:
@@ -73,9 +92,7 @@ def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> 
     return Job(loaded.scenario, loaded.source_text, loaded.base, directory, run_id, request.limit_batches)
 
 
-def _resumed(request: RunRequest, registry: Registry, cache: Path) -> Job:
-    assert request.resume is not None, "open_job looked"
-    directory = find(request.resume, cache)
+def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -> Job:
     _refuse_changes(request)
     manifest = directory.manifest()
     loaded = load(directory.path / "resolved.yaml", request.settings, registry, base=Path(manifest["base"]))

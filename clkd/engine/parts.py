@@ -86,7 +86,7 @@ class Parts:
         kept = self.memory.sample(len(self.memory), generator(0))
         for view in range(self.augment.views or 0):
             with closing(batches(rows, torch.arange(len(rows)), CHUNK, self.device)) as new:
-                for chunk in chain(new, [] if kept is None else [kept]):
+                for chunk in chain(new, _pieces(kept)):
                     yield self.augment.fixed(chunk, torch.full_like(chunk.y, view))
 
     def end(self, experience: Experience) -> None:
@@ -145,6 +145,12 @@ class Parts:
     @property
     def device(self) -> torch.device:
         return next(self.student.parameters()).device
+
+
+def _pieces(kept: Batch | None) -> Iterator[Batch]:
+    """A memory's rows, so many at a time: as floats, all together would take several times the memory's budget."""
+    if kept is not None:
+        yield from (kept.rows(start, start + CHUNK) for start in range(0, len(kept), CHUNK))
 
 
 def _bytes_per_row(teacher: Teacher, needs: Needs) -> int:

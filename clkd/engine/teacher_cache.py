@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from clkd import __version__
-from clkd.cache import InUse, alone
 from clkd.data.augment import Augment
 from clkd.experience import Experience, Rows, Warp
+from clkd.locks import InUse, alone, beside
 from clkd.memory.base import Memory
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs
 from clkd.streams.base import Stream
-from clkd.teachers.answers import FORMAT, AlteredError, Answers, allocated, bound, lock, make_room
+from clkd.teachers.answers import FORMAT, AlteredError, Answers, allocated, bound, make_room
 from clkd.teachers.base import Teacher
 from clkd.teachers.cached import BLOCK, Blocks, Cached, Kept, kept_of
 
@@ -201,8 +201,8 @@ class TeacherCache:
         facts = self.facts(source)
         folder = self.root / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         if folder not in self._held:
-            self._held[folder] = InUse(lock(folder, "use"))
-        with alone(lock(folder, "lock"), f"asking the teacher of {folder.name}"):
+            self._held[folder] = InUse(beside(folder, "use"))
+        with alone(beside(folder), f"asking the teacher of {folder.name}"):
             try:
                 return Answers.open(folder)
             except AlteredError as error:
@@ -218,7 +218,7 @@ class TeacherCache:
     def _fill(self, answers: Answers, source: Source, samples: Tensor, views: int, tally: Tally) -> bool:
         """Ask about every block that these rows are in and that is not there; False if there is no room for them."""
         places = [(view, block) for view in range(views) for block in self.blocks.holding(samples)]
-        with alone(lock(answers.folder, "lock"), f"asking teacher {source.name}"):
+        with alone(beside(answers.folder), f"asking teacher {source.name}"):
             answers.grow(views)
             missing = self._missing(answers, places)
             lost = torch.zeros(views, len(self.blocks.lengths), dtype=torch.bool)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Literal
 
 from clkd.hooks import hookimpl
+from clkd.memory.budget import Size
 from clkd.options import Options
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 class ReservoirOptions(Options):
     """Options of `reservoir`."""
 
-    size: Annotated[int, Field(gt=0)] = 500
-    """How many rows are kept at most."""
+    size: Size = 500
+    """How many rows are kept at most; or how many bytes (`20MB`), all that is kept beside rows included."""
     store: tuple[Literal["logits"], ...] = ()
     """What is kept beside each row: `[logits]` are the student's own, said when the row was new, as float32. A teacher
     of kind `stored` says them again."""
@@ -26,8 +25,9 @@ class ReservoirOptions(Options):
 class ClassBalancedOptions(Options):
     """Options of `class_balanced`."""
 
-    size: Annotated[int, Field(gt=0)] = 500
-    """How many rows are kept at most, over all classes."""
+    size: Size = 500
+    """How many rows are kept at most, over all classes; or how many bytes (`20MB`), all that is kept beside rows
+    included."""
 
 
 @hookimpl

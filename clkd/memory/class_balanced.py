@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from clkd.memory.table import EXTRA, PIECE
 from clkd.memory.tabled import Tabled
-from clkd.signals import Batch
 
 if TYPE_CHECKING:
+    from clkd.context import Context
     from clkd.experience import Experience
     from clkd.models.student import Student
 
 KEY = "key"
 """The extra column with each row's random key."""
+KEY_BYTES = 8
 
 
 class ClassBalanced(Tabled):
@@ -27,29 +29,29 @@ class ClassBalanced(Tabled):
     classes drops a random part of it. Unlabelled rows are not kept.
     """
 
-    def __init__(self, size: int = 500, seed: int = 0, device: torch.device | str = "cpu") -> None:
-        super().__init__(size, seed, device, "class_balanced")
+    def __init__(
+        self,
+        size: int | str = 500,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(size, seed, device, "class_balanced", context, KEY_BYTES)
 
     def end(self, experience: Experience, student: Student) -> None:
-        arriving = experience.train
+        arriving, count = experience.train, len(self)
         key = torch.rand(len(arriving), generator=self.draws, dtype=torch.float64)
-        kept, count = self._everything(), len(self)
-        old_y, old_key = (kept.y.cpu(), kept.extra[KEY].cpu()) if kept else (arriving.y[:0].cpu(), key[:0])
-        stays = smallest(torch.cat([old_y, arriving.y.cpu()]), torch.cat([old_key, key]), experience.seen, self.size)
-        chosen = stays[stays >= count] - count
-        old = self.table.read(stays[stays < count]) if kept else None
-        new = arriving.gather(chosen.to(arriving.y.device), self.table.device)
-        self._refill(old, new, key[chosen])
+        all_y = torch.cat([*self._column("y"), arriving.y.cpu()])
+        stays = smallest(all_y, torch.cat([*self._column(EXTRA + KEY), key]), experience.seen, self.size)
+        self.table.keep(stays[stays < count])
+        for some in torch.split(stays[stays >= count] - count, PIECE):
+            rows = arriving.gather(some.to(arriving.y.device), self.table.device)
+            slots = torch.arange(len(self), len(self) + len(some))
+            self.table.write(slots, rows, {KEY: key[some]})
 
-    def _everything(self) -> Batch | None:
-        return self.table.read(torch.arange(len(self.table))) if len(self.table) else None
-
-    def _refill(self, old: Batch | None, new: Batch, key: Tensor) -> None:
-        count = len(old) if old else 0
-        self.table.count = 0
-        if old:
-            self.table.write(torch.arange(count), old, old.extra)
-        self.table.write(torch.arange(count, count + len(new)), new, {KEY: key})
+    def _column(self, name: str) -> list[Tensor]:
+        """What is kept, on the CPU; nothing at first."""
+        return [self.table.columns[name][: len(self)].cpu()] if len(self) else []
 
 
 def smallest(y: Tensor, key: Tensor, classes: tuple[int, ...], size: int) -> Tensor:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from clkd.memory.tabled import Tabled
 from clkd.signals import Batch, Needs, Signals, by_class
+
+if TYPE_CHECKING:
+    from clkd.context import Context
+
+VIEW = 8
+"""Bytes of a view's number."""
 
 
 class Reservoir(Tabled):
@@ -27,15 +33,17 @@ class Reservoir(Tabled):
 
     def __init__(
         self,
-        size: int = 500,
+        size: int | str = 500,
         seed: int = 0,
         device: torch.device | str = "cpu",
         store: Collection[str] = (),
         class_names: tuple[str, ...] = (),
+        context: Context | None = None,
     ) -> None:
-        super().__init__(size, seed, device, "reservoir")
         self.needs = Needs() if "logits" in store else None
         self.classes = len(class_names)
+        beside = 4 * self.classes + VIEW if self.needs else 0
+        super().__init__(size, seed, device, "reservoir", context, beside)
         self.seen = 0
 
     def observe(self, batch: Batch, signals: Signals) -> None:

@@ -12,6 +12,8 @@ from clkd.signals import Batch
 
 EXTRA = "extra."
 """Prefix of the columns that a memory keeps beside a batch's own."""
+PIECE = 512
+"""Rows that are moved at a time, so that moving them takes little more than they do."""
 
 
 class Table:
@@ -44,6 +46,18 @@ class Table:
         slots = at.to(self.device, non_blocking=True)
         for name, rows in _columns(batch, extra or {}).items():
             self._column(name, rows).index_copy_(0, slots, rows.to(self.device))
+
+    def keep(self, at: Tensor) -> None:
+        """Keep only the rows of the slots `at` (`[n]` int64, ascending), moved to the front in this order.
+
+        A row only ever moves towards the front, so that none is written over before its turn.
+        """
+        self.count = len(at)
+        start = 0
+        for slots in torch.split(at.to(self.device), PIECE):
+            for column in self.columns.values():
+                column[start : start + len(slots)] = column.index_select(0, slots)
+            start += len(slots)
 
     def _column(self, name: str, like: Tensor) -> Tensor:
         if name not in self.columns:

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from clkd.memory.base import Memory
+from clkd.memory.budget import rows_within
 from clkd.memory.table import Table
 from clkd.seeding import generator
 from clkd.signals import Batch
+
+if TYPE_CHECKING:
+    from clkd.context import Context
 
 
 class Tabled(Memory):
     """A memory of at most `size` rows in a table, with a generator of its own; override the rule for what stays.
 
     Args:
-        size: how many rows are kept at most.
+        size: how many rows are kept at most, or how many bytes ("20MB").
         seed: of the run.
         device: where the rows lie.
         purpose: what the generator is for, so that no two kinds of memory draw the same numbers.
+        context: what is known of the stream, for a size in bytes.
+        beside: bytes that are kept beside each row.
     """
 
-    def __init__(self, size: int, seed: int, device: torch.device | str, purpose: str) -> None:
-        self.size = size
-        self.table = Table(size, device)
+    def __init__(
+        self,
+        size: int | str,
+        seed: int,
+        device: torch.device | str,
+        purpose: str,
+        context: Context | None = None,
+        beside: int = 0,
+    ) -> None:
+        self.size = rows_within(size, context, beside)
+        self.table = Table(self.size, device)
         self.draws = generator(seed, "memory", purpose)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch | None:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+SQUARES = ("class_incremental", "task_aware")
+
 
 @dataclass(slots=True)
 class Record:
@@ -45,12 +47,24 @@ class Record:
         return self.task_aware if self.task_labels else self.class_incremental
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Only the rows that are filled: a checkpoint of a long stream would be large, and nearly all of it NaN."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return plain | {name: _filled(plain[name][: self.trained]) for name in SQUARES}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Record:
         """The record that `state_dict` gave."""
-        return cls(**state)
+        count = state["experiences"]
+        rows = {name: [[*row, *[math.nan] * (count - len(row))] for row in state[name]] for name in SQUARES}
+        rows = {
+            name: filled + [[math.nan] * count for _ in range(count - len(filled))] for name, filled in rows.items()
+        }
+        return cls(**state | rows)
+
+
+def _filled(rows: list[list[float]]) -> list[list[float]]:
+    """Each row up to its last number."""
+    return [row[: max((j + 1 for j, value in enumerate(row) if value == value), default=0)] for row in rows]
 
 
 class Metric:

@@ -22,10 +22,10 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from clkd.cache import alone, unused
 from clkd.errors import UserError
+from clkd.locks import alone, beside, unused
 
 FORMAT = 1
 """Part of every key: raised when the file's layout, the blocks or the views of a row change."""
@@ -184,24 +184,28 @@ def folders(root: Path) -> list[Path]:
 
 def used(folder: Path) -> float:
     """When a file of answers was last used, in Unix seconds; 0 if nobody can tell."""
-    meta = folder / "meta.json"
-    return meta.stat().st_mtime if meta.exists() else 0.0
+    stat = stat_of(folder / "meta.json")
+    return stat.st_mtime if stat else 0.0
+
+
+def stat_of(path: Path) -> os.stat_result | None:
+    """None if it is not there, or not any more: others write and delete meanwhile."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def allocated(folder: Path) -> int:
     """Bytes that a folder really takes on disk: files of answers have holes."""
-    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
-
-
-def lock(folder: Path, of: Literal["use", "lock"]) -> Path:
-    """The lock file beside a file of answers that whoever uses (`use`) or fills (`lock`) it holds."""
-    return folder.with_name(f"{folder.name}.{of}")
+    files = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    return sum(stat.st_blocks * 512 for stat in map(stat_of, files) if stat)
 
 
 def remove(folder: Path) -> bool:
     """Delete a file of answers, unless somebody uses it."""
-    with unused(lock(folder, "use")) as free:
-        if free:
+    with unused(beside(folder, "use")) as free:
+        if free and folder.exists():
             shutil.rmtree(folder)
         return free
 
@@ -239,5 +243,5 @@ def make_room(root: Path, answers: Answers, missing: list[tuple[int, int]]) -> b
 
 
 def _idle(folder: Path) -> bool:
-    with unused(lock(folder, "use")) as free:
+    with unused(beside(folder, "use")) as free:
         return free

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from clkd.context import Context
 from clkd.errors import UserError, did_you_mean
 from clkd.frozen import freeze
+from clkd.locks import alone, beside
 from clkd.optimizers import OptimizerOptions, SchedulerOptions
 from clkd.options import Part
 from clkd.signals import Needs, Signals, Spec
@@ -49,13 +49,13 @@ def fit(
     )
     network = context.network(model, tuple(range(len(context.class_names))), seed)
     path = context.cache / "teachers" / f"{model.name}-{_fingerprint(options, context)}.safetensors"
-    if path.exists():
-        log.info("teacher: %s from the cache (%s)", model.name, path.name)
-        _load(network, path)
-    else:
-        log.info("teacher: fitting %s for %d epochs on %d rows, once", model.name, epochs, len(context.train))
-        context.fit(network, options)
-        _save(network, path)
+    with alone(beside(path), f"fitting teacher {model.name}"):
+        if _loaded(network, path):
+            log.info("teacher: %s from the cache (%s)", model.name, path.name)
+        else:
+            log.info("teacher: fitting %s for %d epochs on %d rows, once", model.name, epochs, len(context.train))
+            context.fit(network, options)
+            _save(network, path)
     return NetworkTeacher(freeze(network.to(context.device)))
 
 
@@ -71,10 +71,8 @@ def _fingerprint(options: FitOptions, context: Context) -> str:
 
 
 def _save(network: nn.Module, path: Path) -> None:
-    """Whole or not at all: another run may look for the same file at this moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    os.close(handle)
+    """Whole or not at all. What a killed process left half-written is written over."""
+    part = path.with_name(f".{path.name}.part")
     save_file({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}, part)
     os.replace(part, path)
 
@@ -249,12 +247,15 @@ def _fill(network: nn.Module, state: dict[str, Tensor], file: Path) -> None:
         raise UserError(f"{file} does not fit the teacher's model: {' '.join(wrong)}") from error
 
 
-def _load(network: nn.Module, path: Path) -> None:
-    """Fill a fitted teacher from the cache; a damaged file is an error that says what to do."""
+def _loaded(network: nn.Module, path: Path) -> bool:
+    """Fill a fitted teacher from the cache, if it is there; a damaged file is an error that says what to do."""
     try:
         network.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        return False
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"the cached teacher {path} is damaged ({error}): delete it, and it is fitted again") from error
+    return True
 
 
 def _pretrained(library: Any, model: str, weights: str) -> nn.Module:

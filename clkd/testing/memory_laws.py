@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -72,6 +73,13 @@ def counted(make: Make, size: int) -> None:
         assert memory.nbytes() >= len(memory) * 4, f"{memory.nbytes()} bytes for {len(memory)} rows of 4 pixels"
 
 
+def weighed(make: Make, size: int) -> None:
+    """`nbytes` tells all bytes of all tensors that it holds on to, whole storages where it keeps views."""
+    for memory, _ in _life(make()):
+        held = sum(storages(memory).values())
+        assert memory.nbytes() == held, f"it says {memory.nbytes()} bytes and holds {held}"
+
+
 def remembered(make: Make, size: int) -> None:
     """Logits that it stores come back with their rows, bit for bit, in columns by global class id."""
     for memory, _ in _life(make()):
@@ -115,8 +123,29 @@ class Law(Protocol):
 
 
 MEMORY_LAWS: dict[str, Law] = {
-    law.__name__: law for law in (empty, bounded, faithful, distinct, repeatable, counted, remembered, state, snapshot)
+    law.__name__: law
+    for law in (empty, bounded, faithful, distinct, repeatable, counted, weighed, remembered, state, snapshot)
 }
+
+
+def storages(thing: Any, seen: set[int] | None = None) -> dict[int, int]:
+    """Address and bytes of every tensor storage that can be reached from a part's own attributes."""
+    seen = set() if seen is None else seen
+    if isinstance(thing, Tensor):
+        return {thing.untyped_storage().data_ptr(): thing.untyped_storage().nbytes()}
+    if callable(thing) or id(thing) in seen:
+        return {}
+    seen.add(id(thing))
+    return {place: size for each in _inside(thing) for place, size in storages(each, seen).items()}
+
+
+def _inside(thing: Any) -> list[Any]:
+    if isinstance(thing, Mapping):
+        return list(thing.values())
+    if isinstance(thing, list | tuple | set | deque):
+        return list(thing)
+    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
+    return [*getattr(thing, "__dict__", {}).values(), *(getattr(thing, name, None) for name in slots)]
 
 
 def _draws() -> torch.Generator:

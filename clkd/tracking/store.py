@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from clkd.errors import TrackingError
+from clkd.locks import alone
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,7 +79,11 @@ def open_client(uri: str) -> MlflowClient:
     for chatty in ("mlflow", "alembic"):
         logger = logging.getLogger(chatty)
         logger.setLevel(max(logger.level, logging.WARNING))
-    return MlflowClient(tracking_uri=uri)
+    if not uri.startswith(SQLITE):
+        return MlflowClient(tracking_uri=uri)
+    database = _database(uri)
+    with alone(database.with_name(f".{database.name}.lock"), f"opening {database}"):  # MLflow's own first start races
+        return MlflowClient(tracking_uri=uri)
 
 
 def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
@@ -107,5 +112,8 @@ def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
 def _artifacts(name: str, uri: str) -> str | None:
     if not uri.startswith(SQLITE):
         return None
-    database = Path(uri.removeprefix(SQLITE).partition("?")[0])
-    return (database.parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", name)).as_uri()
+    return (_database(uri).parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", name)).as_uri()
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix(SQLITE).partition("?")[0])

@@ -24,6 +24,7 @@ LEVELS = (
         "context",
         "optimizers",
         "cache",
+        "locks",
         "vision",
         "frozen",
         "ranks",

@@ -168,7 +168,9 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     assert prints[0] == prints[1] != prints[2] == prints[3]
 
 
-def test_two_processes_build_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_processes_build_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The other process holds the lock while it decodes; this one waits, says so, and reads what that one wrote."""
     script = f"""
 import sys, time
@@ -177,10 +179,11 @@ from pathlib import Path
 from test_store import raw, open_or_build
 def slow(scratch):
     Path({str(tmp_path / "started")!r}).touch()
-    time.sleep(1)
+    time.sleep(1.5)
     return raw()
 open_or_build("small", "key", Path({str(tmp_path)!r}), slow)
 """
+    monkeypatch.setattr("clkd.locks.QUIET", 0.0)
     other = subprocess.Popen([sys.executable, "-c", script])
     while not (tmp_path / "started").exists():
         assert other.poll() is None, "the other process died"
@@ -189,7 +192,8 @@ open_or_build("small", "key", Path({str(tmp_path)!r}), slow)
         store = open_or_build("small", "key", tmp_path, refuse)
     assert other.wait() == 0
     assert torch.equal(store.train.x, raw().train.x)
-    assert "waiting for another process that is decoding small" in caplog.text
+    assert f"waiting for process {other.pid} on " in caplog.text
+    assert ", decoding small since " in caplog.text
 
 
 def test_an_unwritable_cache_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

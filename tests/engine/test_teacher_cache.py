@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clkd import checkpoint
-from clkd.cache import InUse
 from clkd.cli.main import main
 from clkd.engine.compose import Composer, Composition
 from clkd.engine.execute import execute
+from clkd.locks import InUse, beside
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
 from clkd.scenario.request import RunRequest
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs, Signals
-from clkd.teachers.answers import AlteredError, Answers, folders, lock
+from clkd.teachers.answers import AlteredError, Answers, folders
 from clkd.teachers.base import Teacher
 from clkd.teachers.cached import Blocks
 from clkd.teachers.network import NetworkTeacher
@@ -260,7 +260,7 @@ def test_a_bound_is_obeyed_and_the_least_recently_used_makes_way(
     run("second", stream=stream(augment={"crop": 2, "views": 2}))
     (second,) = (answers for answers in files() if answers.rows())
     assert second.folder != first.folder, "two do not fit into 60 kB, so the one that nobody uses made way"
-    held = InUse(lock(second.folder, "use"))
+    held = InUse(beside(second.folder, "use"))
     run("third", limit=5)
     assert second.rows() == 400, "what is in use stays"
     del held
@@ -402,7 +402,7 @@ def test_list_and_clear(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert main(["cache", "clear"]) == 2
     assert main(["cache", "clear", "zzz", "--yes"]) == 2
-    held = InUse(lock(Path(answers["path"]), "use"))
+    held = InUse(beside(Path(answers["path"]), "use"))
     assert main(["cache", "clear", "--answers", "--yes"]) == 0
     assert f"kept {answers['key']}: a run is using it" in capsys.readouterr().out
     del held

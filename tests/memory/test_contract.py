@@ -68,6 +68,12 @@ class Uncounted(Reservoir):
         return {0: 1}
 
 
+class HoldsTheBatch(Reservoir):
+    def observe(self, batch, signals):
+        super().observe(batch, signals)
+        self.last = batch.y[:1]
+
+
 class RestartsCounting(Reservoir):
     def load_state_dict(self, state):
         super().load_state_dict(state | {"seen": len(state["table"]["y"])})
@@ -88,7 +94,8 @@ class Shuffled(Reservoir):
 
 BROKEN = {
     "empty": NeverEmpty, "bounded": TooLarge, "faithful": Floating, "distinct": Twice, "repeatable": OwnDraws,
-    "counted": Uncounted, "remembered": Shuffled, "state": RestartsCounting, "snapshot": Moving,
+    "counted": Uncounted, "weighed": HoldsTheBatch, "remembered": Shuffled, "state": RestartsCounting,
+    "snapshot": Moving,
 }  # fmt: skip
 
 

@@ -1,0 +1,68 @@
+"""How much a memory may hold: rows, or bytes. Nothing here loads torch."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from clkd.errors import UserError
+
+if TYPE_CHECKING:
+    from clkd.context import Context
+
+BYTES = r"^(\d+(?:\.\d+)?) ?([kKmMgG]?)([iI]?)[bB]$"
+SCALE = {"": 0, "k": 1, "m": 2, "g": 3}
+IDS = 32
+"""Bytes of a row's label, sample id, domain and experience."""
+
+
+def in_bytes(size: str) -> int:
+    """What a size in words comes to, rounded down.
+
+    >>> in_bytes("20MB"), in_bytes("1.5 KiB")
+    (20000000, 1536)
+    """
+    found = re.match(BYTES, size)
+    assert found, "checked by `Size`"
+    number, scale, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** SCALE[scale.lower()])
+
+
+def rows_within(size: int | str, context: Context | None, beside: int = 0) -> int:
+    """How many rows a budget holds: `size` itself if that is a number of rows, else as many as fit whole.
+
+    Args:
+        size: rows, or bytes in words.
+        context: knows what a stored row of the stream takes.
+        beside: bytes that the memory keeps beside each row.
+
+    Raises:
+        UserError: not even one row fits.
+    """
+    if isinstance(size, int):
+        return size
+    assert context is not None, "the engine offers it"
+    row = context.train.x[:1].nbytes + IDS + beside
+    rows = in_bytes(size) // row
+    if not rows:
+        raise UserError(f"memory.size: {size} is less than one row takes, which is {row} bytes with all that is kept")
+    return rows
+
+
+def _checked(size: Any) -> Any:
+    if isinstance(size, int) and not isinstance(size, bool):
+        if size <= 0:
+            raise ValueError("input should be greater than 0")
+    elif not isinstance(size, str) or not re.match(BYTES, size):
+        raise ValueError("give a number of rows, such as 500, or of bytes, such as 20MB")
+    return size
+
+
+Size = Annotated[
+    int | str,
+    BeforeValidator(_checked),
+    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "pattern": BYTES}]}),
+]
+"""Rows, or bytes in words: `500`, `20MB`, `1.5GiB`."""

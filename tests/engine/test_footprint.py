@@ -1,0 +1,132 @@
+"""What a run takes of the machine's memory: bounded by what is declared, and not growing with the stream."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clkd.engine.execute import execute
+from clkd.hooks import hookimpl
+from clkd.plugins import load_plugins
+from clkd.scenario.document import to_yaml
+from clkd.scenario.request import RunRequest
+
+MB = 10**6
+KD = {"kind": "kd", "weight": 0.5}
+LONG: dict[str, Any] = {
+    "name": "long",
+    "stream": {"dataset": {"name": "digits", "rows_per_class": 20}, "split": {"by": "data", "experiences": 12}},
+    "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "linear"},
+    "teachers": {"previous": "previous", "slow": "ema"},
+    "losses": ["cross_entropy", {**KD, "between": ["student", "previous"]}, {**KD, "between": ["student", "slow"]}],
+    "memory": {"kind": "reservoir", "size": "1920B"},
+    "transfer": {"kind": "coral", "weight": 0.1},
+    "train": {"epochs": 1, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9}},
+    "tracking": {"mode": "offline"},
+}
+PERMUTED = {"by": "domain", "transform": "permuted"}
+PROBE = """
+import os
+from clkd.hooks import hookimpl
+
+@hookimpl
+def clkd_experience_end(run, experience, result):
+    "How much is in memory now."
+    with open("/proc/self/statm") as statm:
+        pages = int(statm.read().split()[1])
+    with open(os.environ["PROBE"], "a") as file:
+        print(pages * os.sysconf("SC_PAGE_SIZE"), file=file)
+"""
+
+
+class Census:
+    """How many tensors there are, and bytes in them, at each experience's end."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, int]] = []
+
+    @hookimpl
+    def clkd_experience_end(self, run: Any, experience: Any, result: Any) -> None:
+        gc.collect()
+        tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        self.found.append((len(tensors), sum(storages.values())))
+
+
+def test_no_tensor_is_left_behind_by_an_experience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the fourth, when the memory is full and there is a previous self, all that a run holds has come."""
+    monkeypatch.chdir(tmp_path)
+    Path("long.yaml").write_text(to_yaml(LONG))
+    plugins, census = load_plugins(), Census()
+    plugins.manager.register(census)
+    execute(RunRequest(scenario=Path("long.yaml"), quiet=True), plugins)
+    assert len(census.found) == 12
+    assert len(set(census.found[3:])) == 1, census.found
+
+
+def peak(scenario: dict[str, Any], **environment: str) -> tuple[dict[str, Any], int]:
+    """A run's result, and the most bytes that its process ever had in memory."""
+    Path("plugins").mkdir(exist_ok=True)
+    Path("plugins/probe.py").write_text(PROBE)
+    Path("long.yaml").write_text(to_yaml(scenario))
+    with open("out.json", "w") as out, open("err.txt", "w") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "clkd", "run", "long.yaml", "--json", "--quiet", "--plugins-dir", "plugins"],
+            env={**os.environ, "PROBE": "probe.txt", **environment},
+            stdout=out,
+            stderr=err,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, Path("err.txt").read_text()
+    return json.loads(Path("out.json").read_text()), usage.ru_maxrss * 1024
+
+
+def wide(experiences: int, size: str) -> dict[str, Any]:
+    """Rows of 12,288 bytes: 1,437 of them in each experience, and 360 to test on."""
+    data = {"name": "digits", "size": 64, "channels": 3}
+    return {
+        **LONG,
+        "stream": {"dataset": data, "split": {**PERMUTED, "experiences": experiences}},
+        "memory": {"kind": "reservoir", "size": size},
+        "train": {**LONG["train"], "batch_size": 64, "eval_batch_size": 128, "optimizer": {"kind": "sgd", "lr": 0.001}},
+    }
+
+
+WIDE_TEST = 360 * 3 * 64 * 64
+"""Bytes of one domain's test rows, which are kept in its guise up to 256 MB."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_peak_is_bounded_by_the_budget_and_not_by_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (_, short), (_, long), (_, large) = (peak(wide(4, "4MB")), peak(wide(12, "4MB")), peak(wide(4, "44MB")))
+    print(f"4 experiences {short / MB:.0f} MB, 12 {long / MB:.0f} MB, with 40 MB more of memory {large / MB:.0f} MB")
+    assert long - short < 8 * WIDE_TEST + 15 * MB, (short, long)
+    assert 30 * MB < large - short < 3 * 40 * MB + 15 * MB, (short, large)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_hundred_experiences_show_no_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allowed are the test rows kept in each domain's guise (2.6 kB) and the matrices, 200 × 200 twice."""
+    monkeypatch.chdir(tmp_path)
+    stream = {**LONG["stream"], "split": {**PERMUTED, "experiences": 200}}
+    result, _ = peak({**LONG, "stream": stream})
+    held = [int(line) for line in Path("probe.txt").read_text().split()]
+    print({i: f"{held[i - 1] / MB:.1f} MB" for i in (1, 10, 50, 100, 150, 200)})
+    assert len(held) == len(result["accuracy_matrix"]) == 200
+    allowed = 40 * 64 + 2 * 200 * 40
+    assert held[199] - held[49] < 150 * allowed + 10 * MB, held
+    assert held[199] - held[99] < 100 * allowed + 8 * MB, held
