@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import subprocess
@@ -11,13 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-from clkd.engine.execute import execute
-from clkd.hooks import hookimpl
-from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
-from clkd.scenario.request import RunRequest
 
 MB = 10**6
 KD = {"kind": "kd", "weight": 0.5}
@@ -45,31 +38,6 @@ def clkd_experience_end(run, experience, result):
     with open(os.environ["PROBE"], "a") as file:
         print(pages * os.sysconf("SC_PAGE_SIZE"), file=file)
 """
-
-
-class Census:
-    """How many tensors there are, and bytes in them, at each experience's end."""
-
-    def __init__(self) -> None:
-        self.found: list[tuple[int, int]] = []
-
-    @hookimpl
-    def clkd_experience_end(self, run: Any, experience: Any, result: Any) -> None:
-        gc.collect()
-        tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-        self.found.append((len(tensors), sum(storages.values())))
-
-
-def test_no_tensor_is_left_behind_by_an_experience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the fourth, when the memory is full and there is a previous self, all that a run holds has come."""
-    monkeypatch.chdir(tmp_path)
-    Path("long.yaml").write_text(to_yaml(LONG))
-    plugins, census = load_plugins(), Census()
-    plugins.manager.register(census)
-    execute(RunRequest(scenario=Path("long.yaml"), quiet=True), plugins)
-    assert len(census.found) == 12
-    assert len(set(census.found[3:])) == 1, census.found
 
 
 def peak(scenario: dict[str, Any], **environment: str) -> tuple[dict[str, Any], int]:
