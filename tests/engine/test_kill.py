@@ -161,6 +161,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b or (a != a and b != b))
 
 
+@pytest.mark.timeout(400)
 def test_killed_three_times_it_ends_as_if_never_killed(home: Path) -> None:
     """At a step, between the files of a checkpoint, and at a step of the next experience."""
     draw = random.Random(0)
