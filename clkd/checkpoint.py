@@ -2,7 +2,7 @@
 
 A checkpoint is a directory of two files. `state.safetensors` holds the tensors, `state.json` everything else, with the
 tensors named by key and a checksum over both. It is written beside its place and renamed into it, so that whoever
-stops the process leaves either the old one or the new one.
+stops the process leaves either the old one or the new one, and it is read back before an older one goes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from torch import Tensor
 from clkd import __version__
 from clkd.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
+"""2 may hold an experience under way; 1, which is still read, never does."""
 STATE, TENSORS = "state.json", "state.safetensors"
 PARTIAL, REPLACED = ".partial", ".replaced"
 TAG = "$"
@@ -41,28 +43,41 @@ class CheckpointError(UserError):
     """A checkpoint cannot be written, is not there, or is not what was written."""
 
 
-def save(directory: Path, name: str, tree: dict[Any, Any], *, keep: int | None = None) -> Path:
+def save(
+    directory: Path,
+    name: str,
+    tree: dict[Any, Any],
+    *,
+    keep: int | None = None,
+    beside: Collection[str] = (),
+    needs: str | None = None,
+) -> Path:
     """Write `tree` as the checkpoint `directory/name`, replacing one of that name only once the new one is complete.
 
     Args:
         directory: made if need be. One process at a time writes to it.
         name: of the checkpoint, a plain directory name.
         tree: nested dicts, lists and tuples of tensors, numbers, strings, bools and None. Tensors keep their type,
-            shape and bits and are stored as CPU tensors of their own, so shared memory is not shared afterwards.
-        keep: how many of the newest checkpoints stay; None keeps all.
+            shape, bits and order in memory and are stored as CPU tensors of their own, so shared memory is not shared
+            afterwards.
+        keep: how many of the newest checkpoints stay, beside those of a name in `beside`; None keeps all.
+        beside: names that neither count nor go.
+        needs: the name of another one here, without which this one is of no use.
 
     Raises:
-        CheckpointError: the directory cannot be written.
+        CheckpointError: the directory cannot be written, or what was written is not what is there.
         TypeError: the tree holds something else than the above.
     """
     document, tensors = _encode(tree)
+    document["needs"] = needs
     try:
         directory.mkdir(parents=True, exist_ok=True)
         document = {"number": 1 + max((number for number, _ in _found(directory)), default=0), **document}
         partial = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=PARTIAL, dir=directory))
         _write(partial, document, tensors)
         place = _put(partial, directory / name)
-        _tidy(directory, keep)
+        _verified(place)
+        _tidy(directory, keep, beside)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{directory / name}: the checkpoint cannot be written: {reason}") from error
@@ -81,15 +96,23 @@ def load(path: Path) -> dict[Any, Any]:
 
 
 def latest(directory: Path) -> Path | None:
-    """The newest checkpoint in `directory` that is complete and unaltered, or None; broken ones are warned of."""
+    """The newest checkpoint in `directory` that is complete and unaltered, as is the one it needs, or None; broken ones
+    are warned of."""
     for _, path in sorted(_found(directory), reverse=True):
         try:
-            _verified(path)
+            needed = _verified(path).get("needs")
+            if needed is not None:
+                _verified(directory / needed)
         except CheckpointError as error:
             log.warning("%s; an older checkpoint is looked for", error)
         else:
             return path
     return None
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)
 
 
 # The tree as JSON
@@ -107,7 +130,7 @@ def _plain(value: object, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {TAG: "float", "value": str(float(value))}
     if isinstance(value, Tensor):
-        return {TAG: "tensor", "key": _store(value, path, tensors)}
+        return {TAG: "tensor", "key": _store(value, path, tensors), **_order(value)}
     if isinstance(value, dict):
         return _plain_dict(value, path, tensors)
     if isinstance(value, list | tuple):
@@ -132,6 +155,20 @@ def _store(tensor: Tensor, path: str, tensors: dict[str, Tensor]) -> str:
     return key
 
 
+def _order(tensor: Tensor) -> dict[str, Any]:
+    """How a tensor lies in memory where that is not row by row (channels-last): the last bits of sums depend on it."""
+    if tensor.is_contiguous() or not torch.ops.aten.is_non_overlapping_and_dense(tensor):
+        return {}
+    return {"strides": list(tensor.stride())}
+
+
+def _ordered(stored: Tensor, strides: list[int] | None) -> Tensor:
+    """A tensor of its own, free of the file it was read from, in its old order."""
+    if strides is None:
+        return stored.clone()
+    return torch.empty_strided(stored.shape, strides, dtype=stored.dtype).copy_(stored)
+
+
 def _decode(plain: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(plain, list):
         return [_decode(item, tensors) for item in plain]
@@ -141,7 +178,7 @@ def _decode(plain: Any, tensors: dict[str, Tensor]) -> Any:
         case None:
             return {key: _decode(item, tensors) for key, item in plain.items()}
         case "tensor":
-            return tensors[plain["key"]]
+            return _ordered(tensors[plain["key"]], plain.get("strides"))
         case "float":
             return float(plain["value"])
         case "tuple":
@@ -159,7 +196,7 @@ def _write(directory: Path, document: dict[str, Any], tensors: dict[str, Tensor]
     document["sha256"] = _sha(document)
     (directory / STATE).write_text(_text(document), encoding="utf-8")
     for path in (directory / TENSORS, directory / STATE, directory):
-        _sync(path)
+        sync(path)
 
 
 def _put(partial: Path, place: Path) -> Path:
@@ -170,18 +207,18 @@ def _put(partial: Path, place: Path) -> Path:
         shutil.rmtree(aside, ignore_errors=True)
         place.rename(aside)
     partial.rename(place)
-    _sync(place.parent)
+    sync(place.parent)
     return place
 
 
-def _tidy(directory: Path, keep: int | None) -> None:
+def _tidy(directory: Path, keep: int | None, beside: Collection[str]) -> None:
     """Remove what is no longer needed, now that a newer checkpoint is complete."""
     for path in directory.glob(".*"):
         if path.name.endswith((PARTIAL, REPLACED)):
             shutil.rmtree(path, ignore_errors=True)
-    older = sorted(_found(directory), reverse=True)[keep:] if keep is not None else []
-    for _, path in older:
-        shutil.rmtree(path, ignore_errors=True)
+    counted = [path for _, path in sorted(_found(directory), reverse=True) if path.name not in beside]
+    for path in counted[keep:] if keep is not None else []:
+        remove(path)
 
 
 def _found(directory: Path) -> list[tuple[int, Path]]:
@@ -244,7 +281,7 @@ def _file_sha(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file or directory is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -122,12 +122,19 @@ class Ranks:
         told: Built = box[0]
         return told
 
+    def gather(self, what: Built) -> list[Built]:
+        """What each rank gives, by rank."""
+        if self.alone:
+            return [what]
+        given: list[Any] = [None] * self.world
+        dist.all_gather_object(given, what)
+        return given
+
     def agree(self, what: str, value: str) -> None:
         """Raises `ClkdError` naming the ranks whose `value` is not rank 0's."""
         if self.alone:
             return
-        values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        values = self.gather(value)
         others = [str(rank) for rank, other in enumerate(values) if other != values[0]]
         if others:
             raise ClkdError(

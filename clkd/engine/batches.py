@@ -22,7 +22,7 @@ def batches(rows: Rows, order: Tensor, size: int, device: torch.device) -> Gener
     The thread that reads streamed rows ahead ends with the generator: wrap it in `contextlib.closing`, so that this is
     not left to the garbage collector. What the thread raises is raised here.
     """
-    cuts = torch.split(order.to(rows.index.device), size)
+    cuts = torch.split(order.to(rows.index.device), size) if len(order) else ()  # split makes one batch of no rows
     if rows.resident:
         yield from map(rows.gather, cuts)
         return

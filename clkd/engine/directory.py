@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clkd.checkpoint import sync
 from clkd.errors import UserError, did_you_mean
 from clkd.locks import HeldError, claimed
 
@@ -34,9 +35,10 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def write(self, name: str, text: str) -> None:
-        """Write a file whole or not at all."""
+        """Write a file whole or not at all, whatever stops the machine."""
         part = self.path / f".{name}.part"
         part.write_text(text, encoding="utf-8")
+        sync(part)
         os.replace(part, self.path / name)
 
     def manifest(self) -> dict[str, Any]:

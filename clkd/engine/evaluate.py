@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
@@ -42,10 +42,12 @@ def evaluate(
     classes: int,
     split: Literal["test", "validation"] = "test",
     ranks: Ranks = ALONE,
+    look: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate the student on the test (or validation) rows of `experiences`, each row once, without any augmentation.
 
-    Each rank passes its share of the rows, and all get the counts of all.
+    `look` is called before each batch and may stop the run. Each rank passes its share of the rows, and all get the
+    counts of all.
 
     Rows that several experiences share (data-incremental streams test on the same rows throughout) are passed once.
     """
@@ -58,7 +60,7 @@ def evaluate(
         rows: Rows = getattr(experience, split)
         key = (id(rows.index), rows.warp, experience.classes)
         if key not in known:
-            known[key] = _hits(student, rows.ready(device), experience, augment, batch_size, confusion, ranks)
+            known[key] = _hits(student, rows.ready(device), experience, augment, batch_size, confusion, ranks, look)
         hits.append(known[key])
         sizes.append(max(len(rows), 1))
     shares = (ranks.sum(torch.stack(hits)).double().T / torch.tensor(sizes, device=device)).tolist()
@@ -73,6 +75,7 @@ def _hits(
     batch_size: int,
     confusion: Tensor,
     ranks: Ranks,
+    look: Callable[[], None],
 ) -> Tensor:
     """`[2]` counts of right answers, class-incremental and task-aware; adds to the flat `confusion` in place."""
     classes = round(len(confusion) ** 0.5)
@@ -81,6 +84,7 @@ def _hits(
     right = torch.zeros(2, dtype=torch.long, device=confusion.device)
     with closing(batches(rows, ranks.own(torch.arange(len(rows))), batch_size, confusion.device)) as coming:
         for batch in coming:
+            look()
             logits = student.signals(augment.plain(batch.x), Needs()).logits
             assert logits is not None, "logits were asked for"
             answer = columns[logits.argmax(1)]

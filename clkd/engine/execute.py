@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from clkd import checkpoint
 from clkd.cache import cache_directory
 from clkd.engine.bar import Bar
 from clkd.engine.compose import Composer, Composition
 from clkd.engine.describe import describe, facts
 from clkd.engine.directory import RunDirectory
+from clkd.engine.guard import NonFiniteError
 from clkd.engine.job import Job, open_job
 from clkd.engine.loop import Loop, is_check
+from clkd.engine.retrace import retrace
 from clkd.engine.run import Outcome, Run
+from clkd.engine.saver import Saver
 from clkd.engine.scheduler import Scheduler
-from clkd.engine.state import gather, restore
+from clkd.engine.state import gather, gather_within, go_back
 from clkd.engine.stop import Stop
 from clkd.engine.trackers import build_trackers
 from clkd.errors import Interrupted, UserError
@@ -34,6 +38,8 @@ from clkd.schedules.base import Progress
 from clkd.tracking.group import Trackers
 from clkd.tracking.result import build_result
 
+log = logging.getLogger("clkd.engine")
+
 
 def execute(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
     """Do what was asked for and return its result (`clkd.tracking.result.build_result`).
@@ -42,7 +48,7 @@ def execute(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
 
     Raises:
         UserError: something in the scenario, the data or the request is wrong; nothing was trained.
-        Interrupted: Ctrl-C or SIGTERM came; finished experiences are saved and recorded.
+        Interrupted: Ctrl-C or SIGTERM came; the run is saved where it stopped, and recorded.
         ClkdError: the run failed for a reason that clkd can name.
     """
     with joined() as ranks:
@@ -61,7 +67,7 @@ def _execute(request: RunRequest, plugins: Plugins, ranks: Ranks) -> dict[str, A
         composed = composer.compose(teach=not request.dry_run)
         if request.dry_run:
             return _preview(job, composed) if ranks.first else {}
-        execution = _Execution(request, plugins, job, composed, device, started, stop, ranks)
+        execution = _Execution(request, plugins, job, composer, composed, started, stop, ranks)
         with stop.held():
             return execution.run_to_end()
 
@@ -74,8 +80,8 @@ class _Execution:
         request: RunRequest,
         plugins: Plugins,
         job: Job,
+        composer: Composer,
         composed: Composition,
-        device: torch.device,
         started: float,
         stop: Stop,
         ranks: Ranks,
@@ -83,10 +89,11 @@ class _Execution:
         assert job.directory is not None, "only a dry run has none"
         self.stop, self.bar, self.ranks = stop, Bar(request.quiet), ranks
         self.directory: RunDirectory = job.directory
-        self.composed, self.started = composed, started
+        self.job, self.composer, self.composed, self.started = job, composer, composed, started
         # The other ranks' moments are told to nobody.
         self.hook = (plugins.manager if ranks.first else plugin_manager()).hook
-        self.run = _make_run(job, composed, request.command, device, plugins)
+        self.make_run = partial(_make_run, job, composed, request.command, composer.device, plugins)
+        self.run = self.make_run()
         self.trackers = build_trackers(job.scenario, plugins.registry, request.quiet) if ranks.first else Trackers(())
         self.loop = Loop(
             composed.parts,
@@ -97,11 +104,12 @@ class _Execution:
             on_step=self._on_step,
             ranks=ranks,
         )
-        if job.state:
-            restore(job.state, self.run, composed.parts, self.loop)
+        self.saver = Saver(self.directory, job.scenario.checkpoint, ranks)
+        if job.saved:
+            self.saver.last = job.saved.path
+            self.saver.entry = go_back(job.saved, self.run, composed.parts, self.loop)
         self.before = self.run.seconds.get("total", 0.0)
-        self.limit = request.limit_experiences
-        self.last = checkpoint.latest(self.directory.checkpoints)
+        self.scheduler = self._scheduler(request.limit_experiences)
         self.noted = False
 
     def run_to_end(self) -> dict[str, Any]:
@@ -109,10 +117,14 @@ class _Execution:
         try:
             self.trackers.start(self.run)
             self.hook.clkd_run_start(run=self.run)
-            outcome.status = "finished" if self._scheduler().go() else "stopped"
+            outcome.status = "finished" if self.scheduler.go() else "stopped"
         except Interrupted as stop:
             outcome.status, outcome.error = "killed", str(stop)
             raise
+        except NonFiniteError as seen:
+            error = self._retraced(seen)
+            outcome.error = str(error)
+            raise error from seen
         except BaseException as error:
             outcome.error = f"{type(error).__name__}: {error}"
             raise
@@ -122,7 +134,15 @@ class _Execution:
                 self.ranks.highest(0)  # who leaves early has torchrun end the others, and the first is still writing
         return outcome.result
 
-    def _scheduler(self) -> Scheduler:
+    def _retraced(self, seen: NonFiniteError) -> NonFiniteError:
+        """Alone, the step that broke the run is found; several, and those who skip such steps, have saved the last."""
+        if not self.ranks.alone or self.job.scenario.train.on_nan == "skip":
+            return seen
+        log.warning("%s; going back to find the step", seen)
+        return retrace(seen, self.composer.compose(), self.make_run(), self.job, self.saver, self.stop)
+
+    def _scheduler(self, limit: int | None) -> Scheduler:
+        self.composed.parts.look = self._look
         return Scheduler(
             run=self.run,
             stream=self.composed.stream,
@@ -132,16 +152,31 @@ class _Execution:
             trackers=self.trackers,
             hook=self.hook,
             save=self._save,
-            limit=self.limit,
+            limit=limit,
+            look=self._look,
         )
 
     def _on_step(self, progress: Progress) -> None:
+        """Between two steps, everything is where the next one finds it: a run is saved and stops here."""
         self.bar(progress)
-        if self.ranks.alone or is_check(progress):
-            self.stop.check(self.ranks)
+        looks = self.ranks.alone or is_check(progress)
+        asked = self.loop.broke() or (self.stop.heard(self.ranks) if looks else None)
+        if asked or self.saver.due(progress.step, looks):
+            self._save_within()
+        if asked:
+            raise asked
+
+    def _look(self) -> None:
+        """Where nothing is trained, nothing is lost; a trained experience that is being evaluated is saved as such."""
+        if self.ranks.alone and (asked := self.stop.heard()):
+            if self.run.unevaluated:
+                self._count_time()
+                self.saver.step(gather(self.run, self.composed.parts, self.loop))
+            raise asked
 
     def _on_epoch(self, experience: Experience, metrics: dict[str, float]) -> None:
         self.run.step, self.run.epochs = self.loop.progress.step, self.loop.progress.epochs
+        self.run.epoch = self.loop.progress.epoch + 1
         self.trackers.epoch(self.run, experience, metrics)
         self._note_tracking()
         self.hook.clkd_epoch_end(run=self.run, experience=experience, metrics=metrics)
@@ -153,14 +188,15 @@ class _Execution:
             self.noted = True
 
     def _save(self) -> None:
-        if not self.ranks.first:
-            return
         self._count_time()
-        state = gather(self.run, self.composed.parts, self.loop)
-        name = f"exp_{self.run.record.trained - 1:03d}"
-        self.last = checkpoint.save(self.directory.checkpoints, name, state)
+        self.saver.end(self.run.record.trained - 1, gather(self.run, self.composed.parts, self.loop))
+
+    def _save_within(self) -> None:
+        self._count_time()
+        self.saver.step(gather_within(self.run, self.composed.parts, self.loop, self.saver.entry))
 
     def _count_time(self) -> None:
+        self.scheduler.count_time()
         self.run.seconds["total"] = self.before + time.perf_counter() - self.started
         self.run.seconds["tracking"] = self.trackers.total
 
@@ -175,7 +211,7 @@ class _Execution:
         aware = Record.from_state({**self.run.record.state_dict(), "task_labels": True})
         if "average_accuracy" in self.composed.metrics:
             values["average_accuracy_task_aware"] = self.composed.metrics["average_accuracy"](aware)
-        outcome.result = build_result(self.run, outcome.status, values, self.last)
+        outcome.result = build_result(self.run, outcome.status, values, self.saver.last)
         self.directory.write("result.json", json.dumps(outcome.result, indent=2))
         self.directory.update(status=outcome.status, error=outcome.error)
         self.trackers.end(self.run, outcome)

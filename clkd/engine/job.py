@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clkd import checkpoint
 from clkd.engine.directory import RunDirectory, create, find, new_run_id
+from clkd.engine.saver import Saved, newest
 from clkd.errors import UserError
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
@@ -19,8 +19,8 @@ from clkd.scenario.model import Scenario
 from clkd.scenario.request import RunRequest
 from clkd.scenario.resolve import config_sha, resolved
 
-PORTABLE = ("tracking", "device")
-"""What a resumed run may change by `--set`: nothing that its numbers depend on."""
+PORTABLE = ("tracking", "device", "checkpoint", "train.on_nan", "train.most_skips")
+"""What a resumed run may change by `--set`: nothing that its numbers so far depend on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class Job:
         directory: the run's own; None on a dry run.
         run_id: the run's.
         limit_batches: batches per epoch, a property of the run that resuming keeps.
-        state: where an earlier process stopped, if one did.
+        saved: where an earlier process stopped, if one did and had saved anything.
+        resumed: whether there was an earlier process.
     """
 
     scenario: Scenario
@@ -43,13 +44,11 @@ class Job:
     directory: RunDirectory | None
     run_id: str
     limit_batches: int | None = None
-    state: dict[str, Any] | None = None
+    saved: Saved | None = None
     tracking: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What trackers noted when the run first started, by tracker."""
 
-    @property
-    def resumed(self) -> bool:
-        return self.state is not None
+    resumed: bool = False
 
 
 @contextmanager
@@ -98,7 +97,6 @@ def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -
     loaded = load(directory.path / "resolved.yaml", request.settings, registry, base=Path(manifest["base"]))
     if request.scenario is not None:
         _refuse_another(load(request.scenario, (), registry).scenario, loaded.scenario, request)
-    last = checkpoint.latest(directory.checkpoints)
     return Job(
         scenario=loaded.scenario,
         source=(directory.path / "scenario.yaml").read_text(encoding="utf-8"),
@@ -106,7 +104,8 @@ def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -
         directory=directory,
         run_id=manifest["id"],
         limit_batches=manifest["limit_batches"],
-        state=checkpoint.load(last) if last else {},
+        saved=newest(directory.checkpoints),
+        resumed=True,
         tracking=manifest.get("tracking", {}),
     )
 
@@ -123,7 +122,7 @@ def _refuse_another(named: Scenario, own: Scenario, request: RunRequest) -> None
 def _refuse_changes(request: RunRequest) -> None:
     for setting in request.settings:
         key = setting.partition("=")[0].strip()
-        if key.partition(".")[0] not in PORTABLE:
+        if not {key, key.partition(".")[0]} & set(PORTABLE):
             raise UserError(
                 f"--resume: {key} cannot change, since the run goes on as if it had never stopped; "
                 f"start a new run for another {key}"

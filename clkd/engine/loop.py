@@ -14,15 +14,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from clkd.engine.batches import batches
 from clkd.engine.carry import carry_state
-from clkd.engine.meter import Meter
+from clkd.engine.course import Course
+from clkd.engine.guard import Guard, NonFiniteError, refuse_broken_weights
 from clkd.engine.parts import Parts
 from clkd.engine.step import Step
-from clkd.experience import Experience, Rows
+from clkd.experience import Experience
 from clkd.optimizers import build_optimizer, build_scheduler
 from clkd.ranks import ALONE, Ranks
 from clkd.scenario.model import TrainOptions
 from clkd.schedules.base import Progress
-from clkd.seeding import derive, generator
+from clkd.seeding import derive
 
 CHECK_EVERY = 50
 """Steps between looks at the running sums: often enough to stop a diverged run, too rare to cost anything."""
@@ -32,8 +33,9 @@ CHECK_EVERY = 50
 class Loop:
     """Trains the parts on one experience after another.
 
-    `on_epoch` is told each epoch's means; `on_step` each step taken. Random draws come from generators derived from
-    (seed, purpose, experience, epoch), so that nothing has to be remembered to go on from an experience's end.
+    `on_epoch` is told each epoch's means; `on_step` each step taken, once everything is where the next step finds it:
+    there, the state of the `course` may be taken. Random draws come from generators derived from (seed, purpose,
+    experience, epoch), so that nothing has to be remembered to go on from an experience's end.
     """
 
     parts: Parts
@@ -46,7 +48,13 @@ class Loop:
     progress: Progress = field(default_factory=Progress)
     optimizer: Optimizer | None = None
     rows: int = 0
-    """Rows trained on so far, replayed ones included."""
+    """Rows trained on in the epochs so far, replayed ones included."""
+    arrive: Callable[[Course], None] | None = None
+    """Brings the experience that is entered next to the step where an earlier process stopped."""
+    guarded: bool = False
+    """Whether to look at each step before it is taken, and to leave out those that are no numbers."""
+    course: Course | None = None
+    """The experience under way."""
 
     def train(self, experience: Experience, replaced: list[tuple[nn.Parameter, nn.Parameter]]) -> None:
         """Train `experience`, for which the parts were made ready; `replaced` is what the head's growth replaced."""
@@ -54,16 +62,19 @@ class Loop:
         torch.manual_seed(derive(self.seed, "train", experience.index, *own))  # dropout and the like
         rows = experience.train.ready(self.parts.device)
         self._enter(experience, len(rows))
-        self.optimizer = self._optimizer(replaced)
-        schedule = self._schedule()
-        replay = self.options.replay_batch_size or self.options.batch_size
-        draws = self.options.replay_draws
-        step = Step(self.parts, self.optimizer, self.progress, replay, self.options.clip_norm, draws, self.ranks)
+        self.optimizer = self._fresh_optimizer(replaced)
+        self.course = Course(self._step(self.optimizer), self._schedule(self.optimizer), rows, self.seed)
         self.parts.student.train()
-        for epoch in range(self.progress.epochs):
-            self.progress.epoch = epoch
-            means = self._epoch(step, rows, experience.index, schedule)
+        if self.arrive is not None:
+            self.arrive(self.course)
+            self.arrive = None
+        for epoch in range(self.progress.epoch, self.progress.epochs):
+            if epoch > self.progress.epoch:
+                self.course.enter(epoch)
+            means = self._epoch(self.course)
             self.on_epoch(experience, means)
+        refuse_broken_weights(self.parts, self.progress)
+        self.course = None
         self.parts.student.eval()
         self.parts.settle(self.ranks)
 
@@ -80,50 +91,67 @@ class Loop:
         whole, rest = divmod(rows, self.options.batch_size)
         return whole + (rest > 0 and (whole == 0 or not self.options.drop_last))
 
-    def _optimizer(self, replaced: list[tuple[nn.Parameter, nn.Parameter]]) -> Optimizer:
+    def _fresh_optimizer(self, replaced: list[tuple[nn.Parameter, nn.Parameter]]) -> Optimizer:
         fresh = build_optimizer(self.options.optimizer, self.parts.parameters())
         if self.options.keep_optimizer and self.optimizer is not None:
             carry_state(self.optimizer, fresh, replaced)
         return fresh
 
-    def _schedule(self) -> dict[str, LRScheduler]:
+    def _step(self, optimizer: Optimizer) -> Step:
+        options = self.options
+        replay = options.replay_batch_size or options.batch_size
+        guard = None
+        if self.guarded or options.on_nan == "skip":
+            guard = Guard(self.parts, self.progress, self.ranks, 0 if self.guarded else options.most_skips)
+        return Step(
+            self.parts, optimizer, self.progress, replay, options.clip_norm, options.replay_draws, self.ranks, guard
+        )
+
+    def _schedule(self, optimizer: Optimizer) -> dict[str, LRScheduler]:
         """The learning rate's schedule under the moment it moves at: `epoch` or `step`."""
-        if self.options.scheduler is None or self.optimizer is None:
+        if self.options.scheduler is None:
             return {}
-        epochs, steps = self.progress.epochs, self.progress.epoch_steps
-        schedule = build_scheduler(self.options.scheduler, self.optimizer, epochs, steps)
+        schedule = build_scheduler(self.options.scheduler, optimizer, self.progress.epochs, self.progress.epoch_steps)
+        # Torch would warn where its first move comes before a step, which an earlier process may have taken.
+        setattr(optimizer, "_opt_called", True)  # noqa: B010  # it is torch's own and has no type
         return {self.options.scheduler.every: schedule}
 
-    def _epoch(self, step: Step, rows: Rows, experience: int, schedule: dict[str, LRScheduler]) -> dict[str, float]:
-        epoch, size, device = self.progress.epoch, self.options.batch_size, self.parts.device
-        order = torch.randperm(len(rows), generator=generator(self.seed, "order", experience, epoch))
-        draws = generator(self.seed, "replay", experience, epoch)
-        noise = generator(self.seed, "augment", experience, epoch)
-        meter = Meter(self.ranks)
-        lr = self._lr()
-        order = order[: self.progress.epoch_steps * size]
-        with closing(batches(rows, order, size, device)) as coming:
-            for place, new in enumerate(coming):
-                self.progress.epoch_step = place
-                meter.add(step(new, draws, noise))
-                self.progress.step += 1
-                self.on_step(self.progress)
+    def _epoch(self, course: Course) -> dict[str, float]:
+        """Train what is left of the epoch, and give the means of all of it."""
+        p, size = self.progress, self.options.batch_size
+        step, epoch, schedule = course.step, course.epoch, course.schedule
+        order = epoch.order[epoch.done * size : p.epoch_steps * size]
+        with closing(batches(course.rows, order, size, self.parts.device)) as coming:
+            for new in coming:
+                p.epoch_step = epoch.done
+                epoch.meter.add(step(new, epoch.draws, epoch.noise))
+                p.step += 1
+                epoch.done += 1
                 if "step" in schedule:
                     schedule["step"].step()
-                if place % CHECK_EVERY == CHECK_EVERY - 1:
-                    meter.refuse_nonfinite(self.progress)
+                if epoch.done % CHECK_EVERY == 0:
+                    epoch.meter.refuse_nonfinite(p)
+                self.on_step(p)
         if "epoch" in schedule:
             schedule["epoch"].step()
         self.rows += step.rows
         step.rows = 0
-        means = meter.means(self.progress)
-        return {f"train/{name if name == 'loss' else f'loss_{name}'}": mean for name, mean in means.items()} | {
-            "train/lr": lr
+        means = epoch.meter.means(p)
+        return {
+            **{f"train/{name if name == 'loss' else f'loss_{name}'}": mean for name, mean in means.items()},
+            "train/lr": epoch.lr,
+            **({"train/skipped_steps": step.guard.skipped} if step.guard else {}),
         }
 
-    def _lr(self) -> float:
-        assert self.optimizer is not None, "train() makes the optimizer before the first epoch"
-        return float(self.optimizer.param_groups[0]["lr"])
+    @property
+    def rows_so_far(self) -> int:
+        """Rows trained on, those of the epoch under way included."""
+        return self.rows + (self.course.step.rows if self.course else 0)
+
+    def broke(self) -> NonFiniteError | None:
+        """What to stop with, if the step just taken was skipped as no number and was one too many."""
+        guard = self.course.step.guard if self.course else None
+        return guard.gives_up() if guard else None
 
 
 def is_check(progress: Progress) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from clkd.errors import ClkdError
+from clkd.engine.guard import NonFiniteError
 from clkd.ranks import ALONE, Ranks
 from clkd.schedules.base import Progress
 
@@ -19,6 +20,14 @@ class Meter:
         self.ranks = ranks
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's own sums."""
+        return {"sums": {name: value.cpu() for name, value in self.sums.items()}, "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.counts = dict(state["counts"])
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Add one step's terms; a term that had no rows in a step is simply not in its mean."""
@@ -46,8 +55,4 @@ class Meter:
 def _refuse_nonfinite(sums: dict[str, float], progress: Progress) -> None:
     for name, total in sums.items():
         if not math.isfinite(total):
-            raise ClkdError(
-                f"the loss term '{name}' became NaN or infinite in experience {progress.experience}, epoch "
-                f"{progress.epoch}, by step {progress.step}: lower the learning rate, set train.clip_norm, or look "
-                f"at that term's options"
-            )
+            raise NonFiniteError(f"the loss term '{name}'", progress, f"by step {progress.step}")

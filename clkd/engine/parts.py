@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clkd.data.augment import Augment
 from clkd.engine.batches import batches
@@ -49,6 +49,8 @@ class Parts:
     transfer_weight: float | Schedule = 1.0
     cache: TeacherCache | None = None
     """Where the answers of teachers from outside are kept from one run to the next."""
+    look: Callable[[], None] = lambda: None
+    """Called while teachers answer ahead of training: may stop the run."""
 
     def begin(self, experience: Experience, seed: int) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
@@ -87,6 +89,7 @@ class Parts:
         for view in range(self.augment.views or 0):
             with closing(batches(rows, torch.arange(len(rows)), CHUNK, self.device)) as new:
                 for chunk in chain(new, _pieces(kept)):
+                    self.look()
                     yield self.augment.fixed(chunk, torch.full_like(chunk.y, view))
 
     def end(self, experience: Experience) -> None:
@@ -97,6 +100,11 @@ class Parts:
         self.memory.end(experience, self.student)
         for teacher in self.teachers.values():
             teacher.end(experience, self.student)
+
+    def own_buffers(self) -> list[Tensor]:
+        """What may differ from rank to rank within an experience, and is settled at its end."""
+        follow = [teacher.module() for teacher in self.teachers.values() if not teacher.frozen]
+        return [buffer for module in (self.modules(), *follow) if module is not None for buffer in module.buffers()]
 
     def settle(self, ranks: Ranks) -> None:
         """After training: buffers that followed each rank's own rows become the same on all."""

@@ -28,6 +28,8 @@ class Run:
         seconds: wall time by purpose: total, train, evaluate, tracking, data, teachers.
         rows: how many rows the student was trained on (replayed rows count too).
         epochs: how many the current experience has.
+        epoch: how many of them are over and were told to trackers.
+        unevaluated: whether that experience was trained and ended, and only its evaluation is missing.
         step: optimiser steps so far.
         resumed: whether this process continues an earlier one.
         tracking: what the trackers must know to go on after a resume (MLflow run ids), by tracker name.
@@ -48,6 +50,8 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     rows: int = 0
     epochs: int = 1
+    epoch: int = 0
+    unevaluated: bool = False
     step: int = 0
     resumed: bool = False
     plugins: list[str] = field(default_factory=list)

@@ -35,17 +35,23 @@ class Scheduler:
     hook: pluggy.HookRelay
     save: Callable[[], None]
     limit: int | None = None
+    look: Callable[[], None] = lambda: None
+    """Called often while nothing is trained: may stop the run."""
     warped: Warped = field(default_factory=Warped)
+    _since: dict[str, float] = field(default_factory=dict)
 
     def go(self) -> bool:
         """Train what is left of the stream. True when its end was reached."""
         end = min(len(self.stream), self.limit or len(self.stream))
         for experience in self.stream[self.run.record.trained : end]:
-            self.hook.clkd_experience_start(run=self.run, experience=experience)
-            self._train(experience)
+            self.look()
+            if not self.run.unevaluated:
+                self.hook.clkd_experience_start(run=self.run, experience=experience)
+                self._train(experience)
             result = self._evaluate(experience)
             with self._timed("tracking"):
                 self.trackers.experience(self.run, experience, result)
+            self.run.epoch, self.run.unevaluated = 0, False
             self.hook.clkd_experience_end(run=self.run, experience=experience, result=result)
             self.save()
         return self.run.record.trained == len(self.stream)
@@ -53,7 +59,7 @@ class Scheduler:
     def _train(self, experience: Experience) -> None:
         with self._timed("teachers"):
             replaced = self.parts.begin(experience, self.run.seed)
-        if experience.index == 0:
+        if experience.index == 0 and self.loop.arrive is None:
             self._baseline()
         hygiene = Hygiene({name: t for name, t in self.parts.teachers.items() if t.frozen})
         with self._timed("train"):
@@ -63,6 +69,7 @@ class Scheduler:
             self.parts.end(experience)
         self.parts.compare(self.loop.ranks)
         self.run.rows, self.run.step = self.loop.rows, self.loop.progress.step
+        self.run.epoch, self.run.unevaluated = self.loop.progress.epochs, True
 
     def _baseline(self) -> None:
         """What an untrained student scores: forward transfer is measured against it."""
@@ -73,7 +80,10 @@ class Scheduler:
             self.run.record.baseline[experience.index] = share
 
     def _evaluate(self, experience: Experience) -> dict[str, Any]:
-        """Fill this experience's row of the matrices, and the next one's entry if the head can answer it at all."""
+        """Fill this experience's row of the matrices, and the next one's entry if the head can answer it at all.
+
+        Whatever stops it has filled nothing.
+        """
         record, i = self.run.record, experience.index
         seen = self.stream[: i + 1]
         accuracy, aware, confusion = self._pass(seen)
@@ -81,11 +91,12 @@ class Scheduler:
         if coming:
             ahead, ahead_aware, _ = self._pass(coming)
             accuracy, aware = accuracy + ahead, aware + ahead_aware
+        validation = self._validation(experience)
         record.class_incremental[i][: len(accuracy)] = accuracy
         record.task_aware[i][: len(aware)] = aware
         record.confusion = confusion
         record.trained = i + 1
-        return self._result(experience)
+        return self._result(experience, validation)
 
     def _validation(self, experience: Experience) -> dict[str, float]:
         """Accuracy on the rows held out of training: what may be selected on, since test rows may not."""
@@ -105,11 +116,11 @@ class Scheduler:
         size = loop.options.eval_batch_size
         with self._timed("evaluate"):
             ready = [self.warped(experience, split, parts.device) for experience in experiences]
-            found = evaluate(parts.student, ready, parts.augment, size, classes, split, loop.ranks)
+            found = evaluate(parts.student, ready, parts.augment, size, classes, split, loop.ranks, self.look)
         confusion: list[list[int]] = found.confusion.tolist()
         return found.accuracy, found.task_aware, confusion
 
-    def _result(self, experience: Experience) -> dict[str, Any]:
+    def _result(self, experience: Experience, validation: dict[str, float]) -> dict[str, Any]:
         """What trackers and plugins are told about a finished experience."""
         record = self.run.record
         return {
@@ -120,7 +131,7 @@ class Scheduler:
             "rows": {"train": len(experience.train), "test": len(experience.test)},
             "digest": digest(experience),
             "metrics": {f"stream/{name}": metric(record) for name, metric in self.metrics.items()}
-            | self._validation(experience)
+            | validation
             | self._resources(),
         }
 
@@ -143,11 +154,19 @@ class Scheduler:
 
     @contextmanager
     def _timed(self, purpose: str) -> Iterator[None]:
-        start = time.perf_counter()
+        self._since[purpose] = time.perf_counter()
         try:
             yield
         finally:
-            self.run.seconds[purpose] = self.run.seconds.get(purpose, 0.0) + time.perf_counter() - start
+            self.count_time()
+            del self._since[purpose]
+
+    def count_time(self) -> None:
+        """Bring `run.seconds` up to now, in the middle of what is being timed."""
+        now = time.perf_counter()
+        for purpose, since in self._since.items():
+            self.run.seconds[purpose] = self.run.seconds.get(purpose, 0.0) + now - since
+            self._since[purpose] = now
 
 
 def digest(experience: Experience) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from clkd.engine.course import Course
 from clkd.engine.loop import Loop
 from clkd.engine.parts import Parts
 from clkd.engine.run import Run
+from clkd.engine.saver import Saved
+from clkd.errors import UserError
 from clkd.metrics.base import Record
 from clkd.optimizers import build_optimizer
 from clkd.signals import Spec
 
 
 def gather(run: Run, parts: Parts, loop: Loop) -> dict[str, Any]:
-    """Everything a later process needs to go on as if this one had not stopped.
+    """Everything a later process needs to go on as if this one had not stopped, at an experience's end.
 
     Random state is not among it: generators are derived from (seed, purpose, experience, epoch) wherever they are used;
     those that live on (a memory's) are in the state of their owner.
@@ -25,42 +28,110 @@ def gather(run: Run, parts: Parts, loop: Loop) -> dict[str, Any]:
             "rows": run.rows,
             "step": run.step,
             "seconds": dict(run.seconds),
+            "epoch": run.epoch,
+            "unevaluated": run.unevaluated,
             "record": run.record.state_dict(),
         },
-        "student": {"layout": parts.student.layout(), "state": parts.student.state_dict()},
-        "terms": {term.name: _term(term.specs, term.loss.state_dict()) for term in parts.terms},
-        "teachers": {name: teacher.state_dict() for name, teacher in parts.teachers.items()},
-        "memory": parts.memory.state_dict(),
-        "transfer": parts.transfer.state_dict(),
+        **_parts(parts),
         "optimizer": loop.optimizer.state_dict() if loop.options.keep_optimizer and loop.optimizer else None,
     }
 
 
 def restore(state: dict[str, Any], run: Run, parts: Parts, loop: Loop) -> None:
     """Bring a freshly composed training to where `gather` saw it."""
-    saved = state["run"]
-    run.rows, run.step, run.seconds = saved["rows"], saved["step"], saved["seconds"]
-    run.record = Record.from_state(saved["record"])
-    loop.rows, loop.progress.step = run.rows, run.step
-
+    _restore_run(state["run"], run, loop)
     device = parts.device
     parts.student.lay_out(state["student"]["layout"])
-    parts.student.load_state_dict(state["student"]["state"])
-    for name, teacher in parts.teachers.items():
-        teacher.load_state_dict(state["teachers"][name])
     for term in parts.terms:
         specs = state["terms"][term.name]["specs"]
         if specs is not None:  # bound before: its parameters have shapes that only binding again can make
             term.specs = _spec(specs[0]), _spec(specs[1]) if specs[1] else None
             term.loss.bind(*term.specs)
-        term.loss.load_state_dict(state["terms"][term.name]["state"])
-    parts.memory.load_state_dict(state["memory"])
-    parts.memory.to(device)
-    parts.transfer.load_state_dict(state["transfer"])
+    _fill(parts, state)
     parts.modules().to(device)
     if state["optimizer"] is not None:
         loop.optimizer = build_optimizer(loop.options.optimizer, parts.parameters())
         loop.optimizer.load_state_dict(state["optimizer"])
+
+
+def gather_within(run: Run, parts: Parts, loop: Loop, entry: str | None) -> dict[str, Any]:
+    """The same within an experience. `entry` names the checkpoint that the experience was entered from.
+
+    What the parts made of that at the experience's begin is not here: it is made again from there (`restore_within`),
+    by the same calls in the same order, and then filled. So no part has to know how to be saved half-way. All ranks
+    have to ask together.
+
+    Raises:
+        ClkdError: a loss is no number any more, so that this is nothing to go on from.
+    """
+    assert loop.course is not None, "asked between two steps"
+    within = loop.course.state_dict()
+    run.rows, run.step, run.epoch = loop.rows_so_far, loop.progress.step, loop.progress.epoch
+    return {**gather(run, parts, loop), "optimizer": None, "within": {"entry": entry, "course": within}}
+
+
+def restore_within(state: dict[str, Any], entry: dict[str, Any] | None, run: Run, parts: Parts, loop: Loop) -> None:
+    """Bring a freshly composed training to the begin of the experience; the loop goes to the step once that is over."""
+    if entry is not None:
+        restore(entry, run, parts, loop)
+    _restore_run(state["run"], run, loop)
+    within = state["within"]["course"]
+    _refuse_other_ranks(len(within["ranks"]), run, loop)
+
+    def arrive(course: Course) -> None:
+        _fill(parts, state)
+        course.load_state_dict(within)
+
+    loop.arrive = arrive
+
+
+def go_back(saved: Saved, run: Run, parts: Parts, loop: Loop) -> str | None:
+    """Restore a checkpoint of either kind; returns the name of the one that the next experience is entered from."""
+    if within := saved.state.get("within"):
+        restore_within(saved.state, saved.entry, run, parts, loop)
+        entry: str | None = within["entry"]
+        return entry
+    restore(saved.state, run, parts, loop)
+    return saved.path.name
+
+
+def _restore_run(saved: dict[str, Any], run: Run, loop: Loop) -> None:
+    run.rows, run.step, run.seconds = saved["rows"], saved["step"], dict(saved["seconds"])
+    run.epoch, run.unevaluated = saved.get("epoch", 0), saved.get("unevaluated", False)
+    run.record = Record.from_state(saved["record"])
+    loop.rows, loop.progress.step = run.rows, run.step
+
+
+def _refuse_other_ranks(then: int, run: Run, loop: Loop) -> None:
+    """Within an experience, each process has sums and random draws of its own to go on with."""
+    if then != loop.ranks.world:
+        raise UserError(
+            f"--resume: {then} process(es) stopped within experience {run.record.trained}, and {loop.ranks.world} "
+            f"cannot go on there: start {then}, or delete {run.directory}/checkpoints/step to go on from that "
+            f"experience's begin"
+        )
+
+
+def _parts(parts: Parts) -> dict[str, Any]:
+    return {
+        "student": {"layout": parts.student.layout(), "state": parts.student.state_dict()},
+        "terms": {term.name: _term(term.specs, term.loss.state_dict()) for term in parts.terms},
+        "teachers": {name: teacher.state_dict() for name, teacher in parts.teachers.items()},
+        "memory": parts.memory.state_dict(),
+        "transfer": parts.transfer.state_dict(),
+    }
+
+
+def _fill(parts: Parts, state: dict[str, Any]) -> None:
+    """Put into parts of the right shapes what `_parts` took out of them."""
+    parts.student.load_state_dict(state["student"]["state"])
+    for name, teacher in parts.teachers.items():
+        teacher.load_state_dict(state["teachers"][name])
+    for term in parts.terms:
+        term.loss.load_state_dict(state["terms"][term.name]["state"])
+    parts.memory.load_state_dict(state["memory"])
+    parts.memory.to(parts.device)
+    parts.transfer.load_state_dict(state["transfer"])
 
 
 def _term(specs: tuple[Spec, Spec | None] | None, state: dict[str, Any]) -> dict[str, Any]:

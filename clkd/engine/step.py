@@ -1,4 +1,4 @@
-"""The hot step: one batch, from stored pixels to updated weights. Nothing here waits for the device."""
+"""The hot step: one batch, from stored pixels to updated weights. Nothing here waits for the device but a guard."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from clkd.engine.guard import Guard
 from clkd.engine.objective import Objective
 from clkd.engine.parts import Parts
 from clkd.ranks import ALONE, Ranks
@@ -26,6 +27,7 @@ class Step:
     clip_norm: float | None = None
     replay_draws: int = 1
     ranks: Ranks = ALONE
+    guard: Guard | None = None
     rows: int = 0
     """Rows seen so far, replayed ones and those of all ranks included."""
 
@@ -35,16 +37,20 @@ class Step:
         self.trained = list(self.parts.parameters())
 
     def __call__(self, new: Batch, draws: torch.Generator, noise: torch.Generator) -> dict[str, Tensor]:
-        """Learn from `new` rows and as many replayed ones as the memory gives."""
+        """Learn from `new` rows and as many replayed ones as the memory gives; nothing from a step the guard stops."""
         parts, progress = self.parts, self.progress
         rows = new.joined(*(parts.memory.sample(self.replay, draws) for _ in range(self.replay_draws)))
         batch = parts.augment.look(rows, noise, progress.epoch)
         share = self.ranks.share(batch)
 
+        if self.guard:
+            self.guard.remember()
         loss, values, student = self.objective(share, batch)
 
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss, retain_graph=self.guard is not None)
+        if self.guard and not self.guard.passes(loss, values):
+            return {}
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self.optimizer.step()

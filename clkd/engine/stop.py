@@ -17,24 +17,24 @@ EXIT = {signal.SIGINT: Interrupted("stopped by Ctrl-C", 130), signal.SIGTERM: In
 class Stop:
     """Whether somebody asked to stop.
 
-    While nothing is held, a signal stops at once. Within `held()` it is noted, and `check()` stops at the next step:
-    a database call that is cut in the middle would swallow the request or lose what it was writing. A second signal
-    stops at once, wherever that is.
+    While nothing is held, a signal stops at once. Within `held()` it is noted, and `heard()` tells of it at the next
+    step: a database call that is cut in the middle would swallow the request or lose what it was writing. A second
+    signal stops at once, wherever that is.
     """
 
     def __init__(self) -> None:
         self.asked: Interrupted | None = None
         self._holding = False
 
-    def check(self, ranks: Ranks = ALONE) -> None:
-        """Raises `Interrupted` if a signal came to any rank. With several, all must ask at the same step."""
+    def heard(self, ranks: Ranks = ALONE) -> Interrupted | None:
+        """What a signal to any rank asks for: to be raised once all is safe. With several, all ask at the same step."""
         if code := ranks.highest(self.asked.exit_code if self.asked else 0):
             self.asked = next(stop for stop in EXIT.values() if stop.exit_code == code)
-            raise self.asked
+        return self.asked
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Signals wait for `check()` in here."""
+        """Signals wait for `heard()` in here."""
         self._holding = True
         try:
             yield

@@ -93,6 +93,12 @@ class TrainOptions(Options):
     optimizer: OptimizerOptions
     scheduler: SchedulerOptions | None = None
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What a NaN or infinite loss or gradient does. `stop` ends the run, at the latest 50 steps later, and leaves a
+    checkpoint of the state before. `skip` leaves such steps out and counts them; it looks at every step before it is
+    taken, for which a GPU has to wait."""
+    most_skips: Annotated[int, Field(ge=0)] = 20
+    """How many steps of one experience may be left out before the run ends after all."""
     keep_optimizer: bool = False
     """Carry the optimizer's state from one experience to the next instead of starting afresh."""
     drop_last: bool = False
@@ -103,6 +109,18 @@ class TrainOptions(Options):
     """Compile the backbones with `torch.compile`: `true`, or one of its modes; needs a C++ compiler."""
     precision: Literal["auto", "float32", "bf16"] = "float32"
     """What backbones compute in; losses, heads and weights stay in float32. `auto` is bf16 on a GPU that has it."""
+
+
+class CheckpointOptions(Options):
+    """When a run is saved, beside each experience's end and whenever a signal stops it, and how much of it is kept."""
+
+    every_steps: Positive | None = None
+    """Save also within an experience, whenever so many optimiser steps of the run were taken."""
+    every_minutes: Annotated[float, Field(gt=0)] | None = 10.0
+    """Save also within an experience, whenever so much time has passed since the last checkpoint; null for never."""
+    keep: Positive | None = None
+    """How many experiences' ends stay on disk, the newest ones; all by default. The one checkpoint from within the
+    experience under way does not count."""
 
 
 class TrackingOptions(Options):
@@ -140,6 +158,7 @@ class Scenario(Options):
     transfer: TransferPart
     metrics: tuple[MetricPart, ...]
     train: TrainOptions
+    checkpoint: CheckpointOptions = CheckpointOptions()
     tracking: TrackingOptions = TrackingOptions()
 
     @field_validator("device")

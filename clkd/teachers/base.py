@@ -83,7 +83,8 @@ class Teacher:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave: before the first `begin`; and a state from within an experience once more
+        after the `begin` of that experience, which is called as it was then."""
 
     def module(self) -> nn.Module | None:
         """Its network, for counting parameters and multiply-accumulates; None where it has none of its own."""

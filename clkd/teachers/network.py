@@ -150,8 +150,7 @@ class Snapshot(NetworkTeacher):
         super().begin(experience, student)
         if self._saved:
             copy = student.frozen_copy()
-            copy.lay_out(self._saved["layout"])
-            copy.load_state_dict(self._saved["state"])
+            self._fill(copy, self._saved)
             self.network, self._saved = copy, {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,4 +159,12 @@ class Snapshot(NetworkTeacher):
         return {"layout": self.network.layout(), "state": self.network.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._saved = state
+        """Where there is a network, within an experience, it takes the weights at once."""
+        if self.network is None or not state:
+            self._saved = state
+        else:
+            self._fill(self.network, state)
+
+    def _fill(self, network: Any, state: dict[str, Any]) -> None:
+        network.lay_out(state["layout"])
+        network.load_state_dict(state["state"])

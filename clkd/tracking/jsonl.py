@@ -33,11 +33,11 @@ class JsonlTracker(Tracker):
         self._epochs: dict[int, int] = {}
 
     def start(self, run: Run) -> None:
-        """Also drops what an interrupted experience left behind, since it is trained again."""
+        """Also drops what was written after the checkpoint that the run goes on from, since it comes again."""
         path = run.directory / FILE
         if path.exists():
-            _drop_unfinished(path, run.record.trained)
-        self._epochs.clear()
+            _drop_unfinished(path, run.record.trained, run.epoch)
+        self._epochs = {run.record.trained: run.epoch}
         _append(run, {"event": "start", "metrics": run.facts})
 
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
@@ -63,18 +63,24 @@ def _append(run: Run, entry: dict[str, Any], sync: bool = False) -> None:
             os.fsync(file.fileno())
 
 
-def _drop_unfinished(path: Path, trained: int) -> None:
-    """Keep the lines of finished experiences; the new file takes the old one's place in one stroke."""
-    kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _keep(line, trained)]
+def _drop_unfinished(path: Path, trained: int, epochs: int) -> None:
+    """Keep the lines of finished experiences, and of finished epochs of the one under way; the new file takes the old
+    one's place in one stroke."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _keep(line, trained, epochs)]
     repaired = path.with_suffix(".jsonl.new")
     repaired.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     repaired.replace(path)
 
 
-def _keep(line: str, trained: int) -> bool:
+def _keep(line: str, trained: int, epochs: int) -> bool:
     try:
         entry = json.loads(line)
     except ValueError:
         log.warning("%s: dropped a torn line: %.60s", FILE, line)
         return False
-    return isinstance(entry, dict) and entry.get("experience", -1) < trained
+    if not isinstance(entry, dict):
+        return False
+    experience = entry.get("experience", -1)
+    under_way = experience == trained and entry.get("event") == "epoch"
+    return experience < trained or (under_way and entry["epoch"] < epochs)

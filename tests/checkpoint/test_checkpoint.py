@@ -137,7 +137,7 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_written(tmp_path):
 
 def test_the_file_says_who_wrote_it_and_holds_no_nan_literal(tmp_path):
     document = json.loads((save(tmp_path, "a", {"x": math.nan}) / STATE).read_text(), parse_constant=pytest.fail)
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["clkd"]
     assert len(document["tensors_sha256"]) == 64
 
@@ -177,9 +177,9 @@ def test_a_missing_file_is_named(tmp_path, file):
 
 def test_a_newer_schema_asks_for_a_newer_clkd(tmp_path):
     path = save(tmp_path, "a", TREE) / STATE
-    document = json.loads(path.read_text()) | {"schema": 2, "clkd": "9.0"}
+    document = json.loads(path.read_text()) | {"schema": 3, "clkd": "9.0"}
     path.write_text(json.dumps(document))
-    with pytest.raises(CheckpointError, match=r"clkd 9\.0 wrote it in schema 2, .* upgrade clkd"):
+    with pytest.raises(CheckpointError, match=r"clkd 9\.0 wrote it in schema 3, .* upgrade clkd"):
         load(tmp_path / "a")
 
 
@@ -305,3 +305,31 @@ def test_a_stop_at_each_disk_operation_leaves_a_good_one(tmp_path, moment, monke
     assert load(found)["n"] == (1 if moment < 6 else 2)
     save(tmp_path, "last", {"n": 3}, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_one_that_needs_another_is_passed_over_where_that_is_broken(tmp_path, caplog):
+    save(tmp_path, "old", {"n": 0})
+    save(tmp_path, "entry", {"n": 1})
+    save(tmp_path, "step", {"n": 2}, needs="entry")
+    assert latest(tmp_path).name == "step"
+    (tmp_path / "entry" / STATE).write_text("{}")
+    assert latest(tmp_path).name == "old"
+    assert "an older checkpoint is looked for" in caplog.text
+
+
+def test_some_neither_count_nor_go(tmp_path):
+    for n in range(3):
+        save(tmp_path, "step", {"n": n}, keep=1, beside=("step",))
+        save(tmp_path, f"end{n}", {"n": n}, keep=1, beside=("step",))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["end2", "step"]
+
+
+def test_a_tensor_comes_back_in_its_order_in_memory(tmp_path):
+    """What is summed up in another order differs in its last bits."""
+    images = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    tree = {"images": images, "turned": torch.arange(6).view(2, 3).T, "part": torch.arange(12).view(3, 4)[:, ::2]}
+    found = load(save(tmp_path, "a", tree))
+    assert all(torch.equal(found[name], tree[name]) for name in tree)
+    assert found["images"].is_contiguous(memory_format=torch.channels_last)
+    assert found["turned"].stride() == (1, 3)
+    assert found["part"].is_contiguous(), "what leaves gaps is laid out anew"

@@ -16,6 +16,7 @@ import torch
 
 from clkd import checkpoint
 from clkd.engine.execute import execute
+from clkd.errors import UserError
 from clkd.plugins import load_plugins
 from clkd.ranks import Ranks
 from clkd.scenario.document import to_yaml
@@ -273,3 +274,63 @@ def test_shares_are_a_partition_whose_scaled_means_have_the_whole_mean(new: int,
             own = share.y[(share.y >= start) & (share.y < stop)]
             parts.append(one.part(values[own].mean(), len(own), stop - start))
         torch.testing.assert_close(torch.stack(parts).mean(), values[start:stop].mean())
+
+
+STOPS = """
+import os, signal
+from pathlib import Path
+from typing import ClassVar
+from clkd import Loss, Options, hookimpl
+
+class StopsOptions(Options):
+    sides: ClassVar[int] = 1
+
+class Stops(Loss):
+    sides = 1
+    def forward(self, batch, a, b=None):
+        if Path("stop").exists() and self.progress.step == int(Path("stop").read_text()):
+            if os.environ["RANK"] == "1":
+                os.kill(os.getpid(), signal.SIGTERM)
+        return a.logits.sum() * 0
+
+@hookimpl
+def clkd_register_losses(register):
+    register("stops", Stops, config=StopsOptions, summary="asks the second rank to stop")
+"""
+
+
+@pytest.mark.slow
+def test_stopped_within_an_experience_two_go_on_with_the_same_bits(tmp_path: Path) -> None:
+    """Dropout draws, batch-norm statistics and sums are each rank's own."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "stops.py").write_text(STOPS)
+    changes = {
+        "student": {"model": "resnet8", "head": "linear"},
+        "teachers": {"slow": "ema"},
+        "losses": ["cross_entropy", "stops", {"kind": "kd", "between": ["student", "slow"]}],
+    }
+    extra = ("--plugins-dir", "plugins", "--tracking", "offline")
+    for name, stop in (("whole", None), ("cut", "7")):  # in the second experience, whose epochs have five steps
+        if stop:
+            (tmp_path / "stop").write_text(stop)
+        code, _, err = two(str(write(tmp_path, name, **changes)), *extra, cwd=tmp_path)
+        assert (code == 0) == (stop is None), err
+    (tmp_path / "stop").unlink()
+    assert json.loads((tmp_path / "cut" / "run.json").read_text())["status"] == "killed"
+    saved = checkpoint.load(tmp_path / "cut" / "checkpoints" / "step")
+    assert len(saved["within"]["course"]["ranks"]) == 2
+    with pytest.raises(UserError, match=r"2 process\(es\) stopped within experience"):
+        execute(RunRequest(resume=str(tmp_path / "cut"), quiet=True), load_plugins([tmp_path / "plugins"]))
+    code, _, err = two("--resume", str(tmp_path / "cut"), *extra, cwd=tmp_path)
+    assert code == 0, err
+    ends = [checkpoint.load(checkpoint.latest(tmp_path / name / "checkpoints")) for name in ("whole", "cut")]
+    for part in ("student", "teachers", "memory"):
+        assert flat(ends[0][part]) == flat(ends[1][part])
+    assert epochs(tmp_path, "whole") == epochs(tmp_path, "cut")
+
+
+def flat(tree: Any) -> Any:
+    """Plain data, to be compared to the last bit."""
+    if isinstance(tree, dict):
+        return {key: flat(value) for key, value in tree.items()}
+    return tree.tolist() if isinstance(tree, torch.Tensor) else tree

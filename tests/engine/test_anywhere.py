@@ -1,0 +1,235 @@
+"""A run that stops after any step goes on from there and ends with the same bits: for every kind of part."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clkd import checkpoint
+from clkd.engine.bar import Bar
+from clkd.engine.execute import execute
+from clkd.errors import Interrupted
+from clkd.optimizers import OPTIMIZERS, SCHEDULERS
+from clkd.plugins import Plugins, load_plugins
+from clkd.scenario.document import to_yaml
+from clkd.scenario.request import RunRequest
+from clkd.schedules.base import Progress
+
+TRAIN: dict[str, Any] = {"epochs": 2, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9}}
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "stream": {"dataset": {"name": "digits", "rows_per_class": 20}, "split": {"by": "class", "experiences": 2}},
+    "student": {"model": {"kind": "mlp", "hidden": [16], "dropout": 0.2}, "head": "linear"},
+    "teachers": {"previous": "previous"},
+    "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "previous"], "weight": "old_fraction"}],
+    "memory": {"kind": "reservoir", "size": 30},
+    "train": TRAIN,
+    "tracking": {"mode": "offline"},
+    "checkpoint": {"every_minutes": None},
+}
+STEPS = 2 * 2 * 7
+"""100 rows in batches of 16, two epochs, two experiences."""
+BIG = {"kind": "fit", "model": {"kind": "mlp", "hidden": [24]}, "epochs": 1}
+CNN = {"model": "resnet8", "head": "linear"}
+CROPPED = {**BASE["stream"], "augment": {"crop": 1, "flip": True}}
+PARTS: dict[str, dict[str, Any]] = {
+    "the main one": {},
+    "ema": {
+        "teachers": {"slow": {"kind": "ema", "decay": 0.9}},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
+    },
+    "ensemble": {
+        "teachers": {
+            "previous": "previous",
+            "slow": "ema",
+            "both": {"kind": "ensemble", "members": ["previous", "slow"]},
+        },
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "both"]}],
+    },
+    "features, with a projector": {
+        "teachers": {"big": BIG},
+        "losses": [
+            "cross_entropy",
+            {"kind": "features", "between": ["student.penultimate", "big.penultimate"], "align": "linear"},
+        ],
+    },
+    "relation": {"losses": ["cross_entropy", {"kind": "relation", "between": ["student", "previous"]}]},
+    "asked in every step": {
+        "teachers": {"previous": {"kind": "previous", "recall": False}, "big": {**BIG, "recall": "memory"}},
+        "losses": ["cross_entropy", *({"kind": "kd", "between": ["student", name]} for name in ("previous", "big"))],
+    },
+    "stored logits, two draws": {
+        "teachers": {"stored": "stored"},
+        "losses": [
+            {"kind": "cross_entropy", "between": ["student@new"]},
+            {"kind": "kd", "between": ["student@replay1", "stored"], "variant": "mse"},
+            {"kind": "cross_entropy", "name": "replayed", "between": ["student@replay2"]},
+        ],
+        "memory": {"kind": "reservoir", "size": 30, "store": ["logits"]},
+        "train": {**TRAIN, "replay_draws": 2},
+    },
+    "class balanced": {"memory": {"kind": "class_balanced", "size": 25}},
+    "no memory": {"memory": "none"},
+    "coral": {"transfer": {"kind": "coral", "weight": 0.5}},
+    "fixed head": {"student": {**BASE["student"], "head": "fixed"}},
+    "cosine head": {"student": {**BASE["student"], "head": "cosine"}},
+    "multi head": {
+        "stream": {**BASE["stream"], "split": {"by": "task", "experiences": 2}},
+        "student": {**BASE["student"], "head": "multi"},
+        "memory": "none",
+    },
+    "domains, validation, drop_last": {
+        "stream": {
+            **BASE["stream"],
+            "split": {"by": "domain", "transform": "rotated", "experiences": 2, "validation": 0.5},
+        },
+        "train": {**TRAIN, "drop_last": True},
+    },
+    "streamed rows, fixed views": {
+        "stream": {**CROPPED, "resident": False, "augment": {**CROPPED["augment"], "views": 2}},
+    },
+    "a convolutional network, views drawn anew": {"student": CNN, "stream": CROPPED, "train": {**TRAIN, "epochs": 1}},
+    "bf16, clipped, kept adam": {
+        "train": {
+            **TRAIN,
+            "precision": "bf16",
+            "clip_norm": 1.0,
+            "optimizer": {"kind": "adam", "lr": 0.01},
+            "keep_optimizer": True,
+        }
+    },
+}
+NEEDED: dict[str, dict[str, Any]] = {
+    "step": {"step_size": 1},
+    "multi_step": {"milestones": [1, 3]},
+    "exponential": {"gamma": 0.9},
+    "one_cycle": {"max_lr": 0.1, "cycle_momentum": False},
+    "cosine_warm_restarts": {"T_0": 3},
+}
+
+
+def scheduled(place: int, optimizer: str) -> dict[str, Any]:
+    """Every optimizer with one of the schedules; each schedule moves by steps here and by epochs there."""
+    kind = list(SCHEDULERS)[place % len(SCHEDULERS)]
+    schedule = {"kind": kind, "every": ("step", "epoch")[place % 2], **NEEDED.get(kind, {})}
+    return {"train": {**TRAIN, "optimizer": {"kind": optimizer, "lr": 0.01}, "scheduler": schedule}}
+
+
+TORCHS = {name: scheduled(place, name) for place, name in enumerate(OPTIMIZERS)}
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return load_plugins()
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps after which a real SIGTERM comes."""
+    steps: list[int] = []
+    draw = Bar.__call__
+
+    def watched(self: Bar, progress: Progress) -> None:
+        draw(self, progress)
+        if progress.step in steps and self.what == "experience":
+            steps.remove(progress.step)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Bar, "__call__", watched)
+    return steps
+
+
+def start(plugins: Plugins, home: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    scenario = home / f"{name}.yaml"
+    scenario.write_text(to_yaml({**BASE, **changes, "output": str(home / name)}))
+    return execute(RunRequest(scenario=scenario, quiet=True), plugins)
+
+
+def go_on(plugins: Plugins, home: Path, name: str) -> dict[str, Any]:
+    return execute(RunRequest(resume=str(home / name), quiet=True), plugins)
+
+
+def state(home: Path, name: str) -> dict[str, Any]:
+    last = checkpoint.latest(home / name / "checkpoints")
+    assert last is not None
+    found = checkpoint.load(last)
+    found["run"] = {key: value for key, value in found["run"].items() if key not in ("id", "seconds")}
+    return found
+
+
+def told(home: Path, name: str) -> list[dict[str, Any]]:
+    """What `metrics.jsonl` says of epochs and experiences; what took time, or saved some, differs from run to run."""
+    lines = map(json.loads, (home / name / "metrics.jsonl").read_text().splitlines())
+    return [
+        {
+            **{key: line[key] for key in ("event", "experience", "step")},
+            "epoch": line.get("epoch"),
+            "metrics": {
+                k: v for k, v in line["metrics"].items() if k.split("/")[0] not in ("time", "speed", "teacher_cache")
+            },
+        }
+        for line in lines
+        if line["event"] in ("epoch", "experience")
+    ]
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the last bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, Tensor):
+        assert (a.dtype, a.stride()) == (b.dtype, b.stride()), where
+        assert torch.equal(a, b) or (a.isnan() & b.isnan() | (a == b)).all(), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}.{i}")
+    else:
+        assert a == b or (a != a and b != b), where
+
+
+def assert_same_runs(home: Path, a: str, b: str) -> None:
+    assert_same(state(home, a), state(home, b))
+    assert told(home, a) == told(home, b)
+
+
+@pytest.mark.parametrize("variant", [*PARTS, *TORCHS])
+def test_stopped_anywhere_it_ends_with_the_same_bits(
+    plugins: Plugins, tmp_path: Path, variant: str, stop_after: list[int]
+) -> None:
+    changes = {**PARTS, **TORCHS}[variant]
+    whole = start(plugins, tmp_path, "whole", changes)
+    steps = state(tmp_path, "whole")["run"]["step"]
+    stop_after += sorted(random.Random(variant).sample(range(1, steps + 1), 2))
+    with pytest.raises(Interrupted):
+        start(plugins, tmp_path, "cut", changes)
+    with pytest.raises(Interrupted):
+        go_on(plugins, tmp_path, "cut")
+    cut = go_on(plugins, tmp_path, "cut")
+    assert (whole["status"], cut["status"], stop_after) == ("finished", "finished", [])
+    assert cut["accuracy_matrix"] == whole["accuracy_matrix"]
+    assert cut["metrics"] == whole["metrics"]
+    assert_same_runs(tmp_path, "whole", "cut")
+
+
+def test_stopped_after_every_single_step(plugins: Plugins, tmp_path: Path, stop_after: list[int]) -> None:
+    """Each boundary there is: within epochs, at their ends, at experiences' ends."""
+    start(plugins, tmp_path, "whole", {})
+    stop_after += range(1, STEPS + 1)
+    with pytest.raises(Interrupted):
+        start(plugins, tmp_path, "cut", {})
+    for _ in range(STEPS - 1):
+        with pytest.raises(Interrupted):
+            go_on(plugins, tmp_path, "cut")
+    assert go_on(plugins, tmp_path, "cut")["status"] == "finished"
+    assert_same_runs(tmp_path, "whole", "cut")

@@ -1,0 +1,244 @@
+"""A real `clkd run` that is killed with SIGKILL, wherever it is, goes on and ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clkd import checkpoint
+from clkd.scenario.document import to_yaml
+
+DEATH = '''
+"""Kills the process where `death.json` says: after so many Python calls of training, or `fsync`s, or at a step."""
+import json, os, signal, sys
+from pathlib import Path
+import torch
+from typing import ClassVar
+from clkd import Loss, Options, hookimpl
+
+file = Path("death.json")
+death = json.loads(file.read_text()) if file.exists() else {}
+file.unlink(missing_ok=True)
+left = dict(death)
+
+def die_in(what):
+    left[what] = left.get(what, -1) - 1
+    if left[what] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class DiesOptions(Options):
+    sides: ClassVar[int] = 1
+
+class Dies(Loss):
+    """Adds nothing."""
+    sides = 1
+    def forward(self, batch, a, b=None):
+        if self.progress.step + 1 == death.get("step"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return a.logits.sum() * 0
+
+@hookimpl
+def clkd_register_losses(register):
+    register("dies", Dies, config=DiesOptions, summary="kills the process")
+
+@hookimpl
+def clkd_run_start(run):
+    fsync = os.fsync
+    def counted(handle):
+        fsync(handle)
+        die_in("fsync")
+    if "fsync" in death:
+        os.fsync = counted
+    if "calls" in death:
+        sys.setprofile(lambda frame, event, argument: die_in("calls") if event == "call" else None)
+'''
+HANG = """
+import time
+from clkd import hookimpl
+
+@hookimpl
+def clkd_run_end(run, outcome):
+    print("hangs", flush=True)
+    time.sleep(60)
+"""
+SCENARIO: dict[str, Any] = {
+    "name": "mortal",
+    "stream": {
+        "dataset": {"name": "digits", "rows_per_class": 20},
+        "split": {"by": "class", "experiences": 2},
+        "augment": {"crop": 1},
+    },
+    "student": {"model": {"kind": "mlp", "hidden": [16], "dropout": 0.2}, "head": "linear"},
+    "teachers": {"previous": "previous", "slow": {"kind": "ema", "decay": 0.9}},
+    "losses": [
+        "cross_entropy",
+        "dies",
+        {"kind": "kd", "between": ["student", "previous"], "weight": "old_fraction"},
+        {"kind": "features", "between": ["student.penultimate", "slow.penultimate"], "align": "linear", "weight": 0.1},
+    ],
+    "memory": {"kind": "reservoir", "size": 30},
+    "transfer": {"kind": "coral", "weight": 0.1},
+    "train": {
+        "epochs": 2,
+        "batch_size": 16,
+        "optimizer": {"kind": "adam", "lr": 0.01},
+        "scheduler": {"kind": "cosine", "every": "step"},
+    },
+    "checkpoint": {"every_steps": 3, "every_minutes": None, "keep": 1},
+}
+STEPS = 2 * 2 * 7
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "death.py").write_text(DEATH)
+    (tmp_path / "whole.yaml").write_text(to_yaml({**SCENARIO, "output": "whole"}))
+    (tmp_path / "cut.yaml").write_text(to_yaml({**SCENARIO, "output": "cut"}))
+    return tmp_path
+
+
+def clkd(home: Path, *arguments: str, **death: int) -> int:
+    """The exit code of a run that is killed where `death` says."""
+    if death:
+        (home / "death.json").write_text(json.dumps(death))
+    command = [sys.executable, "-m", "clkd", "run", *arguments, "--plugins-dir", "plugins", "-q"]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    assert "Traceback" not in done.stderr
+    (home / "death.json").unlink(missing_ok=True)
+    return done.returncode
+
+
+def go_on(home: Path, *more: str, **death: int) -> int:
+    started = (home / "cut" / "run.json").exists()
+    which = ("--resume", "cut") if started else ("cut.yaml",)
+    return clkd(home, *which, *more, **death)
+
+
+def assert_same_runs(home: Path) -> None:
+    states, stories, results = [], [], []
+    for name in ("whole", "cut"):
+        last = checkpoint.latest(home / name / "checkpoints")
+        assert last is not None
+        assert [path.name for path in (home / name / "checkpoints").iterdir()] == ["exp_001"], "keep: 1"
+        states.append(checkpoint.load(last))
+        states[-1]["run"] = {key: v for key, v in states[-1]["run"].items() if key not in ("id", "seconds")}
+        lines = list(map(json.loads, (home / name / "metrics.jsonl").read_text().splitlines()))
+        stories.append([told(line) for line in lines if line["event"] in ("epoch", "experience")])
+        results.append(json.loads((home / name / "result.json").read_text()))
+    assert same(*states)
+    assert stories[0] == stories[1]
+    assert len(stories[0]) == 2 * 2 + 2, "each epoch and experience is told once"
+    for key in ("status", "metrics", "accuracy_matrix"):
+        assert results[0][key] == results[1][key]
+
+
+def told(line: dict[str, Any]) -> dict[str, Any]:
+    """A line without what took time."""
+    metrics = {k: v for k, v in line["metrics"].items() if k.split("/")[0] not in ("time", "speed")}
+    return {**{key: line.get(key) for key in ("event", "experience", "epoch", "step")}, "metrics": metrics}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit."""
+    if isinstance(a, Tensor):
+        return a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b or (a != a and b != b))
+
+
+@pytest.mark.timeout(400)
+def test_killed_three_times_it_ends_as_if_never_killed(home: Path) -> None:
+    """At a step, between the files of a checkpoint, and at a step of the next experience."""
+    draw = random.Random(0)
+    assert clkd(home, "whole.yaml", "--tracking", "offline") == 0
+    assert go_on(home, "--tracking", "offline", step=draw.randint(5, 13)) == -signal.SIGKILL
+    # Each checkpoint makes seven: metrics.jsonl, two files, their directory, the one above; and there are more.
+    assert go_on(home, fsync=draw.randint(9, 20)) == -signal.SIGKILL
+    assert go_on(home, step=draw.randint(20, STEPS)) == -signal.SIGKILL
+    assert go_on(home) == 0
+    assert_same_runs(home)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_anywhere(home: Path, seed: int) -> None:
+    """Eight times each, after random numbers of calls and of `fsync`s; MLflow has every point once."""
+    tracking = ("--tracking", "mlflow", "--tracking-uri", "sqlite:///m.db") if seed == 0 else ("--tracking", "offline")
+    assert clkd(home, "whole.yaml", *tracking) == 0
+    draw, kills = random.Random(seed), 0
+    while kills < 8:
+        death = {"fsync": draw.randint(1, 30)} if kills % 4 == 3 else {"calls": draw.randint(1, 20_000)}
+        code = go_on(home, *tracking, **death)
+        assert code == -signal.SIGKILL, f"the run was over after {kills} kills"
+        kills += 1
+    assert go_on(home, *tracking) == 0
+    assert_same_runs(home)
+    if seed == 0:
+        assert_each_point_once(home)
+
+
+def assert_each_point_once(home: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home}/m.db")
+    found = [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert len(found) == 2 * (1 + 2), "two runs with a child for each experience"
+    for run in found:
+        for key in run.data.metrics:
+            steps = [point.step for point in client.get_metric_history(run.info.run_id, key)]
+            assert len(steps) == len(set(steps)), (key, steps)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_step_and_a_second_one_stops_at_once(home: Path, number: signal.Signals, code: int) -> None:
+    """The first is obeyed after a step, with a checkpoint; while a tracker hangs at the end, another one ends it."""
+    (home / "plugins" / "hang.py").write_text(HANG)
+    long = {**SCENARIO["train"], "epochs": 100_000}
+    (home / "cut.yaml").write_text(to_yaml({**SCENARIO, "train": long, "checkpoint": {}, "output": "cut"}))
+    command = [
+        sys.executable,
+        "-m",
+        "clkd",
+        "run",
+        "cut.yaml",
+        "--plugins-dir",
+        "plugins",
+        "-q",
+        "--tracking",
+        "offline",
+    ]
+    process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    lines = home / "cut" / "metrics.jsonl"
+    while not (lines.exists() and '"epoch"' in lines.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "hangs\n"
+    step = checkpoint.load(home / "cut" / "checkpoints" / "step")
+    assert step["within"]["entry"] is None
+    assert step["run"]["step"] > 0
+    process.send_signal(number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == code, said
+    assert said.splitlines()[-1].startswith("clkd: stopped by"), said
+    assert json.loads((home / "cut" / "run.json").read_text())["status"] == "killed"
