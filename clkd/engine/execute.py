@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +20,13 @@ from clkd.engine.describe import describe, facts
 from clkd.engine.directory import RunDirectory
 from clkd.engine.job import Job, open_job
 from clkd.engine.loop import Loop, is_check
+from clkd.engine.provenance import check_data, fitting
 from clkd.engine.run import Outcome, Run
 from clkd.engine.scheduler import Scheduler
 from clkd.engine.state import gather, restore
 from clkd.engine.stop import Stop
 from clkd.engine.trackers import build_trackers
-from clkd.errors import Interrupted, UserError
+from clkd.errors import Interrupted, StorageError, UserError
 from clkd.experience import Experience
 from clkd.metrics.base import Record
 from clkd.plugins import Plugins, plugin_manager
@@ -33,6 +35,8 @@ from clkd.scenario.request import RunRequest
 from clkd.schedules.base import Progress
 from clkd.tracking.group import Trackers
 from clkd.tracking.result import build_result
+
+log = logging.getLogger("clkd.engine")
 
 
 def execute(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
@@ -61,6 +65,9 @@ def _execute(request: RunRequest, plugins: Plugins, ranks: Ranks) -> dict[str, A
         composed = composer.compose(teach=not request.dry_run)
         if request.dry_run:
             return _preview(job, composed) if ranks.first else {}
+        assert job.directory is not None, "only a dry run has none"
+        if ranks.first:
+            check_data(job.directory, composed.store)
         execution = _Execution(request, plugins, job, composed, device, started, stop, ranks)
         with stop.held():
             return execution.run_to_end()
@@ -98,10 +105,11 @@ class _Execution:
             ranks=ranks,
         )
         if job.state:
-            restore(job.state, self.run, composed.parts, self.loop)
+            with fitting():
+                restore(job.state, self.run, composed.parts, self.loop)
         self.before = self.run.seconds.get("total", 0.0)
         self.limit = request.limit_experiences
-        self.last = checkpoint.latest(self.directory.checkpoints)
+        self.last = job.last
         self.noted = False
 
     def run_to_end(self) -> dict[str, Any]:
@@ -176,11 +184,22 @@ class _Execution:
         if "average_accuracy" in self.composed.metrics:
             values["average_accuracy_task_aware"] = self.composed.metrics["average_accuracy"](aware)
         outcome.result = build_result(self.run, outcome.status, values, self.last)
-        self.directory.write("result.json", json.dumps(outcome.result, indent=2))
-        self.directory.update(status=outcome.status, error=outcome.error)
+        unwritten = self._write_down(outcome)
         self.trackers.end(self.run, outcome)
-        self._note_tracking()
         self.hook.clkd_run_end(run=self.run, outcome=outcome)
+        if unwritten and outcome.error is None:
+            raise unwritten
+
+    def _write_down(self, outcome: Outcome) -> StorageError | None:
+        """What the run's directory says of its end. A full disk is told, but must not hide why a run failed."""
+        try:
+            self.directory.write("result.json", json.dumps(outcome.result, indent=2))
+            self.directory.update(status=outcome.status, error=outcome.error)
+            self._note_tracking()
+        except StorageError as error:
+            log.error("%s", error)
+            return error
+        return None
 
 
 def _make_run(job: Job, composed: Composition, command: str, device: torch.device, plugins: Plugins) -> Run:
