@@ -147,7 +147,12 @@ def _write(raw: Raw, folder: Path) -> None:
             path = folder / f"{split_name}_{column}.bin"
             tensors[path.stem] = _write_rows(rows, path)
     mean, std = statistics(_map(folder / "train_x.bin", tensors["train_x"]))
-    meta = {"tensors": tensors, "class_names": raw.class_names, "mean": mean.tolist(), "std": std.tolist()}
+    meta: dict[str, Any] = {
+        "tensors": tensors,
+        "class_names": raw.class_names,
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+    }
     meta |= {"skipped": raw.skipped} if raw.skipped else {}
     glances = {stem: _glance(folder / f"{stem}.bin") for stem in tensors}
     (folder / "meta.json").write_text(
