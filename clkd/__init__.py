@@ -9,11 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from clkd.hooks import hookimpl
-
 if TYPE_CHECKING:
     from clkd.context import Context
     from clkd.experience import Experience, Rows
+    from clkd.hooks import hookimpl
     from clkd.losses.base import Loss
     from clkd.memory.base import Memory
     from clkd.metrics.base import Metric
@@ -43,6 +42,7 @@ _HOME = {
     "Teacher": "clkd.teachers.base",
     "Tracker": "clkd.tracking.base",
     "Transfer": "clkd.transfer.base",
+    "hookimpl": "clkd.hooks",
 }
 
 __all__ = [

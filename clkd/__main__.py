@@ -4,7 +4,19 @@ import atexit
 import os
 import sys
 
-from clkd.cli.main import main
+
+def _leave_out_the_current_directory() -> None:
+    """`-m` puts it first, where a stray torch.py would be taken for torch."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        return
+    if not sys.flags.safe_path and sys.path[:1] == [here]:
+        del sys.path[0]
+
+
+_leave_out_the_current_directory()
+from clkd.cli.main import main  # noqa: E402  # after that
 
 code = main()
 if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from clkd.errors import UserError
@@ -15,7 +16,7 @@ def cache_directory() -> Path:
         UserError: it cannot be written.
     """
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    path = Path(os.environ.get("CLKD_CACHE") or Path(home) / "clkd").expanduser().absolute()
+    path = Path(os.path.expanduser(os.environ.get("CLKD_CACHE") or f"{home}/clkd")).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".writable-{os.getpid()}"
@@ -26,3 +27,11 @@ def cache_directory() -> Path:
             f"the cache {path} cannot be written ({error.strerror}): set CLKD_CACHE to a folder that can"
         ) from error
     return path
+
+
+def clear(path: Path) -> None:
+    """Take away what lies at `path`, a folder or a file, if anything does."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)  # another process may be at it, too
+    else:
+        path.unlink(missing_ok=True)

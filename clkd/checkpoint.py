@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clkd import __version__
-from clkd.errors import UserError
+from clkd.errors import StorageError, UserError, one_line
 
 SCHEMA = 2
 """2 may hold an experience under way; 1, which is still read, never does."""
@@ -40,7 +40,11 @@ log = logging.getLogger("clkd.checkpoint")
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be written, is not there, or is not what was written."""
+    """A checkpoint is not there, or is not what was written."""
+
+
+class SchemaError(CheckpointError):
+    """A checkpoint is whole, but this clkd does not know its schema."""
 
 
 def save(
@@ -65,11 +69,15 @@ def save(
         needs: the name of another one here, without which this one is of no use.
 
     Raises:
-        CheckpointError: the directory cannot be written, or what was written is not what is there.
+        StorageError: the directory cannot be written, or the disk is full. The checkpoint before stays as it is.
+        CheckpointError: what was written is not what is there.
         TypeError: the tree holds something else than the above.
     """
+    if not name or name != Path(name).name or name.startswith("."):
+        raise ValueError(f"'{name}' is no plain name: a checkpoint stays in its directory")
     document, tensors = _encode(tree)
     document["needs"] = needs
+    partial = None
     try:
         directory.mkdir(parents=True, exist_ok=True)
         document = {"number": 1 + max((number for number, _ in _found(directory)), default=0), **document}
@@ -79,8 +87,13 @@ def save(
         _verified(place)
         _tidy(directory, keep, beside)
     except (OSError, SafetensorError) as error:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{directory / name}: the checkpoint cannot be written: {reason}") from error
+        raise StorageError(
+            f"{directory / name}: the checkpoint cannot be written: {reason}; the one before it stays: make room, then "
+            f"go on with --resume"
+        ) from error
     return place
 
 
@@ -91,22 +104,42 @@ def load(path: Path) -> dict[Any, Any]:
         CheckpointError: a file is missing, cut short or altered, or a newer clkd wrote it.
     """
     document = _verified(path)
-    tree: dict[Any, Any] = _decode(document["tree"], load_file(path / TENSORS))
+    try:
+        tree: dict[Any, Any] = _decode(document["tree"], load_file(path / TENSORS))
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:  # sums that fit, around nonsense
+        raise CheckpointError(f"{path}: holds no state that clkd wrote ({type(error).__name__}: {error})") from error
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path}: holds no state that clkd wrote")
     return tree
 
 
 def latest(directory: Path) -> Path | None:
-    """The newest checkpoint in `directory` that is complete and unaltered, as is the one it needs, or None; broken ones
-    are warned of."""
-    for _, path in sorted(_found(directory), reverse=True):
+    """The newest checkpoint in `directory` that is complete and unaltered, as is the one it needs.
+
+    Broken ones are warned of. None where none was ever saved.
+
+    Raises:
+        SchemaError: the newest is of another clkd's schema: going back behind it would lose what it holds.
+        CheckpointError: there are checkpoints, and all of them are broken.
+    """
+    # One whose number cannot be read may be the newest: it is looked at first, to be named.
+    found = sorted(_found(directory), key=lambda each: (not each[0], each), reverse=True)
+    for _, path in found:
         try:
             needed = _verified(path).get("needs")
             if needed is not None:
                 _verified(directory / needed)
+        except SchemaError:
+            raise
         except CheckpointError as error:
             log.warning("%s; an older checkpoint is looked for", error)
         else:
             return path
+    if found:
+        raise CheckpointError(
+            f"{directory}: no checkpoint in it is whole: bring one back from a copy, or delete this folder to train "
+            f"from the beginning"
+        )
     return None
 
 
@@ -223,8 +256,13 @@ def _tidy(directory: Path, keep: int | None, beside: Collection[str]) -> None:
 
 def _found(directory: Path) -> list[tuple[int, Path]]:
     """Checkpoints by number, which says better than the clock or the names which is newer; an unreadable one is 0."""
-    places = [state.parent for state in directory.glob(f"*/{STATE}")]
-    return [(_number(path), path) for path in places if not path.name.endswith(PARTIAL)]
+    places = [path for path in directory.glob("*") if not path.name.endswith(PARTIAL) and _looks_saved(path)]
+    return [(_number(path), path) for path in places]
+
+
+def _looks_saved(path: Path) -> bool:
+    """Whether anything of a checkpoint is left at `path`."""
+    return (path / STATE).exists() or (path / TENSORS).exists()
 
 
 def _number(path: Path) -> int:
@@ -235,7 +273,7 @@ def _number(path: Path) -> int:
         if found:
             return int(found[1])
         return int(json.loads((path / STATE).read_bytes())["number"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return 0
 
 
@@ -247,11 +285,14 @@ def _verified(path: Path) -> dict[str, Any]:
     document = _parsed(path / STATE)
     schema = document.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
-        wrote = f"clkd {document.get('clkd')} wrote it in schema {schema}"
-        raise CheckpointError(f"{path / STATE}: {wrote}, clkd {__version__} reads up to {SCHEMA}: upgrade clkd")
+        wrote = f"clkd {one_line(str(document.get('clkd')), 20)} wrote it in schema {schema}"
+        raise SchemaError(f"{path / STATE}: {wrote}, clkd {__version__} reads up to {SCHEMA}: upgrade clkd")
     if document.pop("sha256", None) != _sha(document):
         raise CheckpointError(f"{path / STATE}: altered since it was written (its checksum differs)")
-    if document["tensors_sha256"] != _file_sha(path / TENSORS):
+    if schema != SCHEMA:
+        wrote = f"clkd {document.get('clkd')} wrote it in schema {schema}"
+        raise SchemaError(f"{path / STATE}: {wrote}, clkd {__version__} reads {SCHEMA}: go on with that clkd")
+    if document.get("tensors_sha256") != _file_sha(path / TENSORS):
         raise CheckpointError(f"{path / TENSORS}: cut short or altered since it was written (its checksum differs)")
     return document
 
@@ -273,12 +314,15 @@ def _text(document: dict[str, Any]) -> str:
 
 
 def _sha(document: dict[str, Any]) -> str:
-    return hashlib.sha256(_text(document).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
 
 
 def _file_sha(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def sync(path: Path) -> None:

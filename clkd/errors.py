@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room for more: on the disk, in a quota, in one file."""
 
 
 class ClkdError(Exception):
@@ -30,6 +36,10 @@ class TrackingError(ClkdError):
     exit_code = 4
 
 
+class StorageError(ClkdError):
+    """A file cannot be written: the disk is full, or its place is not writable. Nothing is wrong with the scenario."""
+
+
 class Interrupted(ClkdError):  # noqa: N818  # a request, not an error
     """The run was asked to stop (Ctrl-C: 130, SIGTERM: 143)."""
 
@@ -44,6 +54,30 @@ class EchoError(ClkdError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def one_line(text: str, most: int = 600) -> str:
+    """A message that no strange name can break: on one line, without control characters, not endless.
+
+    >>> one_line("losses.a\\nb: unknown key")
+    'losses.a\\\\nb: unknown key'
+    """
+    return shorten("".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1]), most)
+
+
+def shorten(text: str, most: int = 60) -> str:
+    """The text, cut where it is longer than `most`."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whoever cannot write below `path` says so in one line, as a `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        way_out = "make room" if error.errno in FULL else "see that it can be"
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}: {way_out}") from error
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

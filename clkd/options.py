@@ -5,6 +5,7 @@ Nothing here loads torch: a scenario is checked in well under a second.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, Self
@@ -22,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
-from clkd.errors import did_you_mean
+from clkd.errors import did_you_mean, shorten
 
 Place = tuple[str | int, ...]
 """Where something stands in a scenario: `("losses", 1, "temperature")`."""
@@ -73,7 +74,8 @@ def worded(item: ErrorDetails, known: Iterable[str]) -> str | PydanticCustomErro
     message = item["msg"].removeprefix("Value error, ")
     given = item["input"]
     told = isinstance(given, str) and repr(given) in message
-    shown = f"; got {given!r}" if isinstance(given, str | int | float | bool) and not told else ""
+    plain = isinstance(given, str | int | float | bool) and not told
+    shown = f"; got {shorten(repr(given))}" if plain else ""
     return message[:1].lower() + message[1:] + shown
 
 
@@ -147,10 +149,17 @@ class PartField:
         if isinstance(raw, Part):
             return raw
         if self.kind == "schedules" and isinstance(raw, int | float) and not isinstance(raw, bool):
-            return float(raw)
+            return _finite(raw)
         if not isinstance(info.context, Parsing):
             raise ValueError("a part can only be read through a registry: use Registry.parse")
         return info.context.parser.parse(self.kind, raw, info.context)
+
+
+def _finite(raw: float) -> float:
+    """A number that can be reckoned with. Integers may be too large for one."""
+    if abs(raw) > sys.float_info.max or raw != raw:  # what is not equal to itself is not a number
+        raise ValueError("give a finite number")
+    return float(raw)
 
 
 ModelPart = Annotated[Part, PartField("models")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -96,6 +97,8 @@ class Registry:
         return register
 
     def add(self, entry: Entry) -> None:
+        if not re.fullmatch(r"[\w.-]+", entry.name) or entry.name.startswith("."):
+            raise ValueError(f"{entry.kind}: '{entry.name}' is no name: use letters, digits, '_', '-' and '.'")
         other = self.entries.get((entry.kind, entry.name))
         if other is not None:
             raise PluginError(

@@ -13,7 +13,7 @@ import click
 
 from clkd import __version__
 from clkd.cli.common import State
-from clkd.errors import ClkdError, EchoError, PluginError
+from clkd.errors import ClkdError, EchoError, PluginError, one_line
 from clkd.plugins import load_plugins
 
 COMMANDS = ("run", "validate", "show", "list", "plugins", "schema", "cache")
@@ -82,6 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, EchoError):
             click.echo("\n".join(lines) if lines else f"clkd: {error}", err=True)
         return error.exit_code
+    except OSError as error:  # the surroundings: a full disk, a file that went away
+        if state.verbose:
+            traceback.print_exc()
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"clkd: {where}{error.strerror or one_line(str(error))} (-v shows where)", err=True)
+        return ClkdError.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("clkd: interrupted", err=True)
         return INTERRUPTED

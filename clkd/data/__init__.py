@@ -101,6 +101,8 @@ class ImageFolderOptions(DatasetOptions):
 
     path: str
     """Holds `train/CLASS/*` and `test/CLASS/*`, or `CLASS/*` to be split automatically."""
+    skip_corrupt: bool = False
+    """Leave out pictures that cannot be decoded, and count them, instead of stopping at the first."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """The share of each class that becomes test rows, where there is no `test` folder."""
 
@@ -125,6 +127,8 @@ class AvalancheOptions(DatasetOptions):
     """A classic benchmark (`SplitMNIST`), or any function that makes a benchmark (`package.module.function`)."""
     options: dict[str, Any] | None = None
     """Its keyword arguments."""
+    trust: bool = False
+    """Call a function that is not Avalanche's. It can be any in Python, so a scenario could run any code with it."""
 
 
 @hookimpl

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clkd.data.source import Found, Places, Raw, Source, Split, holdout
-from clkd.errors import UserError, did_you_mean
+from clkd.errors import UserError, did_you_mean, one_line
 
 Columns = dict[str, NDArray[Any]]
 
+MOST_CLASSES = 100_000
 NAMES = {f"{column}{split}" for column in ("x", "y", "experience", "domain") for split in ("", "_train", "_test")}
 
 
@@ -48,10 +48,12 @@ class Arrays(Source):
 
 def _load(path: Path) -> Columns:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, since NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as an npz file of plain arrays: {error}") from error
+    except Exception as error:  # zipfile, zlib and NumPy raise almost anything for bytes that are not theirs
+        reason = one_line(str(error), 200) or type(error).__name__
+        raise UserError(f"{path} cannot be read as an npz file of plain arrays: {reason}") from error
     for name in sorted(set(arrays) - NAMES - {"class_names"}):
         raise UserError(f"{path}: unknown array '{name}', {did_you_mean(name, [*NAMES, 'class_names'])}")
     return arrays
@@ -83,8 +85,10 @@ def _rows(path: Path, name: str, array: NDArray[Any]) -> Tensor:
     if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3):
         return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
     if np.issubdtype(array.dtype, np.floating) and array.ndim == 2:
-        if not np.isfinite(array).all():
-            raise UserError(f"{path}: {name} holds NaN or infinite values")
+        finite = np.abs(array) <= np.finfo(np.float32).max  # of NaN this is false, too
+        if not finite.all():
+            at = int((~finite.all(axis=1)).nonzero()[0][0])
+            raise UserError(f"{path}: {name} holds NaN, infinite or too large values, first in row {at}")
         return torch.from_numpy(array.astype(np.float32))
     raise UserError(
         f"{path}: {name} is {array.dtype} {array.shape}: give images as uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] "
@@ -102,7 +106,10 @@ def _integers(path: Path, name: str, array: NDArray[Any], rows: int) -> Tensor:
 
 def _class_names(path: Path, names: NDArray[Any] | None, train: Tensor, test: Tensor) -> tuple[str, ...]:
     """The given names, or the ids as text; every label must have one."""
-    given = [str(i) for i in range(int(train.max()) + 1)] if names is None else [str(name) for name in names]
+    count = int(train.max()) + 1
+    if count > MOST_CLASSES:
+        raise UserError(f"{path}: label {count - 1} is too large: number the classes from 0, up to {MOST_CLASSES:,}")
+    given = [str(i) for i in range(count)] if names is None else [str(name) for name in names]
     largest = max(int(train.max()), int(test.max()))
     if largest >= len(given):
         source = "class_names has" if names is not None else "the training rows have"

@@ -17,6 +17,8 @@ from clkd import vision
 from clkd.data.source import Found, Places, Raw, Source, Split, UnavailableError
 from clkd.errors import UserError, did_you_mean
 
+HOME = "avalanche"
+
 
 @dataclass(kw_only=True)
 class AvalancheBenchmark(Source):
@@ -28,12 +30,13 @@ class AvalancheBenchmark(Source):
 
     benchmark: str
     options: dict[str, Any] | None = None
+    trust: bool = False
 
     def find(self, places: Places) -> Found:
         return Found((), partial(self._read, places))
 
     def _read(self, places: Places, scratch: Path) -> Raw:
-        factory = _factory(self.benchmark)
+        factory = _factory(self.benchmark, self.trust)
         offered = {"train_transform": _stored, "eval_transform": _stored, "dataset_root": str(_home(places))}
         known = inspect.signature(factory).parameters
         options = self.options or {}
@@ -70,8 +73,20 @@ def from_avalanche(benchmark: Any) -> Raw:
     return Raw(train, test, tuple(str(i) for i in range(count)))
 
 
-def _factory(name: str) -> Callable[..., Any]:
+def _factory(name: str, trust: bool) -> Callable[..., Any]:
+    """The function of that name. One that is not Avalanche's is neither imported nor called unless it is trusted."""
     vision.avalanche()
+    if "." in name and not trust and name.partition(".")[0] != HOME:
+        raise UserError(
+            f"benchmark: '{name}' is not Avalanche's, and can run any code: set `trust: true` if you know it"
+        )
+    function = _named(name)
+    if not trust and getattr(function, "__module__", "").partition(".")[0] != HOME:
+        raise UserError(f"benchmark: '{name}' is not Avalanche's own: set `trust: true` if you know what it does")
+    return function
+
+
+def _named(name: str) -> Callable[..., Any]:
     if "." not in name:
         classic = importlib.import_module("avalanche.benchmarks.classic")
         found = getattr(classic, name, None)

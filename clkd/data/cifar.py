@@ -23,7 +23,10 @@ import torch
 from clkd import vision
 from clkd.data.image_folder import Packed, decode, find_images, folders_in, is_image
 from clkd.data.source import Found, Published, Raw, Split
-from clkd.errors import UserError
+from clkd.errors import UserError, one_line
+
+MOST_UNPACKED = 2**30
+"""Bytes in an archive; CIFAR has 190 million."""
 
 
 @dataclass(kw_only=True)
@@ -111,6 +114,10 @@ class Cifar10(Published):
                     f"{folder} does not hold the published {self.name} (a checksum differs); fetch it again, or set "
                     "`trust: true` if you made these files yourself"
                 ) from error
+            except Exception as error:  # trusted files may hold anything, and unpickling raises as much
+                raise UserError(
+                    f"{folder}: its files cannot be read as batches of {self.name}: {one_line(str(error), 200)}"
+                ) from error
         return Raw(_split(train), _split(test), tuple(train.classes))
 
     def _class(self) -> Any:
@@ -151,12 +158,23 @@ def _split(dataset: Any) -> Split:
 
 
 def _contents(archive: Path) -> dict[str, bytes]:
-    """All plain files of an archive. Nothing is written, so no name in it can lead anywhere."""
+    """All plain files of an archive. Nothing is written, so no name in it can lead anywhere.
+
+    Compression can make a small file say a lot, so what it says is bounded.
+    """
+    contents: dict[str, bytes] = {}
+    room = MOST_UNPACKED
     try:
         with tarfile.open(archive) as tar:
-            return {member.name: file.read() for member in tar if member.isfile() and (file := tar.extractfile(member))}
+            for member in tar:
+                room -= member.size
+                if room < 0:
+                    raise UserError(f"{archive} unpacks to more than {MOST_UNPACKED / 2**30:g} GiB: this is no CIFAR")
+                if member.isfile() and (file := tar.extractfile(member)):
+                    contents[member.name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{archive} cannot be unpacked: {error}; fetch it again") from error
+    return contents
 
 
 def _pictures(archive: Path, contents: dict[str, bytes], split: str) -> dict[str, list[Packed]]:

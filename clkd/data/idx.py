@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from clkd import vision
 from clkd.data.source import Found, Published, Raw, Split
-from clkd.errors import UserError
+from clkd.errors import UserError, one_line
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -64,10 +64,13 @@ class Mnist(Published):
         for images, labels in (files[:2], files[2:]):
             try:
                 x, y = read_image_file(str(_plain(images, scratch))), read_label_file(str(_plain(labels, scratch)))
-            except (AssertionError, ValueError, OSError, EOFError) as error:
+            except Exception as error:  # torchvision and gzip raise almost anything for bytes that are not theirs
+                reason = one_line(str(error), 200)
                 raise UserError(
-                    f"{images} and {labels.name} cannot be read as IDX files ({error}); fetch them again"
+                    f"{images} and {labels.name} cannot be read as IDX files ({reason}); fetch them again"
                 ) from error
+            if len(x) != len(y):
+                raise UserError(f"{images} has {len(x):,} images, {labels.name} {len(y):,} labels; fetch them again")
             splits.append(Split(x.unsqueeze(1), y))
         return Raw(splits[0], splits[1], self.classes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from clkd.data.source import Found, Lazy, Places, Raw, Source, Split, holdout
-from clkd.errors import UserError, did_you_mean
+from clkd.errors import UserError, did_you_mean, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+log = logging.getLogger("clkd.data")
 
 CHUNK = 64
 """Pictures that a thread decodes at a time."""
@@ -46,6 +49,7 @@ class ImageFolder(Source):
 
     path: str
     test_fraction: float = 0.2
+    skip_corrupt: bool = False
 
     def find(self, places: Places) -> Found:
         folder = places.resolve(self.path)
@@ -94,11 +98,43 @@ def _files(folder: Path, classes: Sequence[str]) -> list[list[Path]]:
 
 
 def _read(parts: list[list[list[Path]]], classes: tuple[str, ...], source: Source, scratch: Path) -> Raw:
+    total = _count(parts)
+    if getattr(source, "skip_corrupt", False):
+        parts = [_sound(part, classes) for part in parts]
     splits = [decode(part, source) for part in parts]
     if len(splits) == 1:
         assert isinstance(source, ImageFolder), "only this source may come without a test folder"
         splits = list(source.held_out(splits[0]))
-    return Raw(splits[0], splits[1], classes)
+    return Raw(splits[0], splits[1], classes, total - _count(parts))
+
+
+def _count(parts: list[list[list[Path]]]) -> int:
+    return sum(len(paths) for part in parts for paths in part)
+
+
+def _sound(pictures: list[list[Path]], classes: tuple[str, ...]) -> list[list[Path]]:
+    """Those that can be decoded; the others are named. Each is decoded here and, for its rows, once more."""
+    kept = []
+    with ThreadPoolExecutor() as pool:
+        for name, paths in zip(classes, pictures, strict=True):
+            faults = list(pool.map(_fault, paths))
+            for fault in filter(None, faults):
+                log.warning("skip_corrupt: left out: %s", fault)
+            kept.append([path for path, fault in zip(paths, faults, strict=True) if not fault])
+            if not kept[-1]:
+                raise UserError(
+                    f"class '{name}' has no picture that can be read: {paths[0]} and all others are corrupt"
+                )
+    return kept
+
+
+def _fault(picture: Path) -> str | None:
+    """Why a picture cannot be decoded; None if it can."""
+    try:
+        _decode(picture, "RGB", None)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def decode(pictures: Sequence[Sequence[Path | Packed]], source: Source) -> Split:
@@ -144,8 +180,11 @@ def _decode(picture: Path | Packed, mode: str, size: int | None) -> NDArray[np.u
     try:
         with Image.open(picture if isinstance(picture, Path) else BytesIO(picture.content)) as image:
             pixels = image.convert(mode)
-    except (OSError, SyntaxError, ValueError) as error:  # PIL raises each of these for files it cannot read
-        raise UserError(f"{picture} cannot be read as an image: {error}") from error
+    except Exception as error:  # PIL and its decoders raise almost anything for a file that they cannot read
+        reason = one_line(str(error), 200) or type(error).__name__
+        raise UserError(
+            f"{picture} cannot be read as an image: {reason} (`skip_corrupt: true` leaves such pictures out)"
+        ) from error
     if size is not None and pixels.size != (size, size):
         pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
     array = np.asarray(pixels)

@@ -54,9 +54,17 @@ def _prepare(part: Part, source: Source, cache: Path, base: Path) -> Store:
 def _key(part: Part, found: Found) -> str:
     """What decoding depends on. A file's time and size stand for its content: hashing images would cost seconds."""
     options = part.options.model_dump(mode="json", exclude={"root", "offline"})
-    files = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in found.files]
+    files = [_stamp(path) for path in found.files]
     text = json.dumps([FORMAT, part.name, options, files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    try:
+        stat = path.stat()
+    except OSError:  # a link that leads nowhere, a file that has just gone: reading it will say so, with its name
+        return str(path), -1, -1
+    return str(path), stat.st_size, stat.st_mtime_ns
 
 
 def _shaped_like(offline: Part, options: Options) -> Part:

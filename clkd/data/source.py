@@ -104,6 +104,8 @@ class Raw:
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    skipped: int = 0
+    """Corrupt pictures that were left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +130,11 @@ class Places:
 
     def folders(self) -> list[Path]:
         given = (self.root, os.environ.get("CLKD_DATA"))
-        return [*(self.base / Path(place).expanduser() for place in given if place), self.downloads]
+        return [*(self.base / os.path.expanduser(place) for place in given if place), self.downloads]
 
     def resolve(self, path: str) -> Path:
         """The file or folder that an option names: absolute, in `root`, beside the scenario, or in `$CLKD_DATA`."""
-        candidates = [self.base / Path(path).expanduser(), *(folder / path for folder in self.folders())]
+        candidates = [self.base / os.path.expanduser(path), *(folder / path for folder in self.folders())]
         ordered = [candidates[1], candidates[0], *candidates[2:]] if self.root else candidates
         for candidate in ordered:
             if candidate.exists():
@@ -237,6 +239,8 @@ def holdout(y: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
         rows = (y == label).nonzero().flatten()
         held.append(rows[draw[rows].argsort()[: round(len(rows) * fraction)]])
     out = torch.cat(held).sort().values
+    if not len(out):
+        raise UserError(f"test_fraction: {fraction:g} of each class is not one row: raise it, or give test rows")
     stays = torch.ones(len(y), dtype=torch.bool)
     stays[out] = False
     return stays.nonzero().flatten(), out

@@ -22,7 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clkd.cache import clear
 from clkd.data.source import Lazy, Raw, Split, chunks
+from clkd.errors import StorageError, UserError, writing
 from clkd.locks import alone, beside
 
 log = logging.getLogger("clkd.data")
@@ -49,6 +51,7 @@ class Store:
         augment: the augmentation that is standard for it; empty for none.
         stand_in: the name of the data set that took the requested one's place, if one did.
         requested: the name of the data set that the scenario asks for.
+        skipped: corrupt pictures that were left out, as `skip_corrupt` allows.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Store:
     augment: dict[str, Any] = field(default_factory=dict)
     stand_in: str | None = None
     requested: str = ""
+    skipped: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,7 +82,7 @@ def open_or_build(name: str, key: str, cache: Path, build: Callable[[Path], Raw]
     `build` is handed a scratch folder inside the cache, which is removed afterwards.
     """
     folder = cache / "data" / f"{name}-{key}"
-    if (folder / "meta.json").exists():
+    if os.path.lexists(folder):
         try:
             return _open(name, folder)
         except AlteredError as error:
@@ -96,10 +100,33 @@ def _build(name: str, folder: Path, build: Callable[[Path], Raw]) -> Store:
         with TemporaryDirectory(dir=folder.parent, prefix=_scratch(folder)) as scratch:
             (Path(scratch) / "unpacked").mkdir()
             raw = build(Path(scratch) / "unpacked")
-            _write(raw, Path(scratch) / "new")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(Path(scratch) / "new", folder)
-        return _open(name, folder)
+            _refuse_unusable(raw, name)
+            with writing(folder):
+                _write(raw, Path(scratch) / "new")
+                clear(folder)
+                os.replace(Path(scratch) / "new", folder)
+        try:
+            return _open(name, folder)
+        except AlteredError as error:
+            raise StorageError(f"{folder} reads otherwise than it was written ({error}): check the disk") from error
+
+
+def _refuse_unusable(raw: Raw, name: str) -> None:
+    """What no training could use, whichever source it comes from: labels without a class, numbers that are none."""
+    classes = len(raw.class_names)
+    for what, split in (("training", raw.train), ("test", raw.test)):
+        if not len(split):
+            raise UserError(f"{name}: there are no {what} rows")
+        for column, rows in split.columns().items():
+            if len(rows) != len(split):
+                raise UserError(f"{name}: {len(rows):,} {what} rows of {column} and {len(split):,} labels do not fit")
+        lowest, highest = int(split.y.min()), int(split.y.max())
+        if lowest < 0 or highest >= classes:
+            wrong = lowest if lowest < 0 else highest
+            raise UserError(f"{name}: a {what} row has label {wrong}, but classes are 0 to {classes - 1}")
+        if isinstance(split.x, Tensor) and split.x.is_floating_point() and not split.x.isfinite().all():
+            at = int((~split.x.isfinite().flatten(1).all(1)).nonzero()[0])
+            raise UserError(f"{name}: {what} row {at} holds NaN or infinite values")
 
 
 def _scratch(folder: Path) -> str:
@@ -120,7 +147,13 @@ def _write(raw: Raw, folder: Path) -> None:
             path = folder / f"{split_name}_{column}.bin"
             tensors[path.stem] = _write_rows(rows, path)
     mean, std = statistics(_map(folder / "train_x.bin", tensors["train_x"]))
-    meta = {"tensors": tensors, "class_names": raw.class_names, "mean": mean.tolist(), "std": std.tolist()}
+    meta: dict[str, Any] = {
+        "tensors": tensors,
+        "class_names": raw.class_names,
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+    }
+    meta |= {"skipped": raw.skipped} if raw.skipped else {}
     glances = {stem: _glance(folder / f"{stem}.bin") for stem in tensors}
     (folder / "meta.json").write_text(
         json.dumps({**meta, "fingerprint": _fingerprint(meta), "glances": glances}, indent=1)
@@ -164,6 +197,7 @@ def _read(name: str, folder: Path) -> Store:
         std=torch.tensor(meta["std"]),
         fingerprint=meta["fingerprint"],
         requested=name,
+        skipped=meta.get("skipped", 0),
     )
 
 
@@ -171,9 +205,9 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
         fingerprint, glances = meta.pop("fingerprint"), meta.pop("glances", {})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AlteredError(f"meta.json: {error}") from error
-    if _fingerprint(meta) != fingerprint:
+    if _fingerprint(meta) != fingerprint or not isinstance(glances, dict):
         raise AlteredError("meta.json was edited")
     return {**meta, "fingerprint": fingerprint, "glances": glances}
 

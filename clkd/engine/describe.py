@@ -20,6 +20,8 @@ def facts(composed: Composition) -> dict[str, float]:
     for name, network in networks.items():
         counted[f"{name}_parameters"] = parameter_count(network)
         counted[f"{name}_macs"] = multiply_accumulates(network, shape)
+    if composed.store.skipped:
+        counted["data/skipped_pictures"] = composed.store.skipped
     return counted
 
 
@@ -29,7 +31,8 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
     shape = "×".join(map(str, stream.shape))
     lines = {
         "data": f"{composed.store.name}: {len(composed.store.train.y):,} training rows of {shape}, "
-        f"{len(stream.class_names)} classes",
+        f"{len(stream.class_names)} classes"
+        + (f", {composed.store.skipped:,} corrupt pictures left out" if composed.store.skipped else ""),
         "stream": f"{scenario.stream.split.name}-incremental, {len(stream)} experiences: "
         + ", ".join(experience.name for experience in stream[:6])
         + (", …" if len(stream) > 6 else ""),

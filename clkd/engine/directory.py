@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from clkd.checkpoint import sync
-from clkd.errors import UserError, did_you_mean
+from clkd.errors import UserError, did_you_mean, writing
 from clkd.locks import HeldError, claimed
+
+log = logging.getLogger("clkd.engine")
 
 MANIFEST = "run.json"
 LOCK = ".lock"
@@ -37,17 +41,20 @@ class RunDirectory:
     def write(self, name: str, text: str) -> None:
         """Write a file whole or not at all, whatever stops the machine."""
         part = self.path / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        sync(part)
-        os.replace(part, self.path / name)
+        with writing(self.path / name):
+            part.write_text(text, encoding="utf-8")
+            sync(part)
+            os.replace(part, self.path / name)
 
     def manifest(self) -> dict[str, Any]:
         """What `run.json` says."""
         file = self.path / MANIFEST
         try:
             loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file} cannot be read ({error}), so this run cannot be found by it") from error
+        if not isinstance(loaded, dict) or not re.fullmatch(r"\w{1,64}", str(loaded.get("id"))):
+            raise UserError(f"{file} was altered (it does not say which run this is): bring it back from a copy")
         return loaded
 
     @contextmanager
@@ -85,7 +92,7 @@ def new_run_id() -> str:
 def create(output: str | None, name: str, run_id: str, cache: Path) -> RunDirectory:
     """Make the directory of a new run; refuses one that already holds a run, or is just being made into one."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    path = Path(output).expanduser() if output else Path("runs") / f"{name}-{stamp}-{run_id[:8]}"
+    path = Path(os.path.expanduser(output)) if output else Path("runs") / f"{name}-{stamp}-{run_id[:8]}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         directory = RunDirectory(path.absolute())
@@ -110,8 +117,9 @@ def _begin(directory: RunDirectory, run_id: str, name: str) -> None:
 
 def find(wanted: str, cache: Path) -> RunDirectory:
     """The run that `--resume` names: its directory, its id, or `last`."""
-    if (Path(wanted).expanduser() / MANIFEST).exists():
-        return RunDirectory(Path(wanted).expanduser().absolute())
+    named = Path(os.path.expanduser(wanted))  # unlike Path's own, it leaves a `~` that is no home as it is
+    if (named / MANIFEST).exists():
+        return RunDirectory(named.absolute())
     known = _known(cache)
     if wanted == "last" and known:
         return RunDirectory(max(known.values(), key=lambda path: (path / MANIFEST).stat().st_mtime))
@@ -130,7 +138,13 @@ def _known(cache: Path) -> dict[str, Path]:
     remembered = {path for path in _remembered(cache) if (path / MANIFEST).exists()}
     here = {path for path in remembered if path.is_relative_to(Path.cwd())}
     chosen = {path.absolute() for path in local} | here or remembered
-    return {RunDirectory(path).manifest()["id"]: path for path in chosen}
+    found = {}
+    for path in sorted(chosen):
+        try:
+            found[RunDirectory(path).manifest()["id"]] = path
+        except UserError as error:
+            log.warning("%s; other runs are looked at", error)
+    return found
 
 
 def _index(cache: Path) -> Path:
@@ -138,11 +152,15 @@ def _index(cache: Path) -> Path:
 
 
 def _remember(directory: RunDirectory, cache: Path) -> None:
-    with _index(cache).open("a", encoding="utf-8") as file:
-        file.write(f"{directory.path}\n")
+    """An index for `--resume`, which a run can do without."""
+    try:
+        with _index(cache).open("a", encoding="utf-8") as file:
+            file.write(f"{directory.path}\n")
+    except OSError as error:
+        log.warning("%s cannot be written (%s): this run is found by its directory only", _index(cache), error.strerror)
 
 
 def _remembered(cache: Path) -> list[Path]:
-    if not _index(cache).exists():
+    if not _index(cache).is_file():
         return []
-    return [Path(line) for line in _index(cache).read_text(encoding="utf-8").splitlines()]
+    return [Path(line) for line in _index(cache).read_text(encoding="utf-8", errors="replace").splitlines()]

@@ -21,6 +21,7 @@ from clkd.engine.directory import RunDirectory
 from clkd.engine.guard import NonFiniteError
 from clkd.engine.job import Job, open_job
 from clkd.engine.loop import Loop, is_check
+from clkd.engine.provenance import check_data, fitting
 from clkd.engine.retrace import retrace
 from clkd.engine.run import Outcome, Run
 from clkd.engine.saver import Saver
@@ -28,7 +29,7 @@ from clkd.engine.scheduler import Scheduler
 from clkd.engine.state import gather, gather_within, go_back
 from clkd.engine.stop import Stop
 from clkd.engine.trackers import build_trackers
-from clkd.errors import Interrupted, UserError
+from clkd.errors import Interrupted, StorageError, UserError
 from clkd.experience import Experience
 from clkd.metrics.base import Record
 from clkd.plugins import Plugins, plugin_manager
@@ -62,11 +63,14 @@ def _execute(request: RunRequest, plugins: Plugins, ranks: Ranks) -> dict[str, A
     with open_job(request, plugins.registry, cache, ranks) as job, stop.listening(), _tidy(job, ranks):
         plugins.manager.hook.clkd_configure(scenario=job.scenario, registry=plugins.registry)
         device = _device(job.scenario.device, ranks)
-        fitting = Bar(request.quiet, "teacher")
-        composer = Composer(job.scenario, plugins.registry, device, cache, job.base, fitting, ranks)
+        bar = Bar(request.quiet, "teacher")
+        composer = Composer(job.scenario, plugins.registry, device, cache, job.base, bar, ranks)
         composed = composer.compose(teach=not request.dry_run)
         if request.dry_run:
             return _preview(job, composed) if ranks.first else {}
+        assert job.directory is not None, "only a dry run has none"
+        if ranks.first:
+            check_data(job.directory, composed.store)
         execution = _Execution(request, plugins, job, composer, composed, started, stop, ranks)
         with stop.held():
             return execution.run_to_end()
@@ -107,7 +111,8 @@ class _Execution:
         self.saver = Saver(self.directory, job.scenario.checkpoint, ranks)
         if job.saved:
             self.saver.last = job.saved.path
-            self.saver.entry = go_back(job.saved, self.run, composed.parts, self.loop)
+            with fitting():
+                self.saver.entry = go_back(job.saved, self.run, composed.parts, self.loop)
         self.before = self.run.seconds.get("total", 0.0)
         self.scheduler = self._scheduler(request.limit_experiences)
         self.noted = False
@@ -212,11 +217,22 @@ class _Execution:
         if "average_accuracy" in self.composed.metrics:
             values["average_accuracy_task_aware"] = self.composed.metrics["average_accuracy"](aware)
         outcome.result = build_result(self.run, outcome.status, values, self.saver.last)
-        self.directory.write("result.json", json.dumps(outcome.result, indent=2))
-        self.directory.update(status=outcome.status, error=outcome.error)
+        unwritten = self._write_down(outcome)
         self.trackers.end(self.run, outcome)
-        self._note_tracking()
         self.hook.clkd_run_end(run=self.run, outcome=outcome)
+        if unwritten and outcome.error is None:
+            raise unwritten
+
+    def _write_down(self, outcome: Outcome) -> StorageError | None:
+        """What the run's directory says of its end. A full disk is told, but must not hide why a run failed."""
+        try:
+            self.directory.write("result.json", json.dumps(outcome.result, indent=2))
+            self.directory.update(status=outcome.status, error=outcome.error)
+            self._note_tracking()
+        except StorageError as error:
+            log.error("%s", error)
+            return error
+        return None
 
 
 def _make_run(job: Job, composed: Composition, command: str, device: torch.device, plugins: Plugins) -> Run:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from clkd.engine.directory import RunDirectory, create, find, new_run_id
+from clkd.engine.provenance import RESOLVED, check_plugins, check_scenario, check_state, digest, plugins_of
 from clkd.engine.saver import Saved, newest
 from clkd.errors import UserError
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
-from clkd.scenario.document import to_yaml
+from clkd.scenario.document import read_text, to_yaml
 from clkd.scenario.load import load
 from clkd.scenario.model import Scenario
 from clkd.scenario.request import RunRequest
@@ -85,8 +86,15 @@ def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> 
     if ranks.first and not request.dry_run:
         directory = create(loaded.scenario.output, loaded.scenario.name, run_id, cache)
         directory.write("scenario.yaml", loaded.source_text)
-        directory.write("resolved.yaml", to_yaml(resolved(loaded.scenario)))
-        directory.update(base=str(loaded.base), command=request.command, limit_batches=request.limit_batches)
+        text = to_yaml(resolved(loaded.scenario))
+        directory.write(RESOLVED, text)
+        directory.update(
+            base=str(loaded.base),
+            command=request.command,
+            limit_batches=request.limit_batches,
+            resolved_sha256=digest(text.encode()),
+            plugins=plugins_of(loaded.scenario, registry),
+        )
     run_id, directory = ranks.tell((run_id, directory))
     return Job(loaded.scenario, loaded.source_text, loaded.base, directory, run_id, request.limit_batches)
 
@@ -94,17 +102,22 @@ def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> 
 def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -> Job:
     _refuse_changes(request)
     manifest = directory.manifest()
-    loaded = load(directory.path / "resolved.yaml", request.settings, registry, base=Path(manifest["base"]))
+    check_scenario(directory, manifest)
+    loaded = load(directory.path / RESOLVED, request.settings, registry, base=Path(manifest["base"]))
     if request.scenario is not None:
         _refuse_another(load(request.scenario, (), registry).scenario, loaded.scenario, request)
+    check_plugins(manifest, loaded.scenario, registry)
+    saved = newest(directory.checkpoints)
+    if saved:
+        check_state(saved.state, manifest, saved.path)
     return Job(
         scenario=loaded.scenario,
-        source=(directory.path / "scenario.yaml").read_text(encoding="utf-8"),
+        source=read_text(directory.path / "scenario.yaml"),
         base=loaded.base,
         directory=directory,
         run_id=manifest["id"],
         limit_batches=manifest["limit_batches"],
-        saved=newest(directory.checkpoints),
+        saved=saved,
         resumed=True,
         tracking=manifest.get("tracking", {}),
     )

@@ -8,6 +8,7 @@ from typing import Any
 from clkd.engine.course import Course
 from clkd.engine.loop import Loop
 from clkd.engine.parts import Parts
+from clkd.engine.provenance import fitting
 from clkd.engine.run import Run
 from clkd.engine.saver import Saved
 from clkd.errors import UserError
@@ -79,8 +80,9 @@ def restore_within(state: dict[str, Any], entry: dict[str, Any] | None, run: Run
     _refuse_other_ranks(len(within["ranks"]), run, loop)
 
     def arrive(course: Course) -> None:
-        _fill(parts, state)
-        course.load_state_dict(within)
+        with fitting():
+            _fill(parts, state)
+            course.load_state_dict(within)
 
     loop.arrive = arrive
 

@@ -145,6 +145,11 @@ class TeacherCache:
                     )
         except TooLargeError as error:
             return self._give_up(name, str(error))
+        except OSError as error:  # the disk is full or broken: answers can be had without it
+            log.warning(
+                "teachers.%s: answers cannot be kept: %s: %s", name, error.filename or self.root, error.strerror
+            )
+            return self._give_up(name, str(error))
         tally.size = sum(allocated(answers.folder) for answers in files)
         tally.stored = self._stored(files, list(wanted), teacher, kept)
         teacher.recall_from(tally.stored)

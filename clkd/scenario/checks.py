@@ -13,13 +13,12 @@ from typing import Any
 from clkd.errors import did_you_mean
 from clkd.options import Opened, Options, Part, Place
 from clkd.registry import Registry
-from clkd.scenario.model import Scenario
+from clkd.scenario.model import MOST_DRAWS, Scenario
 
 STUDENT = "student"
 ROWS = ("@new", "@replay")
 RESERVED = ("loss", "transfer")
 """What logs call the sum of all terms, and the transfer strategy's."""
-
 Problem = tuple[Place, str]
 
 
@@ -121,6 +120,7 @@ def _check_term(
 def _check_rows(place: Place, loss: Any, draws: int) -> Iterator[Problem]:
     """`@new`, `@replay`, and `@replay1` … for each of the draws in a step."""
     between = loss.get("between") if isinstance(loss, Mapping) else None
+    draws = min(draws, MOST_DRAWS)
     allowed = [*ROWS, *(f"@replay{draw + 1}" for draw in range(draws))]
     for i, side in enumerate(between if isinstance(between, list) else []):
         _, at, name = str(side).partition("@")

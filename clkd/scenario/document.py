@@ -16,9 +16,11 @@ import yaml
 from clkd.errors import UserError
 from clkd.options import Place
 
-MOST_BYTES = 1_000_000
+MOST_BYTES = 250_000
 MOST_PIECES = 20_000
 """Aliases of aliases can stand for billions of pieces; no scenario comes near this many."""
+LETTERS = 50
+"""So many of them in a text count as a piece more."""
 MOST_DEPTH = 50
 
 Mark = tuple[int, int]
@@ -109,12 +111,16 @@ def parse(text: str) -> Document:
     try:
         node = yaml.compose(text, Loader=Reader)
         document.data = None if node is None else _Builder(document).build(node, (), 0)
+    except yaml.reader.ReaderError as error:
+        raise DocumentError(
+            f"not valid YAML: the character {error.character:#06x}", _at(text, error.position)
+        ) from error
     except yaml.MarkedYAMLError as error:
         raise DocumentError(f"not valid YAML: {error.problem}", _mark(error.problem_mark)) from error
     except yaml.YAMLError as error:
         raise DocumentError(f"not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
-        raise DocumentError("nested too deeply") from None
+        raise DocumentError("nested too deeply", (1, 1)) from None
     return document
 
 
@@ -141,9 +147,12 @@ class _Builder:
             raise DocumentError(f"nested more than {MOST_DEPTH} levels deep", _mark(node.start_mark))
         self.document.marks.setdefault(place, _mark(node.start_mark) or (1, 1))
         if isinstance(node, yaml.MappingNode):
+            _refuse_tag(node, "map")
             return self._mapping(node, place, depth)
         if isinstance(node, yaml.SequenceNode):
+            _refuse_tag(node, "seq")
             return [self.build(item, (*place, i), depth + 1) for i, item in enumerate(node.value)]
+        self.pieces += len(node.value) // LETTERS
         return _scalar(node)
 
     def _mapping(self, node: yaml.MappingNode, place: Place, depth: int) -> dict[str, Any]:
@@ -152,7 +161,7 @@ class _Builder:
             mark = _mark(key_node.start_mark) or (1, 1)
             if not isinstance(key_node, yaml.ScalarNode):
                 raise DocumentError("a key must be a single word", mark)
-            key = str(key_node.value)
+            key = _text(key_node)
             inner = (*place, key)
             if key in data:
                 self.document.twice.append((inner, mark, self.document.marks[inner][0]))
@@ -164,7 +173,7 @@ class _Builder:
 
 def _scalar(node: yaml.Node) -> Any:
     """The value of a scalar by its tag."""
-    text, tag = str(node.value), node.tag.removeprefix(_PREFIX)
+    text, tag = _text(node), node.tag.removeprefix(_PREFIX)
     if tag == "str":
         return text
     if tag == "null":
@@ -177,8 +186,33 @@ def _scalar(node: yaml.Node) -> Any:
         if tag == "float":
             return float(re.sub(r"\.(inf|nan)$", r"\1", text.lower()))
     except ValueError:
-        raise DocumentError(f"{text!r} is not a number", _mark(node.start_mark)) from None
-    raise DocumentError(f"the tag {node.tag} is not supported: write plain YAML", _mark(node.start_mark))
+        raise DocumentError(f"{text[:40]!r} is not a number", _mark(node.start_mark)) from None
+    raise _strange_tag(node)
+
+
+def _refuse_tag(node: yaml.Node, plain: str) -> None:
+    """Mappings and lists may not be something else as well."""
+    if node.tag != _PREFIX + plain:
+        raise _strange_tag(node)
+
+
+def _strange_tag(node: yaml.Node) -> DocumentError:
+    return DocumentError(f"the tag {node.tag} is not supported: write plain YAML", _mark(node.start_mark))
+
+
+def _text(node: yaml.Node) -> str:
+    """What a scalar says, letter by letter. Escapes can spell what is no text: no file could hold it."""
+    text = str(node.value)
+    wrong = re.search("[\0\ud800-\udfff]", text)
+    if wrong:
+        raise DocumentError(f"the character {ord(wrong[0]):#06x} is no text", _mark(node.start_mark))
+    return text
+
+
+def _at(text: str, position: int) -> Mark:
+    """The line and column of a position in a text."""
+    before = text[:position]
+    return before.count("\n") + 1, position - before.rfind("\n")
 
 
 def _mark(mark: Any) -> Mark | None:

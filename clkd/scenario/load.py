@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from clkd.errors import PluginError, UserError
+from clkd.errors import PluginError, UserError, one_line
 from clkd.options import UNKNOWN_PART, Opened, Parsing, Place
 from clkd.registry import Registry
 from clkd.scenario.checks import check_names, check_split, check_whole
@@ -19,6 +19,8 @@ from clkd.scenario.origins import Origin, leaves, origins
 from clkd.scenario.settings import Setting, SettingError
 
 TWICE = "given twice"
+MOST_LINES = 50
+"""Mistakes that are told at once."""
 _LAST = (10**9, 0)
 
 
@@ -26,8 +28,11 @@ class ScenarioErrors(UserError):  # noqa: N818  # it is many
     """Every mistake of one scenario, a line each. Its exit code is 3 where a broken plugin may be to blame."""
 
     def __init__(self, lines: Sequence[str], plugin_to_blame: bool = False) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = list(lines)
+        told = [one_line(line) for line in lines[:MOST_LINES]]
+        if len(lines) > MOST_LINES:
+            told.append(f"clkd: and {len(lines) - MOST_LINES:,} mistakes more")
+        super().__init__("\n".join(told))
+        self.lines = told
         if plugin_to_blame:
             self.exit_code = PluginError.exit_code
 

@@ -39,6 +39,8 @@ class Augment(Options):
     once; by default every view is drawn anew."""
 
 
+MOST_DRAWS = 100
+"""Draws from memory in a step; each has a name of its own."""
 COMPILE = ("reduce-overhead", "max-autotune")
 
 
@@ -86,7 +88,7 @@ class TrainOptions(Options):
     """New rows in a step."""
     replay_batch_size: Positive | None = None
     """Replayed rows in a draw; by default as many as new ones."""
-    replay_draws: Positive = 1
+    replay_draws: Annotated[int, Field(gt=0, le=MOST_DRAWS)] = 1
     """How often memory is drawn from in a step, independently. A loss reads all replayed rows (`student@replay`) or
     those of one draw (`student@replay1`, `student@replay2`)."""
     eval_batch_size: Positive = 512

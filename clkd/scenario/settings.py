@@ -36,7 +36,8 @@ class Setting:
             raise UserError(f"--set {text}: {error.reason}") from error
         if document.twice:
             raise UserError(f"--set {text}: {document.twice[0][0][-1]}: given twice")
-        return cls(text, tuple(int(word) if re.fullmatch(r"[0-9]+", word) else word for word in words), document.data)
+        place = tuple(int(word) if re.fullmatch(r"[0-9]{1,9}", word) else word for word in words)
+        return cls(text, place, document.data)
 
     def covers(self, place: Place) -> bool:
         """Whether `place` is what this sets, or a part of it."""

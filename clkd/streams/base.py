@@ -138,6 +138,10 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
             if not len(rows):
                 raise UserError(f"experience {index} ({chunk.name}) would have no {kind} rows: change the split")
         kept, held = holdout(store.train.y, chunk.train, validation, generator(seed, "validation", index))
+        if validation and not len(held):
+            raise UserError(
+                f"validation: {validation:g} of experience {index} ({chunk.name}) is not one row of any class: raise it"
+            )
         classes = chunk.classes or tuple(torch.unique(store.train.y[chunk.train]).tolist())
         known = len(seen)
         seen += tuple(c for c in classes if c not in seen)

@@ -109,7 +109,19 @@ def _refuse_repeated(ids: list[int], names: tuple[str, ...]) -> None:
             raise UserError(f"class {c} ({names[c]}) is named {ids.count(c)} times: each class arrives once")
 
 
+def _refuse_empty(ids: list[int], store: Store) -> None:
+    """A class that nobody can learn is left out by name, not in silence."""
+    rows = torch.bincount(store.train.y, minlength=len(store.class_names))
+    for c in ids:
+        if not rows[c]:
+            raise UserError(
+                f"class {c} ({store.class_names[c]}) has no training rows: leave it out by listing the others in "
+                f"`classes`"
+            )
+
+
 def _chunks(groups: list[list[int]], store: Store) -> list[Chunk]:
+    _refuse_empty([c for group in groups for c in group], store)
     chunks = []
     for group in groups:
         of_group = torch.tensor(group, dtype=torch.int64)

@@ -107,6 +107,8 @@ class MlflowOptions(ExternalOptions):
     """A model out of MLflow's registry or a run: `models:/student@champion`, `runs:/…/model`."""
 
     uri: str
+    trust: bool = False
+    """Load a model that was saved as a pickle, or that brings code with it: either can run any code."""
 
 
 @hookimpl

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clkd.cache import clear
 from clkd.errors import UserError
 from clkd.locks import alone, beside, unused
 
@@ -57,7 +58,7 @@ class Answers:
     @classmethod
     def create(cls, folder: Path, meta: dict[str, Any]) -> Answers:
         """An empty file in the place of whatever was there."""
-        shutil.rmtree(folder, ignore_errors=True)
+        clear(folder)
         folder.mkdir(parents=True)
         for name in ("answers.bin", "present.bin"):
             (folder / name).touch()
@@ -72,8 +73,8 @@ class Answers:
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             told = meta.pop("digest")
             answers = cls(folder, meta, list(_starts(meta["blocks"])))
-            size, marks = (os.stat(folder / name).st_size for name in ("answers.bin", "present.bin"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            size, marks = (_size(folder / name) for name in ("answers.bin", "present.bin"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise AlteredError(f"{type(error).__name__}: {error}") from error
         if _digest(meta) != told:
             raise AlteredError("meta.json was edited")
@@ -160,6 +161,11 @@ class Answers:
     def touch(self) -> None:
         """Note that it is used now."""
         os.utime(self.folder / "meta.json")
+
+
+def _size(file: Path) -> int:
+    with file.open("rb") as opened:  # which a folder in its place is not
+        return os.fstat(opened.fileno()).st_size
 
 
 def _starts(blocks: list[int]) -> Iterator[int]:

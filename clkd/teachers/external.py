@@ -6,28 +6,36 @@ import hashlib
 import json
 import logging
 import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from clkd.cache import clear
 from clkd.context import Context
-from clkd.errors import UserError, did_you_mean
-from clkd.frozen import freeze
+from clkd.errors import UserError, did_you_mean, one_line
+from clkd.frozen import freeze, state_hash
 from clkd.locks import alone, beside
 from clkd.optimizers import OptimizerOptions, SchedulerOptions
 from clkd.options import Part
 from clkd.signals import Needs, Signals, Spec
 from clkd.teachers import FitOptions, ViewOptions
 from clkd.teachers.network import NetworkTeacher, View
+from clkd.weights import read_weights
 
 log = logging.getLogger("clkd.teachers")
 
 FIT_VERSION = 1
 """Part of a fitted teacher's fingerprint: raised when fitting changes, so that old files are not taken for new ones."""
+
+CHECKSUM = "state_sha256"
+"""Where the file of a fitted teacher tells the hash of what it holds."""
 
 
 def fit(
@@ -71,10 +79,16 @@ def _fingerprint(options: FitOptions, context: Context) -> str:
 
 
 def _save(network: nn.Module, path: Path) -> None:
-    """Whole or not at all. What a killed process left half-written is written over."""
-    part = path.with_name(f".{path.name}.part")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}, part)
-    os.replace(part, path)
+    """Whole or not at all: another run may look for the same file at this moment. A run can do without the file."""
+    part = path.with_name(f".{path.stem}-{os.getpid()}.part")
+    state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, part, metadata={CHECKSUM: state_hash(network)})
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        log.warning("teacher: %s cannot be written (%s): the next run fits it again", path, error)
 
 
 def checkpoint(
@@ -90,7 +104,7 @@ def checkpoint(
     `torch.load(weights_only=True)` reads; nothing in it is ever executed.
     """
     file = _existing(path, context.base)
-    state = _read(file)
+    state = read_weights(file)
     network = context.network(model, _class_ids(classes, _outputs(state, "head", file), context), 0)
     _fill(network, state, file)
     return NetworkTeacher(freeze(network.to(context.device)), _view(view, context))
@@ -111,7 +125,7 @@ def torchvision(
         raise UserError(f"torchvision has no model '{model}', {did_you_mean(model, library.models.list_models())}")
     file = Path(weights) if Path(weights).is_absolute() else context.base / weights
     if file.exists():
-        state = _read(file)
+        state = read_weights(file)
         last = [
             name for name, layer in library.models.get_model(model).named_modules() if isinstance(layer, nn.Linear)
         ][-1]
@@ -127,16 +141,44 @@ def mlflow(
     context: Context,
     classes: tuple[int | str, ...] | None = None,
     view: ViewOptions | None = None,
+    trust: bool = False,
 ) -> NetworkTeacher:
-    """A PyTorch model that MLflow keeps; only its logits are read. Pickles are refused by MLflow's own rule."""
+    """A PyTorch model that MLflow keeps; only its logits are read. Pickles, and code beside it, need `trust`."""
     import mlflow.pytorch as store
     from mlflow.exceptions import MlflowException
+    from mlflow.models import get_model_info
 
     try:
-        module: nn.Module = store.load_model(uri, map_location=context.device)  # type: ignore[no-untyped-call]  # mlflow's
+        if not trust and "code" in _flavour(get_model_info(uri)):
+            raise UserError(f"the model '{uri}' brings code of its own: set `trust: true` if you know what it does")
+        with _pickles(trust):
+            # Naming the module keeps MLflow from importing one that the model names, before it looks at anything else.
+            given = {} if trust else {"pickle_module": pickle}
+            module: nn.Module = store.load_model(uri, map_location=context.device, **given)  # type: ignore[no-untyped-call]  # mlflow's
     except MlflowException as error:
-        raise UserError(f"the model '{uri}' cannot be loaded from MLflow: {error.message}") from error
+        way_out = "; `trust: true` allows it" if "pickle" in error.message else ""
+        raise UserError(f"the model '{uri}' cannot be loaded from MLflow: {error.message}{way_out}") from error
     return Foreign(module, context, classes, _view(view, context))
+
+
+def _flavour(info: Any) -> dict[str, Any]:
+    """What the model says of itself as a PyTorch model: `code` is a folder that loading would put on Python's path."""
+    return {key: value for key, value in info.flavors.get("pytorch", {}).items() if value is not None}
+
+
+@contextmanager
+def _pickles(allowed: bool) -> Iterator[None]:
+    """MLflow unpickles models unless its environment forbids it; here they are unpickled only if that is `allowed`."""
+    name = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
+    before = os.environ.get(name)
+    os.environ[name] = str(allowed).lower()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 class Foreign(NetworkTeacher):
@@ -208,27 +250,10 @@ def _view(view: ViewOptions | None, context: Context) -> View | None:
 
 
 def _existing(path: str, base: Path) -> Path:
-    file = Path(path).expanduser()
-    file = file if file.is_absolute() else base / file
+    file = base / os.path.expanduser(path)
     if not file.is_file():
         raise UserError(f"the teacher's file {file} does not exist")
     return file
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    """A state dict from a file, without running anything that is in it."""
-    try:
-        state = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # torch.load raises many kinds for a bad file; all mean the same to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{file} cannot be read as a state dict: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{file} holds no state dict: save `model.state_dict()`, or safetensors")
-    return state
 
 
 def _outputs(state: dict[str, Tensor], layer: str, file: Path) -> int:
@@ -248,14 +273,25 @@ def _fill(network: nn.Module, state: dict[str, Tensor], file: Path) -> None:
 
 
 def _loaded(network: nn.Module, path: Path) -> bool:
-    """Fill a fitted teacher from the cache, if it is there; a damaged file is an error that says what to do."""
+    """Fill a fitted teacher from the cache; False if it is not there. What is damaged is set aside."""
+    begun = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     try:
+        with safe_open(path, framework="pt") as file:
+            told = (file.metadata() or {}).get(CHECKSUM)
         network.load_state_dict(load_file(path))
+        if state_hash(network) == told:
+            return True
+        reason = "its checksum differs"
     except FileNotFoundError:
         return False
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"the cached teacher {path} is damaged ({error}): delete it, and it is fitted again") from error
-    return True
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = one_line(str(error), 200)
+    network.load_state_dict(begun)
+    aside = path.with_suffix(".damaged")
+    clear(aside)
+    path.rename(aside)
+    log.warning("teacher: %s is damaged (%s): it is set aside as %s and fitted again", path, reason, aside.name)
+    return False
 
 
 def _pretrained(library: Any, model: str, weights: str) -> nn.Module:

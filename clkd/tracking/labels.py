@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LONGEST_VALUE = 6000
 LONGEST_TAG = 8000
+SAFE = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 
 
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -71,9 +72,12 @@ def git_tags() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    """Git's answer, or nothing where there is no git, no repository or no commit yet."""
+    """Git's answer, or nothing where there is no git, no repository or no commit yet.
+
+    The repository's own settings can name programs to run; asked like this, it watches no files and writes no index.
+    """
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(["git", *SAFE, *arguments], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

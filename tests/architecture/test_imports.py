@@ -28,6 +28,7 @@ LEVELS = (
         "vision",
         "frozen",
         "ranks",
+        "weights",
     ),
     ROOMS,
     ("registry", "plugins", "scenario", "tracking", "checkpoint"),

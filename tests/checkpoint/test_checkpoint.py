@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clkd.checkpoint import STATE, TENSORS, CheckpointError, latest, load, save
+from clkd.errors import StorageError
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.int16, torch.int32,
@@ -185,7 +186,7 @@ def test_a_newer_schema_asks_for_a_newer_clkd(tmp_path):
 
 def test_an_unwritable_place_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be written: Not a directory"):
+    with pytest.raises(StorageError, match="cannot be written: Not a directory"):
         save(tmp_path / "file" / "deeper", "a", TREE)
 
 

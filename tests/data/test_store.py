@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -49,7 +50,22 @@ def test_pages_are_private(tmp_path: Path) -> None:
     assert torch.equal(open_or_build("small", "key", tmp_path, refuse).train.x, raw().train.x)
 
 
-@pytest.mark.parametrize("harm", ["cut", "flip", "remove", "meta", "garbage"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "cut",
+        "flip",
+        "remove",
+        "meta",
+        "garbage",
+        "list",
+        "bottomless",
+        "empty",
+        "x is a folder",
+        "meta is a folder",
+        "a file",
+    ],
+)
 def test_an_altered_store_is_built_again_with_a_note(
     tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -65,6 +81,15 @@ def test_an_altered_store_is_built_again_with_a_note(
     elif harm == "meta":
         facts = json.loads(meta.read_text())
         meta.write_text(json.dumps({**facts, "mean": [0.0, 0.0]}))
+    elif harm in ("list", "bottomless", "empty"):
+        meta.write_text({"list": "[]", "bottomless": "[" * 100_000, "empty": ""}[harm])
+    elif harm.endswith("is a folder"):
+        path = x if harm.startswith("x") else meta
+        path.unlink()
+        path.mkdir()
+    elif harm == "a file":
+        shutil.rmtree(meta.parent)
+        meta.parent.write_text("in its place")
     else:
         meta.write_text("{")
     with caplog.at_level(logging.WARNING, "clkd.data"):

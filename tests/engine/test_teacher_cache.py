@@ -285,11 +285,22 @@ def harm(answers: Answers, how: str) -> None:
         answers.path.write_bytes(content[:-1])
     elif how == "edit":
         meta.write_text(meta.read_text().replace('"asked": 4', '"asked": 5'))
+    elif how in FOLDERS:
+        (answers.folder / FOLDERS[how]).unlink()
+        (answers.folder / FOLDERS[how]).mkdir()
+    elif how in ("list", "empty"):
+        meta.write_text("[]" if how == "list" else "")
+    elif how == "a file":
+        shutil.rmtree(answers.folder)
+        answers.folder.write_text("in its place")
     else:
         meta.write_text("{")
 
 
-@pytest.mark.parametrize("how", ["flip", "cut", "edit", "garbage"])
+FOLDERS = {"a folder": "answers.bin", "marks are a folder": "present.bin", "facts are a folder": "meta.json"}
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "edit", "garbage", "list", "empty", "a file", *FOLDERS])
 def test_what_was_altered_is_asked_again_with_one_warning(how: str, caplog: pytest.LogCaptureFixture) -> None:
     run("sound")
     content = files()[0].path.read_bytes()

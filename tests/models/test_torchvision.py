@@ -82,14 +82,14 @@ def test_weights_that_are_missing_broken_or_of_another_model_are_refused(tmp_pat
     def load(path):
         return vision(SHAPE, "squeezenet1_1", weights=str(path))
 
-    with pytest.raises(UserError, match=r"no weights can be read from .*none\.pt"):
+    with pytest.raises(UserError, match=r"none\.pt"):
         load(tmp_path / "none.pt")
     for name in ("broken.pt", "broken.safetensors"):
         (tmp_path / name).write_bytes(b"x" * 50)
-        with pytest.raises(UserError, match="no weights can be read"):
+        with pytest.raises(UserError, match="cannot be read as a state dict"):
             load(tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="holds a list, not a state dict"):
+    with pytest.raises(UserError, match="holds no state dict"):
         load(tmp_path / "list.pt")
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"do not fit the model: .*Missing key"):
@@ -98,7 +98,7 @@ def test_weights_that_are_missing_broken_or_of_another_model_are_refused(tmp_pat
 
 def test_pickled_code_is_not_run(tmp_path):
     torch.save(SimpleNamespace(a=1), tmp_path / "code.pt")
-    with pytest.raises(UserError, match="no weights can be read"):
+    with pytest.raises(UserError, match="cannot be read as a state dict"):
         vision(SHAPE, "squeezenet1_1", weights=str(tmp_path / "code.pt"))
 
 

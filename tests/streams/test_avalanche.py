@@ -165,8 +165,8 @@ def test_benchmarks_are_found_by_name_and_stored(tmp_path: Path, monkeypatch: py
     registry = Registry()
     clkd.data.clkd_register_datasets(register=registry.register_for("datasets", "clkd.data", "clkd"))
 
-    def store(**options) -> Store:
-        part = registry.parse("datasets", {"name": "avalanche", **options})
+    def store(trust=True, **options) -> Store:
+        part = registry.parse("datasets", {"name": "avalanche", "trust": trust, **options})
         return prepare(part, build=registry.build, cache=tmp_path, base=tmp_path)
 
     first = store(benchmark="my_benchmarks.make", options={"experiences": 2})
@@ -175,6 +175,9 @@ def test_benchmarks_are_found_by_name_and_stored(tmp_path: Path, monkeypatch: py
     assert store(benchmark="my_benchmarks.make", options={"experiences": 2}).fingerprint == first.fingerprint
     with pytest.raises(UserError, match="no option 'experience', did you mean 'experiences'"):
         store(benchmark="my_benchmarks.make", options={"experience": 2})
+    for name in ("my_benchmarks.make", "os.system", "avalanche.benchmarks.classic.cmnist.Path"):
+        with pytest.raises(UserError, match=r"is not Avalanche's.* set `trust: true`"):
+            store(trust=False, benchmark=name)
     with pytest.raises(UserError, match="no 'SplitMNST', did you mean 'SplitMNIST'"):
         store(benchmark="SplitMNST")
     with pytest.raises(UserError, match="cannot be imported"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clkd.engine.compose import Composer, Composition
@@ -97,11 +97,30 @@ def test_the_runs_seed_and_the_students_recipe_are_not(composed: Composing, tmp_
     assert len(cached(tmp_path)) == 1
 
 
-def test_a_damaged_cache_file_says_what_to_do(composed: Composing, tmp_path: Path) -> None:
-    composed(FIT)
-    cached(tmp_path)[0].write_bytes(b"not a model")
-    with pytest.raises(UserError, match=r"teachers.big: the cached teacher .* is damaged .*delete it"):
-        composed(FIT)
+@pytest.mark.parametrize("how", ["garbage", "empty", "flipped", "cut", "another model", "a folder", "no checksum"])
+def test_a_damaged_file_is_set_aside_and_the_teacher_fitted_again(
+    composed: Composing, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = logits(composed(FIT))
+    file = cached(tmp_path)[0]
+    good = file.read_bytes()
+    if how == "a folder":
+        file.unlink()
+        file.mkdir()
+    elif how == "another model":
+        save_file({"w": torch.zeros(3)}, file)
+    elif how == "no checksum":
+        save_file(load_file(file), file)
+    else:
+        flipped = good[:-2] + bytes([good[-2] ^ 1]) + good[-1:]
+        file.write_bytes({"garbage": b"not a model", "empty": b"", "cut": good[:-5], "flipped": flipped}[how])
+    with caplog.at_level("WARNING", "clkd"):
+        again = logits(composed(FIT))
+    assert torch.equal(again, said)
+    assert f"{file} is damaged" in caplog.text
+    assert f"it is set aside as {file.stem}.damaged and fitted again" in caplog.text
+    assert file.read_bytes() == good
+    assert file.with_suffix(".damaged").exists()
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])

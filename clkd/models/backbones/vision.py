@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clkd.errors import UserError, did_you_mean
 from clkd.models.dry_run import dry_run
 from clkd.vision import torchvision
+from clkd.weights import read_weights
 
 if TYPE_CHECKING:
     from clkd.context import Context
@@ -73,23 +70,11 @@ def _last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
 
 
 def _load(backbone: nn.Module, file: Path, last: str) -> None:
-    state = {name: tensor for name, tensor in _read(file).items() if not name.startswith(f"{last}.")}
+    state = {name: tensor for name, tensor in read_weights(file).items() if not name.startswith(f"{last}.")}
     try:
         backbone.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"the weights in {file} do not fit the model: {textwrap.shorten(str(error), 300)}") from error
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"no weights can be read from {file}: {textwrap.shorten(str(error), 300)}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{file} holds a {type(state).__name__}, not a state dict: save model.state_dict()")
-    return state
 
 
 def _in_colour(module: nn.Module, args: tuple[Tensor]) -> Tensor:
