@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from clkd import checkpoint
 from clkd.engine.directory import RunDirectory, create, find, new_run_id
+from clkd.engine.fork import Fork, open_fork
+from clkd.engine.material import Past
 from clkd.errors import UserError
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.document import to_yaml
-from clkd.scenario.load import load
+from clkd.scenario.load import Loaded, load
 from clkd.scenario.model import Scenario
 from clkd.scenario.request import RunRequest
 from clkd.scenario.resolve import config_sha, resolved
@@ -35,6 +37,9 @@ class Job:
         run_id: the run's.
         limit_batches: batches per epoch, a property of the run that resuming keeps.
         state: where an earlier process stopped, if one did.
+        fork: what this new run goes on from, if that is another run.
+        origin: which run and experience that was, also after a resume.
+        past: what is known of the stream, where it was trained in part.
     """
 
     scenario: Scenario
@@ -46,6 +51,9 @@ class Job:
     state: dict[str, Any] | None = None
     tracking: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What trackers noted when the run first started, by tracker."""
+    fork: Fork | None = None
+    origin: dict[str, Any] | None = None
+    past: Past | None = None
 
     @property
     def resumed(self) -> bool:
@@ -79,17 +87,30 @@ def _claimed(directory: RunDirectory | None, request: RunRequest, ranks: Ranks) 
 
 
 def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> Job:
-    assert request.scenario is not None, "the command line asks for a scenario unless a run is resumed"
-    loaded = load(request.scenario, request.settings, registry)
+    fork = open_fork(request.origin, cache) if request.origin else None
+    loaded = _loaded(request, registry, fork)
     run_id = new_run_id()
+    limit = request.limit_batches or (fork.manifest["limit_batches"] if fork else None)
     directory = None
     if ranks.first and not request.dry_run:
         directory = create(loaded.scenario.output, loaded.scenario.name, run_id, cache)
         directory.write("scenario.yaml", loaded.source_text)
         directory.write("resolved.yaml", to_yaml(resolved(loaded.scenario)))
-        directory.update(base=str(loaded.base), command=request.command, limit_batches=request.limit_batches)
+        directory.update(base=str(loaded.base), command=request.command, limit_batches=limit)
+        if fork:
+            directory.update(origin=fork.origin)
     run_id, directory = ranks.tell((run_id, directory))
-    return Job(loaded.scenario, loaded.source_text, loaded.base, directory, run_id, request.limit_batches)
+    job = Job(loaded.scenario, loaded.source_text, loaded.base, directory, run_id, limit)
+    return replace(job, fork=fork, origin=fork.origin, past=fork.past) if fork else job
+
+
+def _loaded(request: RunRequest, registry: Registry, fork: Fork | None) -> Loaded:
+    """The scenario of a new run: the file that is named, or a copy of the one it goes on from."""
+    if request.scenario is not None:
+        return load(request.scenario, request.settings, registry)
+    assert fork is not None, "the command line asks for a scenario unless a run is named"
+    settings = ["output=null", *request.settings]  # a place of its own
+    return load(fork.directory.path / "resolved.yaml", settings, registry, base=Path(fork.manifest["base"]))
 
 
 def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -> Job:
@@ -99,6 +120,8 @@ def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -
     if request.scenario is not None:
         _refuse_another(load(request.scenario, (), registry).scenario, loaded.scenario, request)
     last = checkpoint.latest(directory.checkpoints)
+    state = checkpoint.load(last) if last else {}
+    trained = state["run"]["record"]["trained"] if state else 0
     return Job(
         scenario=loaded.scenario,
         source=(directory.path / "scenario.yaml").read_text(encoding="utf-8"),
@@ -106,8 +129,10 @@ def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -
         directory=directory,
         run_id=manifest["id"],
         limit_batches=manifest["limit_batches"],
-        state=checkpoint.load(last) if last else {},
+        state=state,
         tracking=manifest.get("tracking", {}),
+        origin=manifest.get("origin"),
+        past=Past(manifest.get("stream", []), trained),
     )
 
 

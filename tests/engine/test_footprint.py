@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from clkd.scenario.document import to_yaml
 
 MB = 10**6
