@@ -32,6 +32,8 @@ class Context:
             with a fixed head over those classes, and speaks `Signals` (a `clkd.models.student.Student`).
         fit: trains such a network on `train` in place, with cross-entropy: `context.fit(network, options)`, where
             `options` has `epochs`, `batch_size`, `optimizer`, `scheduler` and `seed`.
+        extended: how many classes, the last ones, came by an extension of the stream: what was there before knows
+            nothing of them.
     """
 
     seed: int
@@ -47,3 +49,4 @@ class Context:
     build: Callable[..., Any]
     network: Callable[[Part, tuple[int, ...], int], Any]
     fit: Callable[[Any, Any], None]
+    extended: int = 0

@@ -34,7 +34,19 @@ KINDS = (
 )  # fmt: skip
 REGISTER_HOOKS = {kind: f"clkd_register_{kind}" for kind in KINDS}
 OFFERS = frozenset(
-    {"context", "shape", "in_features", "seed", "device", "class_names", "old_classes", "run", "store", "teachers"}
+    {
+        "context",
+        "shape",
+        "in_features",
+        "seed",
+        "device",
+        "class_names",
+        "old_classes",
+        "run",
+        "store",
+        "teachers",
+        "offset",
+    }
 )
 """What a factory may name among its parameters beside its own options; whoever builds the part offers it."""
 

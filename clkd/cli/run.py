@@ -24,6 +24,7 @@ from clkd.scenario.request import RunRequest
 @click.option("--tracking", type=click.Choice(["mlflow", "offline", "off"]), help="Where the run is recorded.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow's tracking URI.")
 @click.option("--resume", metavar="RUN", help="Go on with a run: its directory, its id, or 'last'.")
+@click.option("--from", "origin", metavar="RUN[@EXPERIENCE]", help="A new run from a finished experience of another.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @json_option
 @plugin_options
@@ -40,6 +41,7 @@ def command(
     tracking: Literal["mlflow", "offline", "off"] | None,
     tracking_uri: str | None,
     resume: str | None,
+    origin: str | None,
     quiet: bool,
     as_json: bool,
     plugins_dirs: tuple[Path, ...],
@@ -47,10 +49,17 @@ def command(
 ) -> None:
     """Train the student of a SCENARIO on its stream.
 
+    With --from, a new run starts where another one stood after an experience (by default its last finished one), with
+    that run's scenario or the SCENARIO named, changed by --set:  clkd run --from RUN@2 --set losses.1.weight=2
+
     Results go to stdout (with --json exactly one JSON object), progress to stderr.
     """
-    if scenario is None and resume is None:
-        raise click.UsageError("name a SCENARIO file, or go on with a run by --resume RUN", context)
+    if scenario is None and resume is None and origin is None:
+        raise click.UsageError(
+            "name a SCENARIO file, or go on with a run by --resume RUN, or with a new one by --from RUN", context
+        )
+    if resume is not None and origin is not None:
+        raise click.UsageError("--resume goes on with a run, --from starts a new one: give one of them", context)
     request = RunRequest(
         scenario=scenario,
         overrides=overrides,
@@ -62,6 +71,7 @@ def command(
         tracking=tracking,
         tracking_uri=tracking_uri,
         resume=resume,
+        origin=origin,
         json=as_json,
         quiet=quiet,
         verbose=context.ensure_object(State).verbose,

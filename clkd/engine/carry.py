@@ -17,10 +17,10 @@ def carry_state(old: Optimizer, new: Optimizer, replaced: list[tuple[nn.Paramete
         for parameter in group["params"]:
             state = old.state.get(origin.get(parameter, parameter))
             if state:
-                new.state[parameter] = {name: _padded(value, parameter) for name, value in state.items()}
+                new.state[parameter] = {name: padded(value, parameter) for name, value in state.items()}
 
 
-def _padded(value: Tensor | float, parameter: Tensor) -> Tensor | float:
+def padded(value: Tensor | float, parameter: Tensor) -> Tensor | float:
     """A state tensor shaped like the old parameter, with zero rows up to the new one's shape."""
     if not isinstance(value, Tensor) or value.dim() == 0 or value.shape == parameter.shape:
         return value

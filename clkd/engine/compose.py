@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from clkd.context import Context
 from clkd.data.augment import Augment
-from clkd.data.prepare import prepare
 from clkd.data.store import Store
 from clkd.engine.fit import fit
+from clkd.engine.material import Material, Past, Reader
 from clkd.engine.parts import Parts
 from clkd.engine.residence import stays_resident
 from clkd.engine.speed import set_precision, speed_up
 from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import UserError
-from clkd.experience import Rows
+from clkd.experience import Experience, Rows
 from clkd.metrics.base import Metric
 from clkd.models.student import Student
 from clkd.options import Part, Scheduled, TeacherOptions, TermOptions, TransferOptions
@@ -47,10 +47,17 @@ log = logging.getLogger("clkd.engine")
 class Composition:
     """All that a scenario names, built."""
 
-    store: Store
-    stream: Stream
+    material: Material
     parts: Parts
     metrics: dict[str, Metric]
+
+    @property
+    def store(self) -> Store:
+        return self.material.store
+
+    @property
+    def stream(self) -> Stream:
+        return self.material.stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +72,14 @@ class Composer:
     on_step: Callable[[Progress], None] = lambda progress: None
     """Told of every step of a teacher that is fitted on the way."""
     ranks: Ranks = ALONE
+    past: Past | None = None
+    """What is known of a stream that was trained in part."""
 
     def compose(self, teach: bool = True) -> Composition:
         """Build everything. With `teach=False` (a dry run) teachers are left out: one may take minutes to fit."""
         scenario, build = self.scenario, self.registry.build
-        store, stream, augment, context = self._ground()
+        material, augment, context = self._ground()
+        stream = material.stream
         parts = Parts(
             student=self._student(context),
             augment=augment,
@@ -84,7 +94,7 @@ class Composer:
             ),
             transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
             transfer_weight=self._transfer_weight(),
-            cache=self._teacher_cache(store, stream, context, augment) if teach else None,
+            cache=self._teacher_cache(material, context, augment) if teach else None,
         )
         parts.memory.to(self.device)
         refuse_lost_views(parts)
@@ -92,18 +102,22 @@ class Composer:
         request_taps(parts)
         speed_up(parts, scenario.train)
         rehearse_growth(parts.student, stream)
-        return Composition(store, stream, parts, {part.name: build(part) for part in scenario.metrics})
+        return Composition(material, parts, {part.name: build(part) for part in scenario.metrics})
 
-    def _ground(self) -> tuple[Store, Stream, Augment, Context]:
+    def material(self) -> Material:
+        """The data, cut into a stream."""
+        return Reader(self.scenario, self.registry.build, self.cache, self.base, self.past, self.ranks).read()
+
+    def _ground(self) -> tuple[Material, Augment, Context]:
         """What all other parts stand on."""
-        wanted, build = self.scenario.stream, self.registry.build
-        store = self.ranks.in_turn(lambda: prepare(wanted.dataset, build=build, cache=self.cache, base=self.base))
-        self.ranks.agree("the data set", store.fingerprint)
-        stream: Stream = build(wanted.split, store=store, seed=self.scenario.seed)
-        resident = stays_resident(wanted.resident, store, stream, self.device)
-        stream = stream.to(self.device) if resident else stream.streamed()
-        augment = self._augment(store)
-        return store, stream, augment, self._context(store, stream, augment, resident)
+        material = self.material()
+        resident = stays_resident(self.scenario.stream.resident, material.store, material.stream, self.device)
+        if resident:
+            material.stream.to(self.device)
+        else:
+            material.stream.streamed()
+        augment = self._augment(material.store)
+        return material, augment, self._context(material, augment, resident)
 
     def _augment(self, store: Store) -> Augment:
         wanted = self.scenario.stream.augment
@@ -133,7 +147,8 @@ class Composer:
             network = Student(backbone, built, context.shape, self.scenario.train.channels_last)
         return network.to(self.device)
 
-    def _context(self, store: Store, stream: Stream, augment: Augment, resident: bool) -> Context:
+    def _context(self, material: Material, augment: Augment, resident: bool) -> Context:
+        store, stream = material.store, material.stream
         everything = _all_rows(store, resident).ready(self.device)
         # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.
         anew = Augment(augment.mean, augment.std, augment.crop, augment.flip)
@@ -157,28 +172,40 @@ class Composer:
             mean=store.mean,
             std=store.std,
             train=everything,
-            data_fingerprint=f"{store.fingerprint}/{anew.crop}/{anew.flip}/{anew.views}/{self.scenario.train.channels_last}",
+            data_fingerprint=f"{self._normalized(store)}/{anew.crop}/{anew.flip}/{anew.views}/{self.scenario.train.channels_last}",
             build=self.registry.build,
             network=network,
             fit=lambda net, options: fit(net, options, everything, anew, self.on_step),
+            extended=material.extended,
         )
         return context
 
-    def _teacher_cache(self, store: Store, stream: Stream, context: Context, augment: Augment) -> TeacherCache:
+    def _normalized(self, store: Store) -> str:
+        """What determines rows as a teacher sees them, augmentation aside."""
+        own = self.scenario.stream.normalize != "data"  # else the statistics are the data's, and so in its fingerprint
+        return f"{store.fingerprint}/{store.mean.tolist()}/{store.std.tolist()}" if own else store.fingerprint
+
+    def _teacher_cache(self, material: Material, context: Context, augment: Augment) -> TeacherCache | None:
+        """None for a stream that was extended: the files are about the rows of one data set."""
+        if self.scenario.stream.extensions:
+            return None
+        store, stream = material.store, material.stream
         plain = resolved(self.scenario)
         # Tracking is left out: an address may hold a password, and the cache is shared.
         scenario = {key: plain[key] for key in ("name", "seed", "stream", "student", "teachers", "train")}
-        data = {"name": store.name, "fingerprint": store.fingerprint}
+        data = {"name": store.name, "fingerprint": self._normalized(store)}
         about = {"data": data, "origin": {"scenario": scenario, "base": str(self.base)}, "device": self.device}
         return TeacherCache.of(self.cache / "answers", context.train, stream, augment, **about)
 
     def one_teacher(self, name: str, features: tuple[str, ...]) -> tuple[Teacher, TeacherCache]:
         """One teacher as a run composes it, and the cache that it answers into: all that checking its answers takes."""
-        store, stream, augment, context = self._ground()
+        material, augment, context = self._ground()
         teacher = self._teacher(name, self.scenario.teachers[name], context, {})
         teacher.request(features)
         set_precision([teacher.module()], self.scenario.train, self.device)
-        return teacher, self._teacher_cache(store, stream, context, augment)
+        cache = self._teacher_cache(material, context, augment)
+        assert cache is not None, "only streams that were never extended have answers in the cache"
+        return teacher, cache
 
     def _teachers(self, context: Context) -> dict[str, Teacher]:
         """Ensembles come after the members they are made of, whatever their place in the file."""
@@ -275,8 +302,8 @@ def refuse_gaps(parts: Parts, stream: Stream) -> None:
             )
 
 
-def rehearse_growth(student: Student, stream: Stream) -> None:
-    """Grow a copy of the head through the whole stream: classes that it refuses are refused before any training."""
+def rehearse_growth(student: Student, stream: Iterable[Experience]) -> None:
+    """Grow a copy of the head through all that is coming: classes that it refuses are refused before any training."""
     head = copy.deepcopy(student.head)
     for experience in stream:
         head.grow(experience.classes, experience.index, generator(0))

@@ -38,6 +38,8 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
         + (", …" if len(stream) > 6 else ""),
         "student": f"{scenario.student.model.name} with a {scenario.student.head.name} head, {_size(STUDENT, numbers)}",
     }
+    if scenario.stream.extensions:
+        lines["extended by"] = ", ".join(each.dataset.name for each in scenario.stream.extensions)
     for name, part in scenario.teachers.items():
         size = f", {_size(name, numbers)}" if f"{name}_parameters" in numbers else ""
         lines[f"teacher {name}"] = f"{part.name}{size}"

@@ -115,20 +115,23 @@ def _begin(directory: RunDirectory, run_id: str, name: str) -> None:
     directory.update(id=run_id, name=name, created=time.time())
 
 
-def find(wanted: str, cache: Path) -> RunDirectory:
-    """The run that `--resume` names: its directory, its id, or `last`."""
-    named = Path(os.path.expanduser(wanted))  # unlike Path's own, it leaves a `~` that is no home as it is
-    if (named / MANIFEST).exists():
-        return RunDirectory(named.absolute())
+def find(wanted: str, cache: Path, option: str = "--resume") -> RunDirectory:
+    """The run that `option` names: its directory, its id, how its id begins, or `last`."""
+    place = Path(os.path.expanduser(wanted))  # unlike Path's own, it leaves a `~` that is no home as it is
+    if (place / MANIFEST).exists():
+        return RunDirectory(place.absolute())
     known = _known(cache)
     if wanted == "last" and known:
         return RunDirectory(max(known.values(), key=lambda path: (path / MANIFEST).stat().st_mtime))
-    if wanted in known:
-        return RunDirectory(known[wanted])
+    named = [wanted] if wanted in known else [each for each in known if wanted and each.startswith(wanted)]
+    if len(named) == 1:
+        return RunDirectory(known[named[0]])
+    if named:
+        raise UserError(f"{option} {wanted}: several runs begin like this: {', '.join(sorted(named))}")
     if Path(wanted).is_dir():
-        raise UserError(f"--resume {wanted}: this directory holds no run ({MANIFEST} is missing)")
+        raise UserError(f"{option} {wanted}: this directory holds no run ({MANIFEST} is missing)")
     raise UserError(
-        f"--resume {wanted}: no such run here; give a run's directory, its id or 'last', {did_you_mean(wanted, known)}"
+        f"{option} {wanted}: no such run here; give a run's directory, its id or 'last', {did_you_mean(wanted, known)}"
     )
 
 

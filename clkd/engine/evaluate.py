@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Evaluation:
     """What one pass over the test rows of some experiences found.
 
     Attributes:
-        accuracy: per experience, all columns of the head competing.
+        accuracy: per experience, all columns of the head competing; NaN where there are no rows to tell by.
         task_aware: per experience, only the classes of that experience competing.
         confusion: `[C, C]` int64 counts over all rows: true class by predicted class.
     """
@@ -53,17 +54,18 @@ def evaluate(
     """
     student.eval()
     device = next(student.parameters()).device
+    classes = max(classes, *(c + 1 for c in student.class_ids))  # a head may have columns for classes to come
     confusion = torch.zeros(classes * classes, dtype=torch.long, device=device)
     known: dict[tuple[object, ...], Tensor] = {}
     hits, sizes = [], []
     for experience in experiences:
         rows: Rows = getattr(experience, split)
         key = (id(rows.index), rows.warp, experience.classes)
-        if key not in known:
+        if key not in known and len(rows):
             known[key] = _hits(student, rows.ready(device), experience, augment, batch_size, confusion, ranks, look)
-        hits.append(known[key])
-        sizes.append(max(len(rows), 1))
-    shares = (ranks.sum(torch.stack(hits)).double().T / torch.tensor(sizes, device=device)).tolist()
+        hits.append(known.get(key, confusion.new_zeros(2)))
+        sizes.append(len(rows) or math.nan)
+    shares = (ranks.sum(torch.stack(hits)).double().T / torch.tensor(sizes, dtype=torch.double, device=device)).tolist()
     return Evaluation(shares[0], shares[1], ranks.sum(confusion).view(classes, classes).cpu())
 
 

@@ -18,6 +18,7 @@ from clkd.engine.bar import Bar
 from clkd.engine.compose import Composer, Composition
 from clkd.engine.describe import describe, facts
 from clkd.engine.directory import RunDirectory
+from clkd.engine.fork import take_over
 from clkd.engine.guard import NonFiniteError
 from clkd.engine.job import Job, open_job
 from clkd.engine.loop import Loop, is_check
@@ -37,6 +38,7 @@ from clkd.ranks import Ranks, joined
 from clkd.scenario.request import RunRequest
 from clkd.schedules.base import Progress
 from clkd.tracking.group import Trackers
+from clkd.tracking.points import carried_points
 from clkd.tracking.result import build_result
 
 log = logging.getLogger("clkd.engine")
@@ -64,7 +66,7 @@ def _execute(request: RunRequest, plugins: Plugins, ranks: Ranks) -> dict[str, A
         plugins.manager.hook.clkd_configure(scenario=job.scenario, registry=plugins.registry)
         device = _device(job.scenario.device, ranks)
         bar = Bar(request.quiet, "teacher")
-        composer = Composer(job.scenario, plugins.registry, device, cache, job.base, bar, ranks)
+        composer = Composer(job.scenario, plugins.registry, device, cache, job.base, bar, ranks, job.past)
         composed = composer.compose(teach=not request.dry_run)
         if request.dry_run:
             return _preview(job, composed) if ranks.first else {}
@@ -109,13 +111,23 @@ class _Execution:
             ranks=ranks,
         )
         self.saver = Saver(self.directory, job.scenario.checkpoint, ranks)
-        if job.saved:
+        if job.fork:
+            with fitting():
+                take_over(job.fork, job.fork.scenario(plugins.registry), self.run, composed, self.loop)
+        elif job.saved:
             self.saver.last = job.saved.path
             with fitting():
                 self.saver.entry = go_back(job.saved, self.run, composed.parts, self.loop)
+        if self.run.origin:
+            carried = range(min(self.run.origin["experience"] + 1, self.run.record.trained))
+            self.run.carried = [carried_points(self.run.record, i, composed.metrics) for i in carried]
         self.before = self.run.seconds.get("total", 0.0)
         self.scheduler = self._scheduler(request.limit_experiences)
         self.noted = False
+        if ranks.first:
+            self.directory.update(stream=composed.material.facts)
+        if job.fork:
+            self._save()  # its own copy: the origin may go
 
     def run_to_end(self) -> dict[str, Any]:
         outcome = Outcome("failed")
@@ -254,6 +266,7 @@ def _make_run(job: Job, composed: Composition, command: str, device: torch.devic
         record=Record.empty(len(stream), stream.task_labels),
         resumed=job.resumed,
         tracking=job.tracking,
+        origin=job.origin,
         plugins=[f"{plugin.name}=={plugin.version or plugin.origin}" for plugin in plugins.guests()],
     )
 

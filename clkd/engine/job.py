@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from clkd.engine.directory import RunDirectory, create, find, new_run_id
+from clkd.engine.fork import Fork, open_fork
+from clkd.engine.material import Past
 from clkd.engine.provenance import RESOLVED, check_plugins, check_scenario, check_state, digest, plugins_of
 from clkd.engine.saver import Saved, newest
 from clkd.errors import UserError
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.document import read_text, to_yaml
-from clkd.scenario.load import load
+from clkd.scenario.load import Loaded, load
 from clkd.scenario.model import Scenario
 from clkd.scenario.request import RunRequest
 from clkd.scenario.resolve import config_sha, resolved
@@ -37,6 +39,9 @@ class Job:
         limit_batches: batches per epoch, a property of the run that resuming keeps.
         saved: where an earlier process stopped, if one did and had saved anything.
         resumed: whether there was an earlier process.
+        fork: what this new run goes on from, if that is another run.
+        origin: which run and experience that was, also after a resume.
+        past: what is known of the stream, where it was trained in part.
     """
 
     scenario: Scenario
@@ -48,7 +53,9 @@ class Job:
     saved: Saved | None = None
     tracking: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What trackers noted when the run first started, by tracker."""
-
+    fork: Fork | None = None
+    origin: dict[str, Any] | None = None
+    past: Past | None = None
     resumed: bool = False
 
 
@@ -79,9 +86,10 @@ def _claimed(directory: RunDirectory | None, request: RunRequest, ranks: Ranks) 
 
 
 def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> Job:
-    assert request.scenario is not None, "the command line asks for a scenario unless a run is resumed"
-    loaded = load(request.scenario, request.settings, registry)
+    fork = open_fork(request.origin, cache) if request.origin else None
+    loaded = _loaded(request, registry, fork)
     run_id = new_run_id()
+    limit = request.limit_batches or (fork.manifest["limit_batches"] if fork else None)
     directory = None
     if ranks.first and not request.dry_run:
         directory = create(loaded.scenario.output, loaded.scenario.name, run_id, cache)
@@ -91,12 +99,24 @@ def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> 
         directory.update(
             base=str(loaded.base),
             command=request.command,
-            limit_batches=request.limit_batches,
+            limit_batches=limit,
             resolved_sha256=digest(text.encode()),
             plugins=plugins_of(loaded.scenario, registry),
         )
+        if fork:
+            directory.update(origin=fork.origin)
     run_id, directory = ranks.tell((run_id, directory))
-    return Job(loaded.scenario, loaded.source_text, loaded.base, directory, run_id, request.limit_batches)
+    job = Job(loaded.scenario, loaded.source_text, loaded.base, directory, run_id, limit)
+    return replace(job, fork=fork, origin=fork.origin, past=fork.past) if fork else job
+
+
+def _loaded(request: RunRequest, registry: Registry, fork: Fork | None) -> Loaded:
+    """The scenario of a new run: the file that is named, or a copy of the one it goes on from."""
+    if request.scenario is not None:
+        return load(request.scenario, request.settings, registry)
+    assert fork is not None, "the command line asks for a scenario unless a run is named"
+    settings = ["output=null", *request.settings]  # a place of its own
+    return load(fork.directory.path / "resolved.yaml", settings, registry, base=Path(fork.manifest["base"]))
 
 
 def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -> Job:
@@ -110,6 +130,7 @@ def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -
     saved = newest(directory.checkpoints)
     if saved:
         check_state(saved.state, manifest, saved.path)
+    trained = saved.state["run"]["record"]["trained"] if saved else 0
     return Job(
         scenario=loaded.scenario,
         source=read_text(directory.path / "scenario.yaml"),
@@ -120,6 +141,8 @@ def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -
         saved=saved,
         resumed=True,
         tracking=manifest.get("tracking", {}),
+        origin=manifest.get("origin"),
+        past=Past(manifest.get("stream", []), trained),
     )
 
 

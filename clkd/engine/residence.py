@@ -31,9 +31,11 @@ def stays_resident(wanted: bool | str, store: Store, stream: Stream, device: tor
 
 def footprint(store: Store, stream: Stream) -> int:
     """Bytes of all rows, and of the largest experience's warped copy."""
-    row = store.train.x[:1].nbytes
-    warped = [len(rows) * row for e in stream for rows in (e.train, e.validation, e.test) if rows.warp is not None]
-    return int(store.train.x.nbytes + store.test.x.nbytes) + max(warped, default=0)
+    selections = [rows for e in stream for rows in (e.train, e.validation, e.test)]
+    own = store.train.x, store.test.x
+    added = {id(rows.x): rows.x.nbytes for rows in selections if not any(rows.x is x for x in own)}
+    warped = [len(rows) * rows.x[:1].nbytes for rows in selections if rows.warp is not None]
+    return int(sum(x.nbytes for x in own)) + sum(added.values()) + max(warped, default=0)
 
 
 def memory_of(device: torch.device) -> int:

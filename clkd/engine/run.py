@@ -32,6 +32,8 @@ class Run:
         unevaluated: whether that experience was trained and ended, and only its evaluation is missing.
         step: optimiser steps so far.
         resumed: whether this process continues an earlier one.
+        origin: the run that this one goes on from (`run`, `experience`, `mlflow`), if it does.
+        carried: of each experience that the origin trained, the numbers that trackers show beside this run's own.
         tracking: what the trackers must know to go on after a resume (MLflow run ids), by tracker name.
     """
 
@@ -56,6 +58,8 @@ class Run:
     resumed: bool = False
     plugins: list[str] = field(default_factory=list)
     tracking: dict[str, dict[str, Any]] = field(default_factory=dict)
+    origin: dict[str, Any] | None = None
+    carried: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(slots=True)

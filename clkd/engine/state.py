@@ -46,7 +46,7 @@ def restore(state: dict[str, Any], run: Run, parts: Parts, loop: Loop) -> None:
     for term in parts.terms:
         specs = state["terms"][term.name]["specs"]
         if specs is not None:  # bound before: its parameters have shapes that only binding again can make
-            term.specs = _spec(specs[0]), _spec(specs[1]) if specs[1] else None
+            term.specs = spec_of(specs[0]), spec_of(specs[1]) if specs[1] else None
             term.loss.bind(*term.specs)
     _fill(parts, state)
     parts.modules().to(device)
@@ -141,7 +141,7 @@ def _term(specs: tuple[Spec, Spec | None] | None, state: dict[str, Any]) -> dict
     return {"specs": plain, "state": dict(state)}
 
 
-def _spec(plain: dict[str, Any]) -> Spec:
+def spec_of(plain: dict[str, Any]) -> Spec:
     """What `asdict` made of a spec, as a spec."""
     tuples: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
     return Spec(**tuples)

@@ -49,6 +49,11 @@ class ClassBalanced(Tabled):
             slots = torch.arange(len(self), len(self) + len(some))
             self.table.write(slots, rows, {KEY: key[some]})
 
+    def staying(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Each class's share of a larger memory's rows."""
+        y = rows["y"].cpu()
+        return smallest(y, rows[EXTRA + KEY].cpu(), tuple(torch.unique(y).tolist()), self.size)
+
     def _column(self, name: str) -> list[Tensor]:
         """What is kept, on the CPU; nothing at first."""
         return [self.table.columns[name][: len(self)].cpu()] if len(self) else []

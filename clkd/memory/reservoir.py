@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from clkd.memory.table import EXTRA
 from clkd.memory.tabled import Tabled
 from clkd.signals import Batch, Needs, Signals, by_class
 
 if TYPE_CHECKING:
     from clkd.context import Context
+
+LOGITS = f"{EXTRA}logits"
+"""The table's column with what the student said."""
 
 VIEW = 8
 """Bytes of a view's number."""
@@ -68,16 +73,34 @@ class Reservoir(Tabled):
         lands = (slots < self.size).nonzero().squeeze(1)
         if not len(lands):  # the usual case once much has been seen
             return lands, lands
+        if len(self.table) < min(self.seen - arriving, self.size):
+            slots[lands] = self._next_free(slots[lands])
         # Row by row a later row would overwrite an earlier one in the same slot: keep the last of each slot.
         last = torch.full((self.size,), -1).scatter_reduce(0, slots[lands], lands, "amax")
         taken = (last >= 0).nonzero().squeeze(1)
         return taken, last[taken]
 
+    def _next_free(self, slots: Tensor) -> Tensor:
+        """A memory that became larger has empty slots after the filled ones: rows for any of them take the next."""
+        count, found = len(self.table), []
+        for slot in slots.tolist():
+            found.append(min(slot, count))
+            count += slot >= count
+        return torch.tensor(found)
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "seen": self.seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
+        """Also what a memory held that knew fewer classes, or was smaller or larger.
+
+        A larger one than before is filled by rows to come, which it keeps as if it had always been so large; of the
+        past it has no more than what was kept.
+        """
+        rows = dict(state["table"])
+        if LOGITS in rows:
+            rows[LOGITS] = F.pad(rows[LOGITS], (0, max(self.classes - rows[LOGITS].shape[1], 0)))
+        super().load_state_dict({**state, "table": rows})
         self.seen = int(state["seen"])
 
 

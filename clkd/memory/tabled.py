@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from clkd.memory.base import Memory
 from clkd.memory.budget import rows_within
@@ -57,8 +59,17 @@ class Tabled(Memory):
         return {"table": self.table.state_dict(), "draws": self.draws.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.table.load_state_dict(state["table"])
+        """Also what a larger memory held, as far as there is room."""
         self.draws.set_state(state["draws"].cpu())
+        rows = state["table"]
+        if rows and len(rows["y"]) > self.size:
+            at = self.staying(rows)
+            rows = {name: column[at.to(column.device)] for name, column in rows.items()}
+        self.table.load_state_dict(rows)
+
+    def staying(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Positions of `size` of a larger memory's rows: an even sample."""
+        return torch.randperm(len(rows["y"]), generator=self.draws)[: self.size]
 
     def to(self, device: torch.device | str) -> None:
         self.table.to(device)

@@ -59,6 +59,31 @@ def _named_or_spelt_out(raw: Any) -> Any:
     return raw
 
 
+class Normalize(Options):
+    """What rows are normalised with: per channel on the [0, 1] scale for images, per feature for vectors."""
+
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+
+def _normalized_by(raw: Any) -> Any:
+    """As above."""
+    if isinstance(raw, Mapping):
+        return Normalize.model_validate(raw)
+    if isinstance(raw, str) and raw not in ("data", "first"):
+        raise ValueError(f"normalization '{raw}' is not known ({did_you_mean(raw, ('data', 'first'))})")
+    return raw
+
+
+class Extension(Options):
+    """Data that came later (`clkd extend`): its experiences follow those before it. Classes are the same by name."""
+
+    dataset: DatasetPart
+    split: StreamPart
+    new_domain: bool = False
+    """Whether its rows are another domain than all before."""
+
+
 class StreamOptions(Options):
     """The data, and how it is cut into experiences."""
 
@@ -66,9 +91,14 @@ class StreamOptions(Options):
     split: StreamPart
     augment: Annotated[Augment | Literal["standard", "none"], BeforeValidator(_named_or_spelt_out)] = "standard"
     """`standard` is what the data set's own entry declares (`clkd list datasets NAME`)."""
+    normalize: Annotated[Normalize | Literal["data", "first"], BeforeValidator(_normalized_by)] = "data"
+    """By the mean and deviation of all training rows of `dataset` (`data`), of those of its first experience (`first`:
+    nothing that comes later is known yet), or by the ones given here."""
     resident: Literal["auto"] | bool = "auto"
     """Whether rows live on the training device (`true`), or stay in the store while batches are read ahead (`false`);
     `auto` streams what would take more than half of the device's memory. The numbers are the same."""
+    extensions: tuple[Extension, ...] = ()
+    """Data that came after `dataset`, one after another."""
 
 
 class StudentOptions(Options):

@@ -13,13 +13,14 @@ class RunRequest:
     """One `clkd run`.
 
     Attributes:
-        scenario: the scenario file; None only with `resume`, which has its own copy.
+        scenario: the scenario file; None only with `resume` or `origin`, which have their own copy.
         overrides: each `--set a.b=v`, as typed.
         seed, device: instead of the scenario's.
         dry_run: compose everything, train nothing, write nothing.
         limit_experiences, limit_batches: stop early.
         tracking, tracking_uri: instead of the scenario's `tracking.mode` and `tracking.uri`.
         resume: a run's directory, its id, or `last`.
+        origin: the run that a new one goes on from, as `resume` names it, perhaps with `@EXPERIENCE`.
         json: print one JSON object on stdout, and nothing else.
         quiet, verbose: less or more on stderr.
         plugins_dirs: directories of plugin files.
@@ -37,6 +38,7 @@ class RunRequest:
     tracking: Literal["mlflow", "offline", "off"] | None = None
     tracking_uri: str | None = None
     resume: str | None = None
+    origin: str | None = None
     json: bool = False
     quiet: bool = False
     verbose: bool = False

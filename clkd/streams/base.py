@@ -125,8 +125,10 @@ class Chunk:
     warp: Warp | None = None
 
 
-def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float) -> list[Experience]:
+def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float, offset: int = 0) -> list[Experience]:
     """Turn chunks into experiences: cut off validation rows, and keep account of the classes seen.
+
+    Where the stream follows another one, `offset` is how many experiences that has: nothing is drawn as it was there.
 
     Raises:
         UserError: an experience would have no training or no test rows.
@@ -137,7 +139,7 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
         for kind, rows in (("training", chunk.train), ("test", chunk.test)):
             if not len(rows):
                 raise UserError(f"experience {index} ({chunk.name}) would have no {kind} rows: change the split")
-        kept, held = holdout(store.train.y, chunk.train, validation, generator(seed, "validation", index))
+        kept, held = holdout(store.train.y, chunk.train, validation, generator(seed, "validation", offset + index))
         if validation and not len(held):
             raise UserError(
                 f"validation: {validation:g} of experience {index} ({chunk.name}) is not one row of any class: raise it"

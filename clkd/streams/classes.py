@@ -31,6 +31,7 @@ def by_class(
     order: Order = "natural",
     order_seed: int | None = None,
     validation: float = 0.0,
+    offset: int = 0,
 ) -> Stream:
     """Class-incremental: the classes are dealt out to the experiences, and a test may ask about all of them.
 
@@ -49,7 +50,7 @@ def by_class(
             raise UserError(problem)
         ordered = _ordered(order, store.class_names, seed if order_seed is None else order_seed)
         groups = deal(ordered, experiences, first)
-    return Stream("class", assemble(_chunks(groups, store), store, seed, validation), store)
+    return Stream("class", assemble(_chunks(groups, store), store, seed, validation, offset), store)
 
 
 @wraps(by_class, assigned=())  # whoever asks for its parameters is told those of `by_class`

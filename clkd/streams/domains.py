@@ -63,6 +63,7 @@ def by_domain(
     angles: Sequence[float] | None = None,
     first_plain: bool = True,
     validation: float = 0.0,
+    offset: int = 0,
 ) -> Stream:
     """Domain-incremental: every experience has all rows, seen in its own way (Permuted and Rotated MNIST).
 
@@ -79,18 +80,21 @@ def by_domain(
     train, test = torch.arange(len(store.train.y)), torch.arange(len(store.test.y))
     chunks = []
     for i in range(count):
+        angle = None if angles is None else angles[i]
         warp, name = (
-            _permuted(i, seed, first_plain) if transform == "permuted" else _rotated(i, seed, max_angle, angles)
+            _permuted(offset + i, seed, first_plain)
+            if transform == "permuted"
+            else _rotated(offset + i, seed, max_angle, angle)
         )
         chunks.append(Chunk(name, train, test, domain=i, warp=warp))
-    return Stream("domain", assemble(chunks, store, seed, validation), store)
+    return Stream("domain", assemble(chunks, store, seed, validation, offset), store)
 
 
 def _permuted(i: int, seed: int, first_plain: bool) -> tuple[Warp | None, str]:
     return (None, "plain") if i == 0 and first_plain else (Permuted(derive(seed, "permuted", i)), f"permuted {i}")
 
 
-def _rotated(i: int, seed: int, max_angle: float, angles: Sequence[float] | None) -> tuple[Warp, str]:
+def _rotated(i: int, seed: int, max_angle: float, given: float | None) -> tuple[Warp, str]:
     drawn = torch.rand((), generator=generator(seed, "rotated", i)).item() * max_angle
-    angle = drawn if angles is None else angles[i]
+    angle = drawn if given is None else given
     return Rotated(angle), f"rotated {angle:.4g}°"

@@ -16,7 +16,7 @@ ALL = -1
 """In a test row's experience column: this row tests every experience."""
 
 
-def as_given(*, store: Store, seed: int, validation: float = 0.0) -> Stream:
+def as_given(*, store: Store, seed: int, validation: float = 0.0, offset: int = 0) -> Stream:
     """The experiences of the data's `experience` columns, in ascending order; domains from its `domain` columns.
 
     Raises:
@@ -29,7 +29,7 @@ def as_given(*, store: Store, seed: int, validation: float = 0.0) -> Stream:
     for index, number in enumerate(torch.unique(torch.cat([train, test[test != ALL]])).tolist()):
         own, tests = positions(train == number), positions((test == number) | (test == ALL))
         chunks.append(Chunk(f"given {number}", own, tests, domain=_domain(store.train, own, index)))
-    return Stream("given", assemble(chunks, store, seed, validation), store)
+    return Stream("given", assemble(chunks, store, seed, validation, offset), store)
 
 
 def _domain(split: Any, rows: torch.Tensor, index: int) -> int:

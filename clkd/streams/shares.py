@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from clkd.data.store import Store
 
 
-def by_data(*, store: Store, seed: int, experiences: int, validation: float = 0.0) -> Stream:
+def by_data(*, store: Store, seed: int, experiences: int, validation: float = 0.0, offset: int = 0) -> Stream:
     """Each experience brings an equal, random share of the training rows.
 
     All experiences are tested on the whole test set, which is the same each time: row i of the accuracy matrix is
@@ -26,5 +26,5 @@ def by_data(*, store: Store, seed: int, experiences: int, validation: float = 0.
     shuffled = torch.randperm(rows, generator=generator(seed, "shares"))
     test = torch.arange(len(store.test.y))
     shares = torch.tensor_split(shuffled, experiences)
-    chunks = [Chunk(f"share {i}", share.sort().values, test) for i, share in enumerate(shares)]
-    return Stream("data", assemble(chunks, store, seed, validation), store)
+    chunks = [Chunk(f"share {offset + i}", share.sort().values, test) for i, share in enumerate(shares)]
+    return Stream("data", assemble(chunks, store, seed, validation, offset), store)

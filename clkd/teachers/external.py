@@ -55,11 +55,13 @@ def fit(
     options = FitOptions(
         model=model, epochs=epochs, batch_size=batch_size, optimizer=optimizer, scheduler=scheduler, seed=seed
     )
-    network = context.network(model, tuple(range(len(context.class_names))), seed)
+    network = context.network(model, tuple(range(len(context.class_names) - context.extended)), seed)
     path = context.cache / "teachers" / f"{model.name}-{_fingerprint(options, context)}.safetensors"
     with alone(beside(path), f"fitting teacher {model.name}"):
         if _loaded(network, path):
             log.info("teacher: %s from the cache (%s)", model.name, path.name)
+        elif not len(context.train):
+            raise UserError(f"it was fitted on data that is not here, and neither is {path}: bring one of them")
         else:
             log.info("teacher: fitting %s for %d epochs on %d rows, once", model.name, epochs, len(context.train))
             context.fit(network, options)
@@ -222,7 +224,7 @@ def _class_ids(classes: tuple[int | str, ...] | None, outputs: int, context: Con
     """The stream's class of each output of a teacher."""
     names = context.class_names
     if classes is None:
-        if outputs != len(names):
+        if outputs not in (len(names), len(names) - context.extended):
             raise UserError(
                 f"the teacher has {outputs} classes, the stream has {len(names)}: say which class each output is with "
                 f"'classes: [...]' (ids or names)"

@@ -49,6 +49,8 @@ class ConsoleTracker(Tracker):
             return
         verb = "resumed" if run.resumed else "run"
         _say(f"{verb} {run.id}: {run.scenario.name}, seed {run.seed}, on {run.device}")
+        if run.origin and not run.resumed:
+            _say(f"  goes on from run {run.origin['run']} after experience {run.origin['experience']}")
         width = max(map(len, run.description), default=0)
         for name, text in run.description.items():
             _say(f"  {name:<{width}}  {text}")

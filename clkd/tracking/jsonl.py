@@ -25,6 +25,7 @@ class JsonlTracker(Tracker):
 
     Keys: `time` (Unix seconds), `event` (start, epoch, experience, end), `step` (optimiser steps so far), `experience`
     and `epoch` where they apply (from 0), `metrics` by name, null where a value is not a number; `status` at the end.
+    Experiences that another run has trained (`clkd run --from`) are `carried`.
     """
 
     name = "jsonl"
@@ -39,6 +40,8 @@ class JsonlTracker(Tracker):
             _drop_unfinished(path, run.record.trained, run.epoch)
         self._epochs = {run.record.trained: run.epoch}
         _append(run, {"event": "start", "metrics": run.facts})
+        for index, points in enumerate([] if run.resumed else run.carried):
+            _append(run, {"event": "experience", "experience": index, "carried": True, "metrics": points})
 
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
         epoch = self._epochs.get(experience.index, 0)

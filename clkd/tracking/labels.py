@@ -57,6 +57,10 @@ def run_tags(run: Run, own: dict[str, str]) -> dict[str, str]:
         "mlflow.source.name": run.command,
         "mlflow.source.type": "LOCAL",
     }
+    if run.origin:
+        tags |= {"clkd.forked_from": run.origin["run"], "clkd.forked_at": str(run.origin["experience"])}
+        if run.origin["mlflow"]:
+            tags["clkd.forked_from_mlflow"] = run.origin["mlflow"]
     if run.stand_in:
         tags["clkd.stand_in"] = run.stand_in
     return {name: value[:LONGEST_TAG] for name, value in tags.items()}

@@ -78,6 +78,8 @@ class MlflowTracker(Tracker):
         state.update(uri=uri, experiment_id=experiment, run_id=identity, children=self._children(experiment, identity))
         self._log_params(stored, {**config, "seed": run.seed, "device": run.device})
         self._log_metrics(identity, {key if "/" in key else f"model/{key}": v for key, v in run.facts.items()}, 0)
+        for index, points in enumerate(run.carried):
+            self._log_metrics(identity, points, index)
         self._client.log_text(identity, run.source, "scenario.yaml")
         self._client.log_text(identity, to_yaml(config), "config.resolved.yaml")
         self._client.log_text(identity, labels.environment(), "environment.txt")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clkd.engine.run import Run
     from clkd.experience import Experience
+    from clkd.metrics.base import Record
 
 LONGEST = 250
 """Characters in a metric's or parameter's name that MLflow accepts."""
@@ -28,6 +30,20 @@ def experience_points(run: Run, experience: Experience, result: Mapping[str, Any
         **_matrix_row("acc_matrix", run.record.matrix[row][: row + 1]),
         **_matrix_row("acc_matrix_task_aware", run.record.task_aware[row][: row + 1]),
         **{f"class_acc/{name}": accuracy for name, accuracy in result.get("per_class", {}).items()},
+    }
+
+
+def carried_points(record: Record, index: int, metrics: Mapping[str, Callable[[Record], float]]) -> dict[str, float]:
+    """What can be told of an experience from the record alone: the matrices' rows, and the metrics as they were then.
+
+    Only the last evaluation's confusion is in the record: what is made from that is left out for all others.
+    """
+    then = replace(record, trained=index + 1, confusion=record.confusion if index == record.trained - 1 else [])
+    values = {f"stream/{name}": metric(then) for name, metric in metrics.items()}
+    return {
+        **{name: value for name, value in values.items() if not math.isnan(value)},
+        **_matrix_row("acc_matrix", record.matrix[index][: index + 1]),
+        **_matrix_row("acc_matrix_task_aware", record.task_aware[index][: index + 1]),
     }
 
 

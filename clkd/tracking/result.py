@@ -27,7 +27,8 @@ def build_result(
         checkpoint: the last one that was written.
 
     `accuracy_matrix[i][j]` is the accuracy on experience j after experience i; only columns j ≤ i are about what was
-    trained. `rows_per_second` counts trained rows over training time.
+    trained. `rows_per_second` counts trained rows over training time. `origin` is there where the run goes on from
+    another one.
     """
     train = run.seconds.get("train", 0.0)
     result = {
@@ -42,6 +43,7 @@ def build_result(
         "seconds": {purpose: run.seconds.get(purpose, 0.0) for purpose in PURPOSES},
         "rows_per_second": run.rows / train if train > 0 else None,
         "checkpoint": str(checkpoint) if checkpoint is not None else None,
+        **({"origin": run.origin} if run.origin else {}),
     }
     plain: dict[str, Any] = without_nan(result)
     return plain

@@ -159,6 +159,10 @@ def test_a_mistake_is_one_line_and_exit_2(arguments, expected, clkd, plain):
         (["run", "plain.yaml", "--tracking", "of"], "'of' is not one of"),
         (["validate", "plain.yaml", "-p", "kd"], "write no:NAME"),
         (["validate"], "Missing argument"),
+        (["run", "--resume", "last", "--from", "last"], "--resume goes on with a run, --from starts a new one"),
+        (["extend", "last"], "Missing argument 'NEW_DATA'"),
+        (["extend", "last", "new", "--by", "clas"], "'clas' is not one of"),
+        (["extend", "last", "new", "--classes", "a", "--experiences", "2"], "leave out --experiences and --by"),
     ],
 )
 def test_wrong_usage_is_told_by_click_and_exits_2(arguments, expected, clkd, plain):

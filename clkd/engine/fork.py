@@ -1,0 +1,301 @@
+"""A new run that goes on from a finished experience of another one.
+
+What the origin had learned is carried over into whatever the new scenario composes: the same parts take their state
+back, new ones start as they are, and what cannot fit is an error before any training.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clkd import checkpoint
+from clkd.engine.carry import padded
+from clkd.engine.compose import Composition, rehearse_growth, term_name
+from clkd.engine.directory import RunDirectory, find
+from clkd.engine.evaluate import evaluate, known_experiences
+from clkd.engine.loop import Loop
+from clkd.engine.material import Past, differing
+from clkd.engine.run import Run
+from clkd.engine.state import restore, spec_of
+from clkd.engine.term import Term
+from clkd.errors import UserError, did_you_mean
+from clkd.experience import Experience
+from clkd.metrics.base import Record
+from clkd.models.student import Student
+from clkd.optimizers import build_optimizer
+from clkd.options import Options, Parsing, Part
+from clkd.registry import Registry
+from clkd.scenario.document import parse, read_text
+from clkd.scenario.model import Scenario
+from clkd.seeding import generator
+
+log = logging.getLogger("clkd.engine")
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """The run that another one goes on from, and how far it had come.
+
+    Attributes:
+        directory, manifest: the run's own.
+        experience: the last one that counts.
+        state: as its checkpoint holds it.
+    """
+
+    directory: RunDirectory
+    manifest: dict[str, Any]
+    experience: int
+    state: State
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Which run and experience it was, and its MLflow run if it has one."""
+        mlflow = self.manifest.get("tracking", {}).get("mlflow", {}).get("run_id")
+        return {"run": self.manifest["id"], "experience": self.experience, "mlflow": mlflow}
+
+    @property
+    def past(self) -> Past:
+        return Past(self.manifest["stream"], self.experience + 1)
+
+    def scenario(self, registry: Registry) -> Scenario:
+        """What it was trained by."""
+        data = parse(read_text(self.directory.path / "resolved.yaml")).data
+        return Scenario.model_validate(data, context=Parsing(registry))
+
+
+def open_fork(wanted: str, cache: Path, option: str = "--from") -> Fork:
+    """The run and experience that `RUN` or `RUN@EXPERIENCE` names.
+
+    Raises:
+        UserError: there is no such run, or that experience is not finished.
+    """
+    name, index = split(wanted)
+    directory = find(name, cache, option)
+    manifest = directory.manifest()
+    finished = sorted(_finished(directory.checkpoints))
+    if not finished:
+        raise UserError(
+            f"{option} {wanted}: this run has finished no experience yet, so there is nothing to go on from"
+        )
+    if "stream" not in manifest:
+        raise UserError(f"{option} {wanted}: an older clkd made this run and did not note its data: resume it once")
+    experience = finished[-1] if index is None else index
+    if experience not in finished:
+        hint = did_you_mean(str(index), map(str, finished))
+        raise UserError(f"{option} {wanted}: no checkpoint of experience {experience}, {hint}")
+    return Fork(directory, manifest, experience, checkpoint.load(directory.checkpoints / f"exp_{experience:03d}"))
+
+
+def split(wanted: str) -> tuple[str, int | None]:
+    """Run and experience.
+
+    >>> split("runs/mine@3"), split("last")
+    (('runs/mine', 3), ('last', None))
+    """
+    name, at, index = wanted.rpartition("@")
+    return (name, int(index)) if at and index.isdecimal() else (wanted, None)
+
+
+def _finished(checkpoints: Path) -> list[int]:
+    named = (re.fullmatch(r"exp_([0-9]+)", path.name) for path in checkpoints.glob("exp_*"))
+    return [int(found[1]) for found in named if found]
+
+
+def take_over(fork: Fork, before: Scenario, run: Run, composed: Composition, loop: Loop) -> None:
+    """Bring a freshly composed training to where the origin stood.
+
+    Raises:
+        UserError: what was learned does not fit what was composed.
+    """
+    fresh = copy.deepcopy(composed.parts.student)
+    state = _Carry(fork.state, before, run.scenario, composed).state()
+    restore(state, run, composed.parts, loop)
+    _take_optimizer(fork.state["optimizer"], before, composed, loop)
+    last = composed.stream[fork.experience]
+    for name, teacher in composed.parts.teachers.items():
+        if not _same(before.teachers.get(name), run.scenario.teachers[name]):
+            teacher.end(last, composed.parts.student)  # as if it had been there: the previous self is the student now
+    rehearse_growth(composed.parts.student, composed.stream.experiences[fork.experience + 1 :])
+    _look_ahead(fork.past, run.record, composed, loop, fresh)
+
+
+@dataclass(frozen=True, slots=True)
+class _Carry:
+    """From what the origin saved to what `restore` reads into other parts."""
+
+    saved: State
+    before: Scenario
+    now: Scenario
+    composed: Composition
+
+    def state(self) -> State:
+        student = self._student()
+        return {
+            **self.saved,
+            "run": {**self.saved["run"], "record": self._record()},
+            "student": student,
+            "terms": {term.name: self._term(term) for term in self.composed.parts.terms},
+            "teachers": {name: self._teacher(name) for name in self.composed.parts.teachers},
+            "memory": self._memory(),
+            "transfer": self._transfer(),
+            "optimizer": None,  # read by `_take_optimizer`, once all parameters are there
+        }
+
+    def _record(self) -> dict[str, Any]:
+        old = Record.from_state(self.saved["run"]["record"])
+        new = Record.empty(len(self.composed.stream), self.composed.stream.task_labels)
+        width = min(old.experiences, new.experiences)
+        for i in range(old.trained):
+            new.class_incremental[i][:width] = old.class_incremental[i][:width]
+            new.task_aware[i][:width] = old.task_aware[i][:width]
+        new.baseline[:width] = old.baseline[:width]
+        new.confusion, new.trained = old.confusion, old.trained
+        return new.state_dict()
+
+    def _student(self) -> State:
+        """A head that has columns from the start keeps those that it has beyond the origin's."""
+        student, saved = self.composed.parts.student, self.saved["student"]
+        layout, fresh = saved["layout"], student.layout()
+        state = dict(saved["state"])
+        more = [i for i, c in enumerate(fresh["class_ids"]) if c not in layout["class_ids"]]
+        if more:
+            born = [*layout["born"], *[-1] * len(more)]
+            layout = {"class_ids": [*layout["class_ids"], *(fresh["class_ids"][i] for i in more)], "born": born}
+            for name in ("head.weight", "head.bias"):
+                if name in state:
+                    state[name] = torch.cat([state[name], student.state_dict()[name][more].cpu()])
+        student.lay_out(layout)
+        own, theirs = _shapes(student.state_dict()), _shapes(state)
+        for name in [*own, *theirs]:
+            if own.get(name) != theirs.get(name):
+                raise UserError(
+                    f"student: the origin's is another one ({name} is {_said(theirs.get(name))} there and "
+                    f"{_said(own.get(name))} here): a new run from it needs the same model and head"
+                )
+        return {"layout": layout, "state": state}
+
+    def _term(self, term: Term) -> State:
+        """What a term had learned, if it is still of the same kind and shape."""
+        saved = self.saved["terms"].get(term.name)
+        fresh = {"specs": None, "state": term.loss.state_dict()}
+        kinds = [{term_name(part): part.name for part in each.losses} for each in (self.before, self.now)]
+        if saved is None or kinds[0].get(term.name) != kinds[1][term.name]:
+            return fresh
+        return saved if self._fits(term, saved) else fresh
+
+    def _fits(self, term: Term, saved: State) -> bool:
+        trial = copy.deepcopy(term.loss)
+        if saved["specs"] is not None:
+            a, b = saved["specs"]
+            trial.bind(spec_of(a), spec_of(b) if b else None)
+        if _shapes(trial.state_dict()) == _shapes(saved["state"]):
+            return True
+        log.info("losses: %s starts afresh, since its parameters have another shape now", term.name)
+        return False
+
+    def _teacher(self, name: str) -> State:
+        if _same(self.before.teachers.get(name), self.now.teachers[name]):
+            kept: State = self.saved["teachers"][name]
+            return kept
+        return self.composed.parts.teachers[name].state_dict()
+
+    def _memory(self) -> State:
+        old, new = self.before.memory, self.now.memory
+        if new.name == "none" or old.name == "none":
+            return self.composed.parts.memory.state_dict()
+        if old.name != new.name:
+            raise UserError(
+                f"memory: the origin's is '{old.name}', whose rows cannot be handed to '{new.name}': keep it, or go on "
+                f"with memory: none"
+            )
+        for key in _changed(old.options, new.options):
+            if key != "size":
+                raise UserError(f"memory.{key}: cannot change, since the rows that are kept came by it")
+        saved: State = self.saved["memory"]
+        return saved
+
+    def _transfer(self) -> State:
+        fresh = self.composed.parts.transfer.state_dict()
+        saved: State = self.saved["transfer"]
+        return saved if _same(self.before.transfer, self.now.transfer) and _shapes(saved) == _shapes(fresh) else fresh
+
+
+def _take_optimizer(saved: State | None, before: Scenario, composed: Composition, loop: Loop) -> None:
+    """Moments and counts of each parameter that is still there; none where the new optimizer keeps other things."""
+    old, new = before.train.optimizer, loop.options.optimizer
+    if saved is None or not loop.options.keep_optimizer:
+        return
+    if old.kind != new.kind or any(bool(old.keywords[key]) != bool(new.keywords[key]) for key in new.keywords):
+        log.info("train.optimizer: starts afresh, since the origin's kept other things")
+        return
+    optimizer = build_optimizer(new, composed.parts.parameters())
+    own, known = optimizer.state_dict(), saved["param_groups"][0]["params"]
+    parameters = list(composed.parts.parameters())
+    if len(parameters) != len(known):  # the losses have others now; the student's come first
+        parameters = [parameter for parameter in composed.parts.student.parameters() if parameter.requires_grad]
+    own["state"] = {
+        place: {name: padded(value, parameter) for name, value in saved["state"][index].items()}
+        for place, (index, parameter) in enumerate(zip(known, parameters, strict=False))
+        if index in saved["state"]
+    }
+    optimizer.load_state_dict(own)
+    loop.optimizer = optimizer
+
+
+def _look_ahead(past: Past, record: Record, composed: Composition, loop: Loop, fresh: Student) -> None:
+    """What the origin could not know: how the student, and an untrained one, do on experiences that it did not have."""
+    new = [i for i in differing(past.facts, composed.material.facts) if i >= past.trained]
+    if not new:
+        return
+    experiences = [composed.stream[i] for i in new]
+    fresh.grow(composed.stream[0].classes, 0, generator(loop.seed, "head", 0))
+    for experience, (share, aware) in _shares(fresh, experiences, composed, loop):
+        record.baseline[experience.index] = aware if record.task_labels else share
+    for row in (record.class_incremental[past.trained - 1], record.task_aware[past.trained - 1]):
+        for i in new:
+            row[i] = math.nan
+    coming = [each for each in experiences if each.index == past.trained]
+    for experience, (share, aware) in _shares(composed.parts.student, coming, composed, loop):
+        record.class_incremental[past.trained - 1][experience.index] = share
+        record.task_aware[past.trained - 1][experience.index] = aware
+
+
+def _shares(
+    student: Student, experiences: Sequence[Experience], composed: Composition, loop: Loop
+) -> list[tuple[Experience, tuple[float, float]]]:
+    """Accuracy, class-incremental and task-aware, on those experiences that the student has columns for."""
+    known = known_experiences(student, experiences)
+    if not known:
+        return []
+    size, classes = loop.options.eval_batch_size, len(composed.stream.class_names)
+    found = evaluate(student, known, composed.parts.augment, size, classes, ranks=loop.ranks)
+    return list(zip(known, zip(found.accuracy, found.task_aware, strict=True), strict=True))
+
+
+def _same(a: Part | None, b: Part) -> bool:
+    """Whether a part is still of the kind it was."""
+    return a is not None and a.name == b.name
+
+
+def _changed(a: Options, b: Options) -> list[str]:
+    return [key for key in type(b).model_fields if getattr(a, key) != getattr(b, key)]
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _said(shape: tuple[int, ...] | None) -> str:
+    return "not there" if shape is None else str(list(shape))

@@ -1,0 +1,105 @@
+"""Several streams as one: what came later follows what came before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clkd.experience import Experience, Rows
+from clkd.streams.base import Stream
+
+if TYPE_CHECKING:
+    from clkd.data.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One of the streams that are joined.
+
+    Attributes:
+        stream: with classes, experiences and sample ids of its own, all from 0.
+        rows: how many training rows its data set has.
+        new_domain: whether its domains are others than those before it.
+    """
+
+    stream: Stream
+    rows: int
+    new_domain: bool = False
+
+
+def join(pieces: Sequence[Piece], store: Store) -> Stream:
+    """The experiences of all pieces, in one numbering of classes, experiences, domains and rows.
+
+    A class is known by its name: those that no earlier piece has get the next ids, in their own data set's order. Rows
+    are numbered on, so that two pieces give the same numbers as one data set that holds the rows of both, in order.
+    A name, whether tasks are told, and the normalization are the first piece's. `store` gives all but the class names.
+    """
+    first, names = pieces[0].stream, list(pieces[0].stream.class_names)
+    experiences: list[Experience] = []
+    rows = domains = 0
+    for piece in pieces:
+        offset = domains if piece.new_domain or piece.stream.name == "domain" else 0
+        move = _Move(_ids(piece.stream, names), len(experiences), rows, offset)
+        experiences += (move.experience(each) for each in piece.stream)
+        rows += piece.rows
+        domains = max(domains, *(each.train.domain + 1 for each in experiences))
+    counted = list(_counted(experiences))
+    return Stream(first.name, counted, replace(store, class_names=tuple(names)), first.task_labels)
+
+
+def _ids(stream: Stream, names: list[str]) -> tuple[int, ...]:
+    """The global id of each of a stream's classes, -1 for one that it never brings; `names` is extended."""
+    seen = set(stream[-1].seen)
+    ids = []
+    for own, name in enumerate(stream.class_names):
+        if name not in names and own in seen:
+            names.append(name)
+        ids.append(names.index(name) if name in names else -1)
+    return tuple(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """Into the joined numbering: the global id of each class, and what is added to the other numbers."""
+
+    ids: tuple[int, ...]
+    experiences: int
+    rows: int
+    domains: int
+
+    def experience(self, own: Experience) -> Experience:
+        classes = tuple(self.ids[c] for c in own.classes)
+        return replace(
+            own,
+            index=own.index + self.experiences,
+            classes=classes,
+            name=str(list(classes)) if own.name == str(list(own.classes)) else own.name,
+            train=self._rows(own.train, own.index),
+            validation=self._rows(own.validation, own.index),
+            test=self._rows(own.test, own.index),
+        )
+
+    def _rows(self, own: Rows, index: int) -> Rows:
+        return replace(
+            own,
+            y=torch.tensor(self.ids)[own.y],
+            sample_id=self._sample_id(own.sample_id),
+            domain=own.domain + self.domains,
+            experience=index + self.experiences,
+        )
+
+    def _sample_id(self, own: Tensor) -> Tensor:
+        return own + self.rows if self.rows else own
+
+
+def _counted(experiences: Sequence[Experience]) -> Iterator[Experience]:
+    """With the account of the classes seen, and of how many experiences there are."""
+    seen: tuple[int, ...] = ()
+    for each in experiences:
+        known = len(seen)
+        seen += tuple(c for c in each.classes if c not in seen)
+        yield replace(each, seen=seen, known=known, count=len(experiences))

@@ -1,0 +1,264 @@
+"""A new run from a finished experience of another one: what is carried over, what may change, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clkd import checkpoint
+from clkd.engine.execute import execute
+from clkd.engine.fork import split
+from clkd.errors import UserError
+from clkd.plugins import Plugins, load_plugins
+from clkd.scenario.document import to_yaml
+from clkd.scenario.request import RunRequest
+
+KD = {"kind": "kd", "between": ["student", "previous"], "weight": "old_fraction"}
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "stream": {"dataset": {"name": "digits", "rows_per_class": 20}, "split": {"by": "class", "experiences": 4}},
+    "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "linear"},
+    "teachers": {"previous": "previous", "slow": {"kind": "ema", "decay": 0.9}},
+    "losses": [
+        "cross_entropy",
+        KD,
+        {"kind": "kd", "between": ["student", "slow"]},
+        {"kind": "features", "between": ["student.penultimate", "previous.penultimate"], "align": "linear"},
+    ],
+    "memory": {"kind": "reservoir", "size": 30},
+    "train": {"batch_size": 16, "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True},
+    "tracking": {"mode": "offline"},
+}
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return load_plugins()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def origin(plugins: Plugins, home: Path) -> Path:
+    """A finished run, made once."""
+    if not (home / "origin").exists():
+        (home / "origin.yaml").write_text(to_yaml({**BASE, "output": str(home / "origin")}))
+        execute(RunRequest(scenario=home / "origin.yaml", quiet=True), plugins)
+    return home / "origin"
+
+
+def fork(plugins: Plugins, origin: object, place: Path, *settings: str, **request: Any) -> dict[str, Any]:
+    overrides = (f"output={place}", *settings)
+    return execute(RunRequest(origin=str(origin), overrides=overrides, quiet=True, **request), plugins)
+
+
+def state(run: Path, name: str | None = None) -> dict[str, Any]:
+    path = run / "checkpoints" / name if name else checkpoint.latest(run / "checkpoints")
+    assert path is not None
+    found = checkpoint.load(path)
+    found["run"] = {key: value for key, value in found["run"].items() if key not in ("id", "seconds")}
+    return found
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the last bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}.{i}")
+    else:
+        assert a == b or (a != a and b != b), where
+
+
+def events(run: Path, event: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == event]
+
+
+def test_without_changes_it_ends_as_its_origin_did(plugins: Plugins, origin: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in origin.rglob("*") if path.is_file()}
+    forked = fork(plugins, f"{origin}@1", tmp_path / "fork")
+    whole = json.loads((origin / "result.json").read_text())
+    assert (forked["metrics"], forked["accuracy_matrix"]) == (whole["metrics"], whole["accuracy_matrix"])
+    assert_same(state(tmp_path / "fork"), state(origin))
+    assert before == {path: path.read_bytes() for path in origin.rglob("*") if path.is_file()}
+    assert forked["run_id"] != whole["run_id"]
+    manifest = json.loads((tmp_path / "fork" / "run.json").read_text())
+    assert manifest["origin"] == forked["origin"] == {"run": whole["run_id"], "experience": 1, "mlflow": None}
+    ours, theirs = events(tmp_path / "fork", "experience"), events(origin, "experience")
+    assert [line.get("carried", False) for line in ours] == [True, True, False, False]
+    for mine, its in zip(ours, theirs, strict=True):
+        shown = {name for name in mine["metrics"] if name.startswith(("stream/", "acc_matrix"))}
+        assert shown >= {"stream/average_accuracy", "acc_matrix/exp_00"}
+        assert {name: mine["metrics"][name] for name in shown} == {name: its["metrics"][name] for name in shown}
+
+
+def test_it_outlives_its_origin(plugins: Plugins, origin: Path, tmp_path: Path) -> None:
+    shutil.copytree(origin, tmp_path / "origin")
+    first = fork(plugins, f"{tmp_path / 'origin'}@0", tmp_path / "fork", limit_experiences=1)
+    assert first["status"] == "stopped"
+    shutil.rmtree(tmp_path / "origin")
+    again = execute(RunRequest(resume=str(tmp_path / "fork"), quiet=True), plugins)
+    assert again["origin"]["experience"] == 0
+    assert_same(state(tmp_path / "fork"), state(origin))
+
+
+CHANGES: dict[str, tuple[str, ...]] = {
+    "weight": ("losses.2.weight=2",),
+    "temperature": ("losses.1.temperature=4",),
+    "rate, epochs and batches": ("train.optimizer.lr=0.001", "train.epochs=2", "train.batch_size=8"),
+    "another optimizer": ("train.optimizer={kind: sgd, lr: 0.1, momentum: 0.9}",),
+    "amsgrad": ("train.optimizer.amsgrad=true",),
+    "no state kept": ("train.keep_optimizer=false",),
+    "fewer losses": (
+        "losses=[cross_entropy, {kind: kd, between: [student, previous]}]",
+        "teachers={previous: previous}",
+    ),
+    "more losses": (
+        "teachers.big={kind: previous}",
+        "losses=[cross_entropy, {kind: relation, between: [student, previous]}, {kind: kd, between: [student, slow]}, "
+        "{kind: kd, between: [student, big]}]",
+    ),
+    "another projector": ("losses.3.align=none",),
+    "larger memory": ("memory.size=100",),
+    "smaller memory": ("memory.size=10",),
+    "no memory": ("memory=none",),
+    "transfer": ("transfer={kind: coral, weight: 0.1}",),
+    "augmentation": ("stream.augment={crop: 1}",),
+    "seed": ("seed=3",),
+    "later split": ("stream.split={by: class, classes: [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]}",),
+    "metrics": ("metrics=[average_accuracy]",),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_may_change(plugins: Plugins, origin: Path, tmp_path: Path, change: str) -> None:
+    """It begins where the origin stood, ends elsewhere, and can be resumed as any run."""
+    forked = fork(plugins, f"{origin}@1", tmp_path / "fork", *CHANGES[change], limit_experiences=3)
+    theirs, ours = state(origin, "exp_001"), state(tmp_path / "fork", "exp_001")
+    assert_same(ours["student"], theirs["student"])
+    assert ours["run"]["step"] == theirs["run"]["step"]
+    for i, row in enumerate(theirs["run"]["record"]["class_incremental"][:2]):
+        assert forked["accuracy_matrix"][i][: i + 1] == row[: i + 1]
+    again = fork(plugins, f"{origin}@1", tmp_path / "again", *CHANGES[change])
+    resumed = execute(RunRequest(resume=str(tmp_path / "fork"), quiet=True), plugins)
+    assert resumed["accuracy_matrix"] == again["accuracy_matrix"]
+    assert_same(state(tmp_path / "fork"), state(tmp_path / "again"))
+    differs = [
+        name
+        for name, value in state(tmp_path / "fork")["student"]["state"].items()
+        if not torch.equal(value, state(origin)["student"]["state"][name])
+    ]
+    assert bool(differs) == (change not in ("metrics",))
+
+
+def test_what_the_optimizer_knew_is_carried(plugins: Plugins, origin: Path, tmp_path: Path) -> None:
+    theirs = state(origin, "exp_001")["optimizer"]["state"]
+    for name, settings in (("rate", ("train.optimizer.lr=0.001",)), ("fewer", CHANGES["fewer losses"])):
+        fork(plugins, f"{origin}@1", tmp_path / name, *settings, limit_experiences=2)
+        ours = state(tmp_path / name, "exp_001")["optimizer"]
+        assert_same(ours["state"], {place: theirs[place] for place in ours["state"]})
+        assert len(ours["state"]) == {"rate": len(theirs), "fewer": 4}[name]
+    fork(plugins, f"{origin}@1", tmp_path / "sgd", *CHANGES["another optimizer"], limit_experiences=2)
+    assert state(tmp_path / "sgd", "exp_001")["optimizer"] is None
+
+
+def test_a_new_previous_teacher_is_the_student_as_it_stood(plugins: Plugins, origin: Path, tmp_path: Path) -> None:
+    fork(plugins, f"{origin}@1", tmp_path / "fork", *CHANGES["more losses"], limit_experiences=2)
+    ours = state(tmp_path / "fork", "exp_001")
+    assert_same(ours["teachers"]["big"]["state"], ours["student"]["state"])
+
+
+def test_a_smaller_memory_keeps_some_of_the_rows_and_a_larger_one_all(
+    plugins: Plugins, origin: Path, tmp_path: Path
+) -> None:
+    kept = set(state(origin, "exp_001")["memory"]["table"]["sample_id"].tolist())
+    for size in (10, 100):
+        fork(plugins, f"{origin}@1", tmp_path / str(size), f"memory.size={size}", limit_experiences=2)
+        ours = set(state(tmp_path / str(size), "exp_001")["memory"]["table"]["sample_id"].tolist())
+        assert ours <= kept
+        assert len(ours) == min(size, len(kept))
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "another model": (("student.model={kind: mlp, hidden: [32]}",), "student: the origin's is another one .* is "),
+    "another head": (("student.head=cosine",), "student: the origin's is another one"),
+    "another split": (("stream.split.experiences=5",), r"experience 0 \(\[0, 1, 2\]\) was trained with other rows"),
+    "other data": (("stream.dataset.rows_per_class=10",), "digits is not the data that was trained on"),
+    "other statistics": (("stream.normalize=first",), "stream.normalize: cannot change"),
+    "another memory": (("memory={kind: class_balanced, size: 30}",), "memory: the origin's is 'reservoir'"),
+    "another key": (("losses.0.wieght=2",), "losses.0.wieght: unknown key"),
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_what_may_not_change_is_told_before_training(
+    plugins: Plugins, origin: Path, tmp_path: Path, change: str
+) -> None:
+    settings, said = REFUSED[change]
+    with pytest.raises(UserError, match=said):
+        fork(plugins, f"{origin}@1", tmp_path / "fork", *settings)
+    assert not (tmp_path / "fork").exists(), "a mistake leaves no directory"
+
+
+def test_another_scenario_file_goes_on_from_a_run(plugins: Plugins, origin: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text(
+        to_yaml({**BASE, "losses": ["cross_entropy"], "teachers": {}, "name": "other"})
+    )
+    forked = fork(plugins, f"{origin}@2", tmp_path / "fork", scenario=tmp_path / "other.yaml")
+    assert (forked["scenario"], forked["status"]) == ("other", "finished")
+    assert (
+        forked["accuracy_matrix"][2][:3] == json.loads((origin / "result.json").read_text())["accuracy_matrix"][2][:3]
+    )
+
+
+def test_a_run_is_named_by_its_id_or_how_that_begins(
+    plugins: Plugins, origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(origin, tmp_path / "runs" / "mine")
+    name = json.loads((origin / "run.json").read_text())["id"]
+    assert fork(plugins, f"{name[:5]}@3", tmp_path / "fork")["origin"]["run"] == name
+    with pytest.raises(UserError, match="--from nope: no such run here"):
+        fork(plugins, "nope@3", tmp_path / "other")
+    with pytest.raises(UserError, match="no checkpoint of experience 7, allowed: 0, 1, 2, 3"):
+        fork(plugins, f"{name}@7", tmp_path / "other")
+    assert split("a@b@3") == ("a@b", 3)
+    assert split("me@home") == ("me@home", None)
+
+
+def test_in_mlflow_it_is_linked_and_has_the_origins_rows(plugins: Plugins, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    tracking = {"mode": "mlflow", "uri": f"sqlite:///{tmp_path}/m.db", "child_runs": False}
+    (tmp_path / "s.yaml").write_text(to_yaml({**BASE, "tracking": tracking, "output": str(tmp_path / "origin")}))
+    execute(RunRequest(scenario=tmp_path / "s.yaml", quiet=True, limit_experiences=2), plugins)
+    fork(plugins, tmp_path / "origin", tmp_path / "fork", limit_experiences=3)
+    first, second = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("origin", "fork"))
+    client = MlflowClient(str(tracking["uri"]))
+    identity = first["tracking"]["mlflow"]["run_id"]
+    found = client.get_run(second["tracking"]["mlflow"]["run_id"])
+    assert found.info.run_id != identity
+    tags = {name: found.data.tags[f"clkd.forked_{name}"] for name in ("from", "at", "from_mlflow")}
+    assert tags == {"from": first["id"], "at": "1", "from_mlflow": identity}
+    for name in ("acc_matrix/exp_00", "stream/forgetting"):
+        theirs, ours = (client.get_metric_history(run, name) for run in (identity, found.info.run_id))
+        assert [point.step for point in ours] == [0, 1, 2]
+        assert [point.value for point in ours][:2] == [point.value for point in theirs]
