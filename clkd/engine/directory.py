@@ -18,8 +18,8 @@ from clkd.locks import HeldError, claimed
 MANIFEST = "run.json"
 LOCK = ".lock"
 """Held by the process that trains the run."""
-OWN = (MANIFEST, LOCK, "scenario.yaml", "resolved.yaml")
-"""What is written before a run trains."""
+OWN = (MANIFEST, LOCK, "scenario.yaml", "resolved.yaml", "metrics.jsonl", "environment.txt", "result.json")
+"""What is written of a run even if it never trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,8 @@ def _begin(directory: RunDirectory, run_id: str, name: str) -> None:
     directory.update(id=run_id, name=name, created=time.time())
 
 
-def find(wanted: str, cache: Path) -> RunDirectory:
-    """The run that `--resume` names: its directory, its id, or `last`."""
+def find(wanted: str, cache: Path, option: str = "--resume") -> RunDirectory:
+    """The run that `option` names: its directory, its id, or `last`."""
     if (Path(wanted).expanduser() / MANIFEST).exists():
         return RunDirectory(Path(wanted).expanduser().absolute())
     known = _known(cache)
@@ -116,9 +116,9 @@ def find(wanted: str, cache: Path) -> RunDirectory:
     if wanted in known:
         return RunDirectory(known[wanted])
     if Path(wanted).is_dir():
-        raise UserError(f"--resume {wanted}: this directory holds no run ({MANIFEST} is missing)")
+        raise UserError(f"{option} {wanted}: this directory holds no run ({MANIFEST} is missing)")
     raise UserError(
-        f"--resume {wanted}: no such run here; give a run's directory, its id or 'last', {did_you_mean(wanted, known)}"
+        f"{option} {wanted}: no such run here; give a run's directory, its id or 'last', {did_you_mean(wanted, known)}"
     )
 
 
