@@ -6,11 +6,12 @@ import http.client
 import logging
 import os
 import re
+import sqlite3
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -55,8 +56,11 @@ def check_reachable(uri: str) -> None:
     """Ask a server for a sign of life, since MLflow itself would wait for minutes. Any answer will do, even a refusal.
 
     Raises:
-        TrackingError: no answer within three seconds, or the server reports a failure of its own.
+        TrackingError: no answer within three seconds, or the server reports a failure of its own; a SQLite database
+            that cannot be opened.
     """
+    if uri.startswith(SQLITE):
+        _check_database(_database(uri))
     if not is_server(uri):
         return
     parts = urlsplit(uri)
@@ -71,6 +75,18 @@ def check_reachable(uri: str) -> None:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise TrackingError(f"MLflow server {uri} does not answer: {reason}") from error
+
+
+def _check_database(path: Path) -> None:
+    """A look into it, or, where it is still to be made, into its folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as database:
+            database.execute("PRAGMA schema_version")
+    except (OSError, sqlite3.Error) as error:
+        raise TrackingError(
+            f"MLflow's database {path} cannot be opened ({error}): name another by --tracking-uri"
+        ) from error
 
 
 class _Impatience:

@@ -336,6 +336,17 @@ def test_a_file_store_is_refused_with_the_way_out(drive, make_run, caplog):
     assert "is a file store" in caplog.text
 
 
+def test_a_database_that_is_none_is_named_at_once(drive, here, caplog):
+    (here / "text.db").write_text("not a database at all, but long enough to be looked at " * 99)
+    (here / "in the way").write_text("")
+    for uri, why in (("text.db", "is not a database"), ("in the way/m.db", "File exists")):
+        caplog.clear()
+        drive(recorded(f"sqlite:///{here}/{uri}"), experiences=0)
+        assert f"MLflow's database {here}/{uri} cannot be opened" in caplog.text
+        assert why in caplog.text
+        assert "MLflow lacks 2 of this run's 2 records" in caplog.text
+
+
 def test_the_environment_names_the_store(drive, here, monkeypatch, template):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///sub/other.db")
     (here / "sub").mkdir()
