@@ -11,30 +11,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clkd.errors import TrackingError
 from clkd.scenario.document import parse, read_text
-from clkd.tracking import labels, store
+from clkd.tracking import artifacts, labels, store
 from clkd.tracking.events import END, EPOCH, EXPERIENCE, FILE, START, Event, read
-from clkd.tracking.jsonl import ENVIRONMENT
-from clkd.tracking.points import clean_names, matrix_row, without_nan
+from clkd.tracking.points import clean_names, matrix_row
+from clkd.tracking.stored import MOST_METRICS, Point, Stored
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
 
 STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-MOST_PARAMS, MOST_METRICS = 100, 1000
-"""What one request may carry."""
 VANISHED = {"event": END, "status": "killed", "error": "the process ended without a word, as by SIGKILL"}
 """How a run ended that did not say how."""
-CONSTANT = {"scenario.yaml": "scenario.yaml", "config.resolved.yaml": "resolved.yaml"}
-CHANGING = {ENVIRONMENT: ENVIRONMENT, "result.json": "result.json", FILE: FILE}
-"""Artifacts, by the file of the run's directory that each is a copy of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,39 +45,6 @@ class Destination:
     experiment: str | None = None
     child_runs: bool = True
     tags: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Stored:
-    """What a run has in the store, as far as that was looked up."""
-
-    id: str
-    step: int | None = None
-    """The one step that all points of a child have."""
-    status: str = "RUNNING"
-    ended: int | None = None
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    keys: set[str] = field(default_factory=set)
-    """Metrics that had points when this was looked up."""
-    steps: dict[str, set[int]] = field(default_factory=dict)
-    inputs: bool = False
-    artifacts: set[str] = field(default_factory=set)
-
-    @classmethod
-    def of(cls, run: StoredRun, step: int | None = None) -> _Stored:
-        data = run.data
-        inputs = bool(run.inputs and run.inputs.dataset_inputs)
-        return cls(
-            run.info.run_id,
-            step,
-            run.info.status,
-            run.info.end_time,
-            dict(data.params),
-            dict(data.tags),
-            set(data.metrics),
-            inputs=inputs,
-        )
 
 
 class Upload:
@@ -107,7 +67,8 @@ class Upload:
         self._offset = 0
         self._milestones: list[Event] = []
         """All events but epochs."""
-        self._latest: Event = {}
+        self._first = _first_start(directory)
+        self._latest = self._first
         store.check_reachable(destination.uri)
         with store.impatient():
             self._connect()
@@ -115,12 +76,11 @@ class Upload:
     @property
     def found(self) -> dict[str, Any]:
         """Where the run is: what `run.tracking["mlflow"]` holds."""
-        children = {index: child.id for index, child in self._children.items()}
         return {
             "uri": self.destination.uri,
             "experiment_id": self._experiment,
             "run_id": self._parent.id,
-            "children": children,
+            "children": {index: child.id for index, child in self._children.items()},
         }
 
     def advance(self, over: bool = False) -> None:
@@ -135,7 +95,7 @@ class Upload:
         self._latest = events[-1] if events else self._latest
         end = self._end(over)
         self._describe(end)
-        self._log_points(self._parent, (point for event in events for point in _points(event)))
+        self._parent.log_points(point for event in events for point in _points(event))
         if self.destination.child_runs:
             for event in events:
                 if event["event"] == EXPERIENCE:
@@ -149,161 +109,108 @@ class Upload:
             return self._milestones[-1]
         return {**VANISHED, "time": self._latest["time"]} if over else None
 
-    # The parent run
+    # Finding it
 
     def _connect(self) -> None:
         """Find this run in the store, or create it."""
-        start = _first_start(self.directory)
-        self._name = start["name"]
         self._client = store.open_client(self.destination.uri)
-        name = self.destination.experiment or self._name
-        self._experiment = store.find_experiment(self._client, name, self.destination.uri)
-        found = self._search(f"tags.`clkd.run_id` = '{start['tags']['clkd.run_id']}'")
-        self._parent = self._take_up(found[0]) if found else self._create(start)
+        experiment = self.destination.experiment or self._first["name"]
+        self._experiment = store.find_experiment(self._client, experiment, self.destination.uri)
+        found = self._search(f"tags.`clkd.run_id` = '{self._first['tags']['clkd.run_id']}'")
+        run = found[0] if found else self._create()
+        self._parent = Stored(self._client, run, self.brought)
+        self._files = artifacts.found(self._client, self._parent.id) if found else set()
         self._children = self._find_children() if found else {}
 
     def _search(self, condition: str) -> list[StoredRun]:
         """Runs of the experiment, the oldest first."""
-        found, token = [], None
+        found: list[StoredRun] = []
+        token = None
         while True:
             page = self._client.search_runs(
                 [self._experiment], condition, order_by=["start_time"], page_token=token, max_results=MOST_METRICS
             )
-            found += list(page)
+            found += page
             token = page.token
             if not token:
                 return found
 
-    def _create(self, start: Event) -> _Stored:
-        tags = {**self.destination.tags, **start["tags"]}
-        name = f"{self._name} s{start['tags'].get('clkd.seed')}"
-        made = self._client.create_run(self._experiment, start_time=_milliseconds(start), tags=tags, run_name=name)
+    def _create(self) -> StoredRun:
         self.brought["runs"] += 1
-        return _Stored(made.info.run_id, tags=dict(made.data.tags))
+        return self._client.create_run(
+            self._experiment,
+            start_time=_milliseconds(self._first),
+            tags={"clkd.run_id": self._first["tags"]["clkd.run_id"]},
+            run_name=self._title,
+        )
 
-    def _take_up(self, run: StoredRun) -> _Stored:
-        stored = _Stored.of(run)
-        for item in self._client.list_artifacts(stored.id):
-            inside = self._client.list_artifacts(stored.id, item.path) if item.is_dir else [item]
-            stored.artifacts |= {file.path for file in inside}
-        return stored
+    def _find_children(self) -> dict[str, Stored]:
+        """Children by experience index, as the store has them: the truth even after a crash."""
+        found = self._search(f"tags.`mlflow.parentRunId` = '{self._parent.id}'")
+        ours = [child for child in found if "clkd.experience" in child.data.tags]
+        ours.sort(key=lambda child: int(child.data.tags["clkd.experience"]))
+        indices = [child.data.tags["clkd.experience"] for child in ours]
+        return {
+            index: Stored(self._client, child, self.brought, int(index))
+            for index, child in zip(indices, ours, strict=True)
+        }
+
+    # The parent run
+
+    @property
+    def _title(self) -> str:
+        return f"{self._first['name']} s{self._first['tags'].get('clkd.seed')}"
 
     def _describe(self, end: Event | None) -> None:
-        """Status, tags and parameters. How it ended is said last (`_finish`)."""
-        if end is None and self._parent.status != "RUNNING":
-            self._client.update_run(self._parent.id, status="RUNNING")
-            self._parent.status, self._parent.ended = "RUNNING", None
-        tags = self._tags()
-        if end is not None:
-            del tags["clkd.status_detail"]
-        self._log_tags(tags, end)
-        self._log_params()
+        """Tags, parameters and, unless it is over, that it runs. How it ended is said last (`_finish`)."""
+        running = {} if end else {"clkd.status_detail": "running"}
+        if not end:
+            self._parent.go_on()
+        if not (end and end.get("error")):
+            self._parent.delete_tag("clkd.error")
+        self._parent.log_tags({**self._tags(), **running})
+        if not self.events:
+            self._parent.log_params(self._params())
 
     def _tags(self) -> dict[str, str]:
         """As the latest start says; where and with what a run was resumed is true of its end."""
         tags = dict(self.destination.tags)
         for event in self._milestones:
             tags |= event.get("tags", {})
-        return {"clkd.status_detail": "running", **tags}
+        return tags
 
-    def _log_tags(self, tags: dict[str, str], end: Event | None) -> None:
-        from mlflow.entities import RunTag
-
-        ours, there = self._parent.id, self._parent.tags
-        if "clkd.error" in there and not (end and end.get("error")):
-            self._client.delete_tag(ours, "clkd.error")
-            del there["clkd.error"]
-        new = {name: value for name, value in tags.items() if there.get(name) != value}
-        if new:
-            self._client.log_batch(ours, tags=[RunTag(name, value) for name, value in new.items()])
-            there.update(new)
-            self.brought["tags"] += len(new)
-
-    def _log_params(self) -> None:
-        """Parameters that are not there yet: MLflow refuses to change one."""
-        from mlflow.entities import Param
-
-        start, there = self._milestones[0], self._parent.params
+    def _params(self) -> dict[str, str]:
         config = parse(read_text(self.directory / "resolved.yaml")).data
-        config = {**config, "seed": int(start["tags"]["clkd.seed"]), "device": start["device"]}
-        new = {name: text for name, text in clean_names(dict(labels.flatten(config))).items() if name not in there}
-        params = iter([Param(name, text) for name, text in new.items()])
-        while some := list(islice(params, MOST_PARAMS)):
-            self._client.log_batch(self._parent.id, params=some)
-        there.update(new)
-        self.brought["params"] += len(new)
+        return clean_names(dict(labels.flatten({**config, "device": self._first["device"]})))
 
     def _finish(self, end: Event | None) -> None:
         """Artifacts, and how it ended, which is said even where an artifact cannot be written."""
-        if end is None:
-            self._log_files(CONSTANT, anew=False)
-            return
-        status, time = STATUS[end["status"]], _milliseconds(end)
+        status, time = (STATUS[end["status"]], _milliseconds(end)) if end else ("RUNNING", None)
         settled = (self._parent.status, self._parent.ended) == (status, time)
+        rows = self._matrix() if end else []
         try:
-            self._log_tags(self._conclusion(end), end)
-            self._log_files(CONSTANT, anew=False)
-            self._log_files(CHANGING, anew=not settled)
-            self._log_matrix(anew=not settled)
+            if end:
+                self._parent.log_tags(self._conclusion(end, rows))
+            for name, content in artifacts.of(self.directory, rows, self._title, over=end is not None).items():
+                if name not in self._files or (name in artifacts.CHANGING and not settled):
+                    artifacts.log(self._client, self._parent.id, name, content)
+                    self._files.add(name)
+                    self.brought["artifacts"] += 1
         finally:
-            if not settled:
-                self._client.set_terminated(self._parent.id, status, time)
-                self._parent.status, self._parent.ended = status, time
-                self.brought["ends"] += 1
+            if time is not None:
+                self._parent.end(status, time)
 
-    def _conclusion(self, end: Event) -> dict[str, str]:
+    def _conclusion(self, end: Event, rows: list[list[float]]) -> dict[str, str]:
         metrics = end.get("metrics") or self._latest_metrics()
-        tags = {
-            "clkd.status_detail": end["status"],
-            "mlflow.note.content": labels.note(self._name, self._tags(), metrics, self._matrix()),
-        }
-        if end.get("error"):
-            tags["clkd.error"] = end["error"][: labels.LONGEST_TAG]
-        return tags
+        note = labels.note(self._first["name"], self._tags(), metrics, rows)
+        error = {"clkd.error": end["error"]} if end.get("error") else {}
+        return {"clkd.status_detail": end["status"], "mlflow.note.content": note, **error}
 
     def _latest_metrics(self) -> dict[str, float]:
         """Headline numbers after the latest experience, by plain name."""
         experiences = [event for event in self._milestones if event["event"] == EXPERIENCE]
         metrics = experiences[-1]["metrics"] if experiences else {}
         return {name.removeprefix("stream/"): value for name, value in metrics.items()}
-
-    # Artifacts
-
-    def _log_files(self, files: dict[str, str], anew: bool) -> None:
-        for name, file in files.items():
-            path = self.directory / file
-            if path.exists() and self._lacks(name, anew):
-                if name == file:
-                    self._client.log_artifact(self._parent.id, str(path))
-                else:
-                    self._client.log_text(self._parent.id, path.read_text(encoding="utf-8"), name)
-                self._has(name)
-
-    def _log_matrix(self, anew: bool) -> None:
-        rows, ours = self._matrix(), self._parent.id
-        if not rows:
-            return
-        title = f"{self._name} s{self._milestones[0]['tags'].get('clkd.seed')}"
-        if self._lacks("accuracy_matrix.csv", anew):
-            self._client.log_text(ours, labels.matrix_csv(rows), "accuracy_matrix.csv")
-            self._has("accuracy_matrix.csv")
-        if self._lacks("accuracy_matrix.json", anew):
-            self._client.log_dict(ours, without_nan({"accuracy_matrix": rows}), "accuracy_matrix.json")
-            self._has("accuracy_matrix.json")
-        for name in ("accuracy_matrix", "forgetting"):
-            path = f"figures/{name}.png"
-            if self._lacks(path, anew):
-                from clkd.tracking import figures
-
-                self._client.log_figure(ours, getattr(figures, name)(rows, title), path)
-                self._has(path)
-
-    def _lacks(self, name: str, anew: bool) -> bool:
-        return anew or name not in self._parent.artifacts
-
-    def _has(self, name: str) -> None:
-        self._parent.artifacts.add(name)
-        self.brought["artifacts"] += 1
 
     def _matrix(self) -> list[list[float]]:
         """The lower triangle: row i holds the accuracy on experiences 0 … i after training on i."""
@@ -312,32 +219,22 @@ class Upload:
 
     # The child runs
 
-    def _find_children(self) -> dict[str, _Stored]:
-        """Children by experience index, as the store has them: the truth even after a crash."""
-        found = self._search(f"tags.`mlflow.parentRunId` = '{self._parent.id}'")
-        ours = [child for child in found if "clkd.experience" in child.data.tags]
-        ours.sort(key=lambda child: int(child.data.tags["clkd.experience"]))
-        indices = [child.data.tags["clkd.experience"] for child in ours]
-        return {index: _Stored.of(child, int(index)) for index, child in zip(indices, ours, strict=True)}
-
     def _log_child(self, event: Event) -> None:
         index = str(event["experience"])
         if index not in self._children:
             self._children[index] = self._create_child(event)
-            self.brought["children"] += 1
         child = self._children[index]
-        self._log_points(child, _points(event))
-        if not child.inputs:
+        child.log_points(_points(event))
+        if not child.has_inputs:
             self._log_dataset(child, event)
         if child.status != "FINISHED":
-            self._client.set_terminated(child.id, "FINISHED", _milliseconds(event))
-            child.status = "FINISHED"
+            child.end("FINISHED", _milliseconds(event))
 
-    def _create_child(self, event: Event) -> _Stored:
-        index, begin = event["experience"], max(0, self._milestones.index(event) - 1)
+    def _create_child(self, event: Event) -> Stored:
+        index, place = event["experience"], self._milestones.index(event)
         child = self._client.create_run(
             self._experiment,
-            start_time=_milliseconds(self._milestones[begin]),
+            start_time=_milliseconds(self._milestones[max(0, place - 1)]),
             tags={
                 "mlflow.parentRunId": self._parent.id,
                 "clkd.experience": str(index),
@@ -346,9 +243,10 @@ class Upload:
             },
             run_name=f"exp_{index:02d} {event.get('name', '')}".strip(),
         )
-        return _Stored(child.info.run_id, step=index)
+        self.brought["children"] += 1
+        return Stored(self._client, child, self.brought, index)
 
-    def _log_dataset(self, child: _Stored, event: Event) -> None:
+    def _log_dataset(self, child: Stored, event: Event) -> None:
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
@@ -359,31 +257,8 @@ class Upload:
         dataset = MetaDataset(source, name=name, digest=digest[:36] if digest else None)  # type: ignore[abstract]  # `profile` is optional: MLflow itself makes these
         context = [InputTag("mlflow.data.context", "train")]
         self._client.log_inputs(child.id, [DatasetInput(dataset._to_mlflow_entity(), context)])
-        child.inputs = True
+        child.has_inputs = True
         self.brought["inputs"] += 1
-
-    # Numbers
-
-    def _log_points(self, run: _Stored, points: Iterable[tuple[str, int, float, int]]) -> None:
-        """A request for each thousand, without those that are there already: a key has one point at a step."""
-        from mlflow.entities import Metric
-
-        new = (Metric(key, value, time, step) for key, step, value, time in points if self._is_new(run, key, step))
-        while some := list(islice(new, MOST_METRICS)):
-            self._client.log_batch(run.id, metrics=some)
-            self.brought["points"] += len(some)
-
-    def _is_new(self, run: _Stored, key: str, step: int) -> bool:
-        if key not in run.steps:
-            run.steps[key] = self._ask_steps(run, key) if key in run.keys else set()
-        known = step in run.steps[key]
-        run.steps[key].add(step)
-        return not known
-
-    def _ask_steps(self, run: _Stored, key: str) -> set[int]:
-        if run.step is not None:
-            return {run.step}
-        return {point.step for point in self._client.get_metric_history(run.id, key)}
 
 
 def _first_start(directory: Path) -> Event:
@@ -395,8 +270,8 @@ def _first_start(directory: Path) -> Event:
     return start
 
 
-def _points(event: Event) -> list[tuple[str, int, float, int]]:
-    """Key, step, value and time of every number of an event that MLflow shows."""
+def _points(event: Event) -> list[Point]:
+    """Every number of an event that MLflow shows."""
     kind, values, step = event["event"], event.get("metrics", {}), event["step"]
     if kind == START:
         values, step = {key if "/" in key else f"model/{key}": value for key, value in values.items()}, 0
@@ -404,9 +279,8 @@ def _points(event: Event) -> list[tuple[str, int, float, int]]:
         step = event["experience"]
     elif kind == END:
         return []
-    time = _milliseconds(event)
-    named = clean_names(values).items()
-    return [(key, step, math.nan if value is None else float(value), time) for key, value in named]
+    time, named = _milliseconds(event), clean_names(values).items()
+    return [Point(key, step, math.nan if value is None else float(value), time) for key, value in named]
 
 
 def _milliseconds(event: Event) -> int:
