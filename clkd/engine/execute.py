@@ -102,7 +102,7 @@ class _Execution:
         self.before = self.run.seconds.get("total", 0.0)
         self.limit = request.limit_experiences
         self.last = checkpoint.latest(self.directory.checkpoints)
-        self.noted: dict[str, Any] = {}
+        self.noted: dict[str, Any] | None = None
 
     def run_to_end(self) -> dict[str, Any]:
         outcome = Outcome("failed", hurried=lambda: self.stop.asked is not None)

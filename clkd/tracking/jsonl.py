@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import time
+import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ class JsonlTracker(Tracker):
         self._waiting.clear()
         self._file = path.open("ab", buffering=0)
         self._held = events.hold(path)
+        for handle in (self._file, self._held):
+            weakref.finalize(self, handle.close)  # of a run that nobody ends
         about = {"name": run.scenario.name, "device": run.device, "tags": labels.run_tags(run)}
         self._append(run, {"event": START, **about, "metrics": run.facts})
 

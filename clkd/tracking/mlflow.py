@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ class MlflowTracker(Tracker):
         self._worker: Worker
         self._held: IO[bytes]
         self._upload: Upload | None = None
+        self._told: Exception | None = None
         self._events = 0
 
     def start(self, run: Run) -> None:
@@ -70,6 +72,7 @@ class MlflowTracker(Tracker):
         run.tracking["mlflow"] = {**state, "uri": uri}
         self._run, self._destination = run, Destination(uri, self._experiment, self._child_runs, self._tags)
         self._held = events.hold(run.directory / FILE)
+        weakref.finalize(self, self._held.close)  # of a run that nobody ends
         self._worker = Worker(self._bring, "clkd-mlflow")
         self._worker.wake()
         if self._required:
@@ -115,10 +118,11 @@ class MlflowTracker(Tracker):
         self._upload = upload
 
     def _tell(self) -> None:
-        """There is something new; and what went wrong with the last news is raised here."""
-        error, self._worker.error = self._worker.error, None
+        """There is something new; and what went wrong with earlier news is raised here, once."""
+        error, told = self._worker.error, self._told
+        self._told = error
         self._worker.wake()
-        if error:
+        if error and error is not told:
             raise error
 
     def _insist(self) -> None:
