@@ -98,9 +98,9 @@ class JsonlTracker(Tracker):
             raise
         self._waiting.clear()
 
-    def _warn_of_infinity(self, metrics: dict[str, float]) -> None:
+    def _warn_of_infinity(self, metrics: dict[str, float | None]) -> None:
         for name, value in metrics.items():
-            if math.isinf(value) and name not in self._warned:
+            if value is not None and math.isinf(value) and name not in self._warned:
                 log.warning("metric '%s' is infinite; it is recorded as not a number", name)
                 self._warned.add(name)
 
