@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from clkd.errors import TrackingError
 from clkd.tracking import events, store
 from clkd.tracking.base import Tracker
-from clkd.tracking.events import FILE
+from clkd.tracking.events import END, FILE, Event
 from clkd.tracking.upload import Destination, Upload
 from clkd.tracking.worker import Worker
 
@@ -62,6 +62,7 @@ class MlflowTracker(Tracker):
         self._worker: Worker
         self._held: IO[bytes]
         self._upload: Upload | None = None
+        self._end: Event | None = None
         self._told: Exception | None = None
         self._events = 0
 
@@ -87,6 +88,7 @@ class MlflowTracker(Tracker):
     def end(self, run: Run, outcome: Outcome) -> None:
         """Wait for the store to have everything, but not for long; else say what it lacks."""
         patience, hurry = (PATIENCE, HURRY) if store.is_server(self._destination.uri) else (LOCAL_PATIENCE, LOCAL_HURRY)
+        self._end = {"event": END, "status": outcome.status, "error": outcome.error}  # a full disk took it, maybe
         self._worker.wake(urgent=True)
         try:
             done = self._worker.wait(lambda: hurry if outcome.hurried() else patience)
@@ -111,7 +113,7 @@ class MlflowTracker(Tracker):
         upload = upload or Upload(self._run.directory, self._destination)
         self._run.tracking["mlflow"] = upload.found
         try:
-            upload.advance()
+            upload.advance(self._end)
         finally:
             self._events = max(self._events, upload.events)
         self._run.tracking["mlflow"] = upload.found

@@ -11,7 +11,7 @@ from clkd.errors import ClkdError, TrackingError, UserError
 from clkd.scenario.document import parse, read_text
 from clkd.tracking import events, store
 from clkd.tracking.events import FILE
-from clkd.tracking.upload import Destination, Upload
+from clkd.tracking.upload import VANISHED, Destination, Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def sync(directory: Path, uri: str | None = None, noted: str | None = None) -> S
             return Synced()
         try:
             upload = Upload(directory, destination)
-            upload.advance(over=True)
+            upload.advance(VANISHED)
         except ClkdError:
             raise
         except Exception as error:  # MLflow raises whatever its database or its server made of a request

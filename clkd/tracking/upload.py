@@ -83,17 +83,17 @@ class Upload:
             "children": {index: child.id for index, child in self._children.items()},
         }
 
-    def advance(self, over: bool = False) -> None:
-        """Bring in what is new. `over`: nobody trains this run any more, even if it did not say so."""
+    def advance(self, otherwise: Event | None = None) -> None:
+        """Bring in what is new. `otherwise` is how the run ended, if it did and its record does not say so."""
         store.check_reachable(self.destination.uri)
         with store.impatient():
-            self._advance(over)
+            self._advance(otherwise)
 
-    def _advance(self, over: bool) -> None:
+    def _advance(self, otherwise: Event | None) -> None:
         events, self._offset = read(self.directory / FILE, self._offset)
         self._milestones += [event for event in events if event["event"] != EPOCH]
         self._latest = events[-1] if events else self._latest
-        end = self._end(over)
+        end = self._end(otherwise)
         self._describe(end)
         self._parent.log_points(point for event in events for point in _points(event))
         if self.destination.child_runs:
@@ -103,11 +103,10 @@ class Upload:
         self.events += len(events)
         self._finish(end)
 
-    def _end(self, over: bool) -> Event | None:
-        """How the run ended, if it did."""
+    def _end(self, otherwise: Event | None) -> Event | None:
         if self._milestones[-1]["event"] == END:
             return self._milestones[-1]
-        return {**VANISHED, "time": self._latest["time"]} if over else None
+        return {**otherwise, "time": self._latest["time"]} if otherwise else None
 
     # Finding it
 

@@ -229,6 +229,13 @@ def test_the_status_is_set_even_where_artifacts_cannot_be_written(drive, make_ru
     assert "MLflow lacks some of this run's artifacts" in caplog.text
 
 
+def test_the_status_is_set_even_where_the_record_does_not_say_it(drive, make_run, monkeypatch, caplog):
+    monkeypatch.setattr(JsonlTracker, "end", lambda *_: open("/dev/full/no"))  # noqa: PTH123, SIM115  # any failure
+    found = stored(drive(recorded(), make_run(), status="failed", error="disk full", experiences=1))
+    assert (found.info.status, found.data.tags["clkd.error"]) == ("FAILED", "disk full")
+    assert "tracker 'jsonl' failed" in caplog.text
+
+
 # Going on
 
 
