@@ -1,5 +1,6 @@
 """A real MLflow store on SQLite: what a run leaves there, whole, resumed, failed and killed."""
 
+import errno
 import json
 import logging
 import math
@@ -230,7 +231,10 @@ def test_the_status_is_set_even_where_artifacts_cannot_be_written(drive, make_ru
 
 
 def test_the_status_is_set_even_where_the_record_does_not_say_it(drive, make_run, monkeypatch, caplog):
-    monkeypatch.setattr(JsonlTracker, "end", lambda *_: open("/dev/full/no"))  # noqa: PTH123, SIM115  # any failure
+    def full(*about):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(JsonlTracker, "end", full)
     found = stored(drive(recorded(), make_run(), status="failed", error="disk full", experiences=1))
     assert (found.info.status, found.data.tags["clkd.error"]) == ("FAILED", "disk full")
     assert "tracker 'jsonl' failed" in caplog.text
