@@ -51,7 +51,6 @@ def run_tags(run: Run) -> dict[str, str]:
         "clkd.config_sha": sha,
         "clkd.plugins": ",".join(run.plugins),
         "clkd.dataset": run.dataset,
-        "clkd.status_detail": "running",
         "mlflow.source.name": run.command,
         "mlflow.source.type": "LOCAL",
     }

@@ -347,12 +347,12 @@ def test_a_file_store_is_refused_with_the_way_out(drive, make_run, caplog):
     assert "is a file store" in caplog.text
 
 
-def test_a_database_that_is_none_is_named_at_once(drive, here, caplog):
+def test_a_database_that_is_none_is_named_at_once(drive, make_run, here, caplog):
     (here / "text.db").write_text("not a database at all, but long enough to be looked at " * 99)
     (here / "in the way").write_text("")
     for uri, why in (("text.db", "is not a database"), ("in the way/m.db", "File exists")):
         caplog.clear()
-        drive(recorded(f"sqlite:///{here}/{uri}"), experiences=0)
+        drive(recorded(f"sqlite:///{here}/{uri}"), make_run(id=uri[:4]), experiences=0)
         assert f"MLflow's database {here}/{uri} cannot be opened" in caplog.text
         assert why in caplog.text
         assert "MLflow lacks 2 of this run's 2 records" in caplog.text
