@@ -24,14 +24,6 @@ from clkd.tracking.mlflow import MlflowTracker
 # MLflow asks SQLAlchemy for a loader that the latest SQLAlchemy gives up; there is nothing we can call instead.
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory):
-    """An empty store: making the schema takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.open_client(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture(autouse=True)
 def here(template, tmp_path, monkeypatch):
     """The current directory holds a fresh store."""

@@ -4,6 +4,7 @@ import http.server
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -337,7 +338,7 @@ def test_what_cannot_be_brought_in(drive, make_run, nowhere, tmp_path):
         sync(old, f"sqlite:///{tmp_path}/m.db")
 
 
-def test_the_command(drive, make_run, tmp_path, monkeypatch, capsys):
+def test_the_command(template, drive, make_run, tmp_path, monkeypatch, capsys):
     """All runs below ./runs, one that is broken among them."""
     from clkd.cli.main import main
 
@@ -347,6 +348,7 @@ def test_the_command(drive, make_run, tmp_path, monkeypatch, capsys):
     broken = make_run(id="broken").directory
     (broken / "run.json").write_text(json.dumps({"id": "broken"}))
     uri = f"sqlite:///{tmp_path}/m.db"
+    shutil.copy(template, tmp_path / "m.db")
     assert main(["track", "sync", "--tracking-uri", uri]) == 2
     said = capsys.readouterr()
     assert said.out.count("3 children") == 2
