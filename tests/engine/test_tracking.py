@@ -53,7 +53,7 @@ def silent() -> Iterator[str]:
 
 
 def ended(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=170)
     assert process.returncode == code, err
     assert "Traceback" not in err
     return out, err
@@ -128,7 +128,9 @@ def test_nothing_stays_running_that_was_stopped_while_mlflow_was_starting(start:
     assert runs[0].data.tags["clkd.error"] == "stopped by SIGTERM"
 
 
+@pytest.mark.timeout(600)  # seven real processes
 def test_a_process_that_was_killed_is_brought_in_and_resumed(start: Any, tmp_path: Path) -> None:
+    stored(tmp_path)  # makes the database
     ended(start("run", "tiny.yaml", "-q", *MLFLOW, "--set", "output=whole"), 0)
     process = start("run", "tiny.yaml", "-q", *MLFLOW, "--set", "output=cut")
     wait_for(lambda: list(tmp_path.glob("cut/checkpoints/exp_00[12]")), process)
