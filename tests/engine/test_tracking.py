@@ -128,7 +128,8 @@ def test_nothing_stays_running_that_was_stopped_while_mlflow_was_starting(start:
     assert runs[0].data.tags["clkd.error"] == "stopped by SIGTERM"
 
 
-@pytest.mark.timeout(600)  # seven real processes
+@pytest.mark.slow  # seven real processes
+@pytest.mark.timeout(600)
 def test_a_process_that_was_killed_is_brought_in_and_resumed(start: Any, tmp_path: Path) -> None:
     stored(tmp_path)  # makes the database
     ended(start("run", "tiny.yaml", "-q", *MLFLOW, "--set", "output=whole"), 0)
