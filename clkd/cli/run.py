@@ -21,7 +21,9 @@ from clkd.scenario.request import RunRequest
 @click.option("--dry-run", is_flag=True, help="Compose everything and list the experiences; train nothing.")
 @click.option("--limit-experiences", type=click.IntRange(min=1), metavar="N", help="Stop after N experiences.")
 @click.option("--limit-batches", type=click.IntRange(min=1), metavar="N", help="At most N batches an epoch.")
-@click.option("--tracking", type=click.Choice(["mlflow", "offline", "off"]), help="Where the run is recorded.")
+@click.option(
+    "--tracking", type=click.Choice(["mlflow", "required", "offline", "off"]), help="Where the run is recorded."
+)
 @click.option("--tracking-uri", metavar="URI", help="MLflow's tracking URI.")
 @click.option("--resume", metavar="RUN", help="Go on with a run: its directory, its id, or 'last'.")
 @click.option("--from", "origin", metavar="RUN[@EXPERIENCE]", help="A new run from a finished experience of another.")
@@ -38,7 +40,7 @@ def command(
     dry_run: bool,
     limit_experiences: int | None,
     limit_batches: int | None,
-    tracking: Literal["mlflow", "offline", "off"] | None,
+    tracking: Literal["mlflow", "required", "offline", "off"] | None,
     tracking_uri: str | None,
     resume: str | None,
     origin: str | None,

@@ -23,8 +23,8 @@ log = logging.getLogger("clkd.engine")
 MANIFEST = "run.json"
 LOCK = ".lock"
 """Held by the process that trains the run."""
-OWN = (MANIFEST, LOCK, "scenario.yaml", "resolved.yaml")
-"""What is written before a run trains."""
+OWN = (MANIFEST, LOCK, "scenario.yaml", "resolved.yaml", "metrics.jsonl", "environment.txt", "result.json")
+"""What is written of a run even if it never trains."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from clkd.engine.scheduler import Scheduler
 from clkd.engine.state import gather, gather_within, go_back
 from clkd.engine.stop import Stop
 from clkd.engine.trackers import build_trackers
-from clkd.errors import Interrupted, StorageError, UserError
+from clkd.errors import Interrupted, StorageError, TrackingError, UserError
 from clkd.experience import Experience
 from clkd.metrics.base import Record
 from clkd.plugins import Plugins, plugin_manager
@@ -123,14 +123,14 @@ class _Execution:
             self.run.carried = [carried_points(self.run.record, i, composed.metrics) for i in carried]
         self.before = self.run.seconds.get("total", 0.0)
         self.scheduler = self._scheduler(request.limit_experiences)
-        self.noted = False
+        self.noted: dict[str, Any] | None = None
         if ranks.first:
             self.directory.update(stream=composed.material.facts)
         if job.fork:
             self._save()  # its own copy: the origin may go
 
     def run_to_end(self) -> dict[str, Any]:
-        outcome = Outcome("failed")
+        outcome = Outcome("failed", hurried=lambda: self.stop.asked is not None)
         try:
             self.trackers.start(self.run)
             self.hook.clkd_run_start(run=self.run)
@@ -199,10 +199,10 @@ class _Execution:
         self.hook.clkd_epoch_end(run=self.run, experience=experience, metrics=metrics)
 
     def _note_tracking(self) -> None:
-        """Once trackers have started: so that a resumed run finds its MLflow run again."""
-        if self.ranks.first and not self.noted:
-            self.directory.update(tracking=self.run.tracking)
-            self.noted = True
+        """What trackers found out: so that a resumed run finds its MLflow run again."""
+        if self.ranks.first and self.noted != self.run.tracking:
+            self.noted = dict(self.run.tracking)
+            self.directory.update(tracking=self.noted)
 
     def _save(self) -> None:
         self._count_time()
@@ -313,7 +313,7 @@ def _tidy(job: Job, ranks: Ranks) -> Iterator[None]:
     """A mistake that is found before training leaves no directory behind."""
     try:
         yield
-    except UserError:
+    except (UserError, TrackingError):
         if ranks.first and job.directory is not None and not job.resumed and not job.directory.checkpoints.exists():
             job.directory.discard()
         raise

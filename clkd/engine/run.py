@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,12 @@ class Run:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a run ended: `finished`, `stopped` (a limit was reached), `failed` or `killed`, and its result."""
+    """How a run ended: `finished`, `stopped` (a limit was reached), `failed` or `killed`, and its result.
+
+    `hurried` tells whether somebody has asked the process to stop by now, so that nobody may keep it waiting.
+    """
 
     status: str
     error: str | None = None
     result: dict[str, Any] = field(default_factory=dict)
+    hurried: Callable[[], bool] = lambda: False

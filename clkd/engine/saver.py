@@ -12,7 +12,7 @@ from clkd import checkpoint
 from clkd.engine.directory import RunDirectory
 from clkd.ranks import ALONE, Ranks
 from clkd.scenario.model import CheckpointOptions
-from clkd.tracking.jsonl import FILE
+from clkd.tracking.events import FILE
 
 STEP = "step"
 """The checkpoint within an experience. Each replaces the one before, and the experience's end replaces them all."""

@@ -8,13 +8,12 @@ from clkd.tracking.group import Trackers
 
 
 def build_trackers(scenario: Scenario, registry: Registry, quiet: bool) -> Trackers:
-    """The console always; `metrics.jsonl` unless tracking is off; MLflow unless it is off or offline; then plugins'."""
-    wanted = scenario.tracking
-    parts = [registry.parse("trackers", {"kind": "console", "quiet": quiet})]
+    """`metrics.jsonl` and the console always; MLflow unless it is left out; plugins' unless tracking is off."""
+    wanted, required = scenario.tracking, scenario.tracking.mode == "required"
+    parts = [registry.parse("trackers", "jsonl"), registry.parse("trackers", {"kind": "console", "quiet": quiet})]
     if wanted.mode != "off":
-        parts.append(registry.parse("trackers", "jsonl"))
         parts.extend(wanted.trackers)
-    if wanted.mode == "mlflow":
+    if wanted.mode == "mlflow" or required:
         options = wanted.model_dump(include={"uri", "experiment", "child_runs", "tags"})
-        parts.append(registry.parse("trackers", {"kind": "mlflow", **options}))
-    return Trackers(registry.build(part) for part in parts)
+        parts.append(registry.parse("trackers", {"kind": "mlflow", "required": required, **options}))
+    return Trackers((registry.build(part) for part in parts), required)

@@ -158,8 +158,9 @@ class CheckpointOptions(Options):
 class TrackingOptions(Options):
     """Where the run is recorded beside its own directory."""
 
-    mode: Literal["mlflow", "offline", "off"] = "mlflow"
-    """`offline` writes `metrics.jsonl` only; `off` not even that."""
+    mode: Literal["mlflow", "required", "offline", "off"] = "mlflow"
+    """`required` trains only if MLflow can be reached; `offline` leaves MLflow out, `off` further trackers, too. The
+    run's own `metrics.jsonl` is always written."""
     uri: str | None = None
     """MLflow's tracking URI; by default `$MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` in the current directory."""
     experiment: str | None = None

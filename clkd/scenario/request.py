@@ -35,7 +35,7 @@ class RunRequest:
     dry_run: bool = False
     limit_experiences: int | None = None
     limit_batches: int | None = None
-    tracking: Literal["mlflow", "offline", "off"] | None = None
+    tracking: Literal["mlflow", "required", "offline", "off"] | None = None
     tracking_uri: str | None = None
     resume: str | None = None
     origin: str | None = None

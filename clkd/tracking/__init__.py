@@ -33,6 +33,8 @@ class MlflowOptions(Options):
     """One nested run per experience."""
     tags: dict[str, str] | None = None
     """Further tags of the run."""
+    required: bool = False
+    """Whether a run waits for the store before it trains."""
 
 
 @hookimpl

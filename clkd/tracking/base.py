@@ -13,8 +13,6 @@ class Tracker:
     """Records a run somewhere. May fail: a failure is reported once and never stops training."""
 
     name = "tracker"
-    slow_start = False
-    """Whether `start` takes long and may go on beside training, on a thread; every other call waits for its end."""
 
     def start(self, run: Run) -> None:
         """Once per process, before training; `run.resumed` tells whether it was started before."""

@@ -123,7 +123,7 @@ def _summary(run: Run, result: dict[str, Any]) -> list[tuple[str, str]]:
         ("time", f"{seconds.get('total', 0):.1f} s, of which {seconds.get('tracking', 0):.1f} s in tracking"),
     ]
     mlflow = run.tracking.get("mlflow", {})
-    return [*lines, ("look at it", _hint(mlflow))] if mlflow else lines
+    return [*lines, ("look at it", _hint(mlflow))] if "run_id" in mlflow else lines
 
 
 def _hint(mlflow: dict[str, Any]) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 PATIENCE = 2
 """Failures in a row after which a tracker is left alone until the next experience."""
 ORDER = {"jsonl": 0, "console": 1}
-"""The local record comes first, whatever happens to the others; then what people wait for."""
+"""The local record comes first, whatever happens to the others; then what people wait for. Neither is left alone."""
 
 log = logging.getLogger("clkd.tracking")
 
@@ -33,8 +32,8 @@ class _Guest:
     failures: int = 0
     seconds: float = 0.0
     told: bool = False
-    starting: Future[None] | None = None
-    """Its start, while that goes on beside training."""
+    refused: bool = False
+    """It could not start, and that has ended the run: it is told no more."""
 
 
 class Trackers(Tracker):
@@ -60,16 +59,12 @@ class Trackers(Tracker):
         return sum(guest.seconds for guest in self._guests if guest.tracker.name == "console")
 
     def start(self, run: Run) -> None:
-        """Slow ones start beside training, and are waited for when there is something to tell them."""
         for guest in self._guests:
-            if guest.tracker.slow_start and not self._required:
-                guest.starting = _beside(guest.tracker.start, run)
-            else:
-                self._call(guest, "start", run)
+            self._call(guest, "start", run)
 
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
         for guest in self._guests:
-            if guest.failures < PATIENCE:
+            if guest.failures < PATIENCE or guest.tracker.name in ORDER:
                 self._call(guest, "epoch", run, experience, metrics)
 
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
@@ -83,10 +78,13 @@ class Trackers(Tracker):
 
     def _call(self, guest: _Guest, moment: str, run: Run, *about: Any) -> None:
         """One moment for one tracker. Whatever it raises is its own affair, except a signal to stop the run."""
+        if guest.refused:
+            return
         begin = perf_counter()
         try:
             if not guest.started:
-                _start(guest, run)
+                guest.tracker.start(run)
+                guest.started = True
             if moment != "start":
                 getattr(guest.tracker, moment)(run, *about)
             guest.failures = 0
@@ -94,28 +92,11 @@ class Trackers(Tracker):
             raise
         except Exception as error:  # trackers talk to databases and servers: any of it may fail, none of it may matter
             if self._required and moment == "start" and isinstance(error, TrackingError):
+                guest.refused = True
                 raise
             _report(guest, error)
         finally:
             guest.seconds += perf_counter() - begin
-
-
-def _start(guest: _Guest, run: Run) -> None:
-    """Start it, or wait for the start that is under way; what that raised is raised here."""
-    under_way, guest.starting = guest.starting, None
-    if under_way is None:
-        guest.tracker.start(run)
-    else:
-        under_way.result()
-    guest.started = True
-
-
-def _beside(start: Callable[[Run], None], run: Run) -> Future[None]:
-    """Call it on a thread, which ends with it."""
-    thread = ThreadPoolExecutor(1, "clkd-tracker")
-    under_way = thread.submit(start, run)
-    thread.shutdown(wait=False)
-    return under_way
 
 
 def _report(guest: _Guest, error: Exception) -> None:

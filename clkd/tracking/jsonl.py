@@ -1,37 +1,47 @@
-"""The run as JSON lines in its own directory: what is there when every other tracker failed."""
+"""The run as JSON lines in its own directory: what every other tracker can be made of, and is, if need be."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from clkd.tracking import events, labels
 from clkd.tracking.base import Tracker
+from clkd.tracking.events import END, EPOCH, EXPERIENCE, FILE, START
 from clkd.tracking.points import experience_points, without_nan
 
 if TYPE_CHECKING:
     from clkd.engine.run import Outcome, Run
     from clkd.experience import Experience
 
-FILE = "metrics.jsonl"
+ENVIRONMENT = "environment.txt"
 log = logging.getLogger("clkd.tracking")
 
 
 class JsonlTracker(Tracker):
-    """Appends one JSON object per moment to `metrics.jsonl`.
+    """Appends one JSON object per moment to `metrics.jsonl`, and lists the installed packages in `environment.txt`.
 
     Keys: `time` (Unix seconds), `event` (start, epoch, experience, end), `step` (optimiser steps so far), `experience`
-    and `epoch` where they apply (from 0), `metrics` by name, null where a value is not a number; `status` at the end.
-    Experiences that another run has trained (`clkd run --from`) are `carried`.
+    and `epoch` where they apply (from 0), `metrics` by name, null where a value is not a number. A start says who the
+    run is (`name`, `device`, `tags`), an experience what it was about (`name`, `classes`, `digest` of its rows), an
+    end how it ended (`status`, `error`). Experiences that another run has trained (`clkd run --from`) are `carried`.
     """
 
     name = "jsonl"
 
     def __init__(self) -> None:
         self._epochs: dict[int, int] = {}
+        self._warned: set[str] = set()
+        self._file: IO[bytes]
+        self._held: IO[bytes]
+        self._waiting: list[bytes] = []
+        self._listed = False
 
     def start(self, run: Run) -> None:
         """Also drops what was written after the checkpoint that the run goes on from, since it comes again."""
@@ -39,51 +49,88 @@ class JsonlTracker(Tracker):
         if path.exists():
             _drop_unfinished(path, run.record.trained, run.epoch)
         self._epochs = {run.record.trained: run.epoch}
-        _append(run, {"event": "start", "metrics": run.facts})
+        self._waiting.clear()
+        self._file = path.open("ab", buffering=0)
+        self._held = events.hold(path)
+        for handle in (self._file, self._held):
+            weakref.finalize(self, handle.close)  # of a run that nobody ends
+        about = {"name": run.scenario.name, "device": run.device, "tags": labels.run_tags(run)}
+        self._append(run, {"event": START, **about, "metrics": run.facts})
         for index, points in enumerate([] if run.resumed else run.carried):
-            _append(run, {"event": "experience", "experience": index, "carried": True, "metrics": points})
+            self._append(run, {"event": EXPERIENCE, "experience": index, "carried": True, "metrics": points})
 
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
         epoch = self._epochs.get(experience.index, 0)
         self._epochs[experience.index] = epoch + 1
-        _append(run, {"event": "epoch", "experience": experience.index, "epoch": epoch, "metrics": metrics})
+        self._append(run, {"event": EPOCH, "experience": experience.index, "epoch": epoch, "metrics": metrics})
+        self._list_packages(run)
 
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
+        about = {"name": experience.name, "classes": list(experience.classes), "digest": result.get("digest")}
         points = experience_points(run, experience, result)
-        _append(run, {"event": "experience", "experience": experience.index, "metrics": points}, sync=True)
+        entry = {"event": EXPERIENCE, "experience": experience.index, **about, "metrics": points}
+        self._append(run, entry, sync=True)
 
     def end(self, run: Run, outcome: Outcome) -> None:
         metrics = outcome.result.get("metrics", {})
-        _append(run, {"event": "end", "status": outcome.status, "metrics": metrics}, sync=True)
+        entry = {"event": END, "status": outcome.status, "error": outcome.error, "metrics": metrics}
+        try:
+            self._append(run, entry, sync=True)
+            self._list_packages(run)
+        finally:
+            self._file.close()
+            self._held.close()
 
-
-def _append(run: Run, entry: dict[str, Any], sync: bool = False) -> None:
-    line = json.dumps(without_nan({"time": round(time.time(), 3), "step": run.step, **entry}), allow_nan=False)
-    with (run.directory / FILE).open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
+    def _append(self, run: Run, entry: dict[str, Any], sync: bool = False) -> None:
+        self._warn_of_infinity(entry["metrics"])
+        line = json.dumps(without_nan({"time": round(time.time(), 3), "step": run.step, **entry}), allow_nan=False)
+        self._waiting.append(line.encode() + b"\n")
+        self._write()
         if sync:
-            os.fsync(file.fileno())
+            os.fsync(self._file.fileno())
+
+    def _write(self) -> None:
+        """All lines that wait, or none: what a full disk took in part is taken back, and tried again next time."""
+        end, text = os.fstat(self._file.fileno()).st_size, b"".join(self._waiting)
+        try:
+            while text:
+                text = text[self._file.write(text) :]
+        except BaseException:
+            self._file.truncate(end)
+            raise
+        self._waiting.clear()
+
+    def _warn_of_infinity(self, metrics: dict[str, float | None]) -> None:
+        for name, value in metrics.items():
+            if value is not None and math.isinf(value) and name not in self._warned:
+                log.warning("metric '%s' is infinite; it is recorded as not a number", name)
+                self._warned.add(name)
+
+    def _list_packages(self, run: Run) -> None:
+        """Not before the first epoch's end: it takes a tenth of a second, and the first step is waited for."""
+        if not self._listed:
+            replace_text(run.directory / ENVIRONMENT, labels.environment())
+            self._listed = True
+
+
+def replace_text(path: Path, text: str) -> None:
+    """The new file takes the old one's place in one stroke."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def _drop_unfinished(path: Path, trained: int, epochs: int) -> None:
-    """Keep the lines of finished experiences, and of finished epochs of the one under way; the new file takes the old
-    one's place in one stroke."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if _keep(line, trained, epochs)]
-    repaired = path.with_suffix(".jsonl.new")
-    repaired.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    repaired.replace(path)
+    """Keep the lines of finished experiences, and of finished epochs of the one under way."""
+    kept = [line for line in path.read_bytes().splitlines() if _keep(line, trained, epochs)]
+    replace_text(path, "".join(f"{line.decode()}\n" for line in kept))
 
 
-def _keep(line: str, trained: int, epochs: int) -> bool:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        log.warning("%s: dropped a torn line: %.60s", FILE, line)
+def _keep(line: bytes, trained: int, epochs: int) -> bool:
+    event = events.parse(line)
+    if event is None:
+        log.warning("%s: dropped a torn line: %.60s", FILE, line.decode(errors="replace"))
         return False
-    if not isinstance(entry, dict):
-        return False
-    experience = entry.get("experience", -1)
-    under_way = experience == trained and entry.get("event") == "epoch"
-    return experience < trained or (under_way and entry["epoch"] < epochs)
+    experience = event.get("experience", -1)
+    under_way = experience == trained and event.get("event") == EPOCH
+    return bool(experience < trained or (under_way and event["epoch"] < epochs))

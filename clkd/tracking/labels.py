@@ -7,7 +7,7 @@ import io
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +40,10 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, (value if isinstance(value, str) else json.dumps(value))[:LONGEST_VALUE]
 
 
-def run_tags(run: Run, own: dict[str, str]) -> dict[str, str]:
-    """The tags of the parent run; `own` are the user's, who may override none of clkd's."""
+def run_tags(run: Run) -> dict[str, str]:
+    """What clkd itself says of a run, as tags of the parent run."""
     sha = config_sha(run.scenario)
     tags = {
-        **own,
         **git_tags(),
         "clkd.run_id": run.id,
         "clkd.version": __version__,
@@ -53,7 +52,6 @@ def run_tags(run: Run, own: dict[str, str]) -> dict[str, str]:
         "clkd.config_sha": sha,
         "clkd.plugins": ",".join(run.plugins),
         "clkd.dataset": run.dataset,
-        "clkd.status_detail": "running",
         "mlflow.source.name": run.command,
         "mlflow.source.type": "LOCAL",
     }
@@ -93,20 +91,15 @@ def environment() -> str:
     return "\n".join([f"python {platform.python_version()}", f"platform {platform.platform()}", *packages, ""])
 
 
-def note(run: Run, metrics: dict[str, Any]) -> str:
-    """The run's page in markdown: headline numbers, then the accuracy matrix if it fits into a tag."""
-    heading = f"**{run.scenario.name}**, seed {run.seed}, on {run.dataset}"
-    if run.stand_in:
-        heading += f" ({run.stand_in} stood in for it)"
+def note(name: str, tags: Mapping[str, str], metrics: Mapping[str, Any], rows: list[list[float]]) -> str:
+    """The run's page in markdown: headline numbers, then the accuracy matrix `rows` if it fits into a tag."""
+    heading = f"**{name}**, seed {tags.get('clkd.seed')}, on {tags.get('clkd.dataset')}"
+    if "clkd.stand_in" in tags:
+        heading += f" ({tags['clkd.stand_in']} stood in for it)"
     numbers = [f"- {name.replace('_', ' ')}: {percent(metrics.get(name))} %" for name in HEADLINES]
     text = "\n".join([heading, "", *numbers])
-    table = "\n\nAccuracy in percent, after (rows) on (columns) experience:\n\n" + matrix_markdown(trained_matrix(run))
+    table = "\n\nAccuracy in percent, after (rows) on (columns) experience:\n\n" + matrix_markdown(rows)
     return text + table if len(text) + len(table) <= LONGEST_TAG else text[:LONGEST_TAG]
-
-
-def trained_matrix(run: Run) -> list[list[float]]:
-    """The lower triangle: row i holds the accuracy on experiences 0 … i after training on i."""
-    return [run.record.matrix[i][: i + 1] for i in range(run.record.trained)]
 
 
 def matrix_markdown(rows: list[list[float]]) -> str:

@@ -1,33 +1,29 @@
-"""The run in MLflow: one parent run with everything that is compared, one child per experience.
-
-Everything goes through a client with explicit run ids: MLflow's own "active run" belongs to a thread, is taken over by
-whoever starts another, and is closed with the wrong status when a process stops.
-"""
+"""The run in MLflow while it trains: a thread brings in what `metrics.jsonl` says, and training never waits for it."""
 
 from __future__ import annotations
 
 import logging
-import math
-import time
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+import os
+import shlex
+import weakref
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
-from clkd.scenario.document import to_yaml
-from clkd.tracking import labels, store
+from clkd.errors import TrackingError
+from clkd.tracking import events, store
 from clkd.tracking.base import Tracker
-from clkd.tracking.jsonl import FILE
-from clkd.tracking.points import clean_names, experience_points, without_nan
+from clkd.tracking.events import END, FILE, Event
+from clkd.tracking.upload import Destination, Upload
+from clkd.tracking.worker import Worker
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run as StoredRun
-
     from clkd.engine.run import Outcome, Run
     from clkd.experience import Experience
 
-STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-MOST_PARAMS, MOST_METRICS = 100, 1000
-"""What one request may carry."""
+PATIENCE, HURRY = 20.0, 5.0
+"""Seconds that a run's end waits for a server at most, and where somebody has asked the process to stop."""
+LOCAL_PATIENCE, LOCAL_HURRY = 60.0, 25.0
+"""The same for a database on this machine: it does not hang, but making one takes a slow disk a while."""
 
 log = logging.getLogger("clkd.tracking")
 
@@ -40,15 +36,16 @@ class MlflowTracker(Tracker):
         experiment: by default the scenario's name.
         child_runs: one nested run per experience.
         tags: further tags of the parent run.
+        required: `start` waits until the store has the run.
 
-    `run.tracking["mlflow"]` holds `uri`, `experiment_id`, `run_id` and `children` (by experience index).
+    `run.tracking["mlflow"]` holds `uri` and, once the store was reached, `experiment_id`, `run_id` and `children` (by
+    experience index).
 
     Raises:
         TrackingError: the store cannot be used or does not answer; every other error is MLflow's own.
     """
 
     name = "mlflow"
-    slow_start = True  # importing it and opening its store take longer than everything before the first step
 
     def __init__(
         self,
@@ -56,193 +53,107 @@ class MlflowTracker(Tracker):
         experiment: str | None = None,
         child_runs: bool = True,
         tags: dict[str, str] | None = None,
+        required: bool = False,
     ) -> None:
         self._uri, self._experiment, self._child_runs, self._tags = uri, experiment, child_runs, dict(tags or {})
-        self._client: MlflowClient
-        self._since = time.time()
-        self._points: dict[tuple[str, str], set[int]] | None = None
-        self._warned: set[str] = set()
+        self._required = required
+        self._run: Run
+        self._destination: Destination
+        self._worker: Worker
+        self._held: IO[bytes]
+        self._upload: Upload | None = None
+        self._end: Event | None = None
+        self._told: Exception | None = None
+        self._events = 0
 
     def start(self, run: Run) -> None:
-        """Find this run in the store, or create it; a second start of one run changes nothing that is there."""
-        state = run.tracking.setdefault("mlflow", {})
+        """Begin to bring in what there is; of a run that is resumed, also what an earlier process could not."""
+        state = run.tracking.get("mlflow", {})
         uri = store.resolve_uri(self._uri, state.get("uri"))
-        store.check_reachable(uri)
-        self._client = store.open_client(uri)
-        experiment = store.find_experiment(self._client, self._experiment or run.scenario.name, uri)
-        config = run.scenario.model_dump(mode="json")
-        tags = labels.run_tags(run, self._tags)
-        found = self._find(experiment, f"tags.`clkd.run_id` = '{run.id}'")
-        stored = self._take_up(found[0], tags) if found else self._create(experiment, run, tags)
-        identity = stored.info.run_id
-        state.update(uri=uri, experiment_id=experiment, run_id=identity, children=self._children(experiment, identity))
-        self._log_params(stored, {**config, "seed": run.seed, "device": run.device})
-        self._log_metrics(identity, {key if "/" in key else f"model/{key}": v for key, v in run.facts.items()}, 0)
-        for index, points in enumerate(run.carried):
-            self._log_metrics(identity, points, index)
-        self._client.log_text(identity, run.source, "scenario.yaml")
-        self._client.log_text(identity, to_yaml(config), "config.resolved.yaml")
-        self._client.log_text(identity, labels.environment(), "environment.txt")
-        self._since = time.time()
+        run.tracking["mlflow"] = {**state, "uri": uri}
+        self._run, self._destination = run, Destination(uri, self._experiment, self._child_runs, self._tags)
+        self._held = events.hold(run.directory / FILE)
+        weakref.finalize(self, self._held.close)  # of a run that nobody ends
+        self._worker = Worker(self._bring, "clkd-mlflow")
+        self._worker.wake()
+        if self._required:
+            self._insist()
 
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
-        self._log_metrics(self._identity(run), metrics, run.step)
+        self._tell()
 
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
-        identity = self._identity(run)
-        points = experience_points(run, experience, result)
-        self._log_metrics(identity, points, experience.index)
-        if self._child_runs:
-            child = self._child(run, experience)
-            self._log_metrics(child, points, experience.index)
-            self._log_dataset(child, run, experience, result.get("digest"))
-            self._client.set_terminated(child, "FINISHED")
-        self._since = time.time()
+        self._tell()
 
     def end(self, run: Run, outcome: Outcome) -> None:
-        """The status is set even where an artifact cannot be written."""
-        identity = self._identity(run)
+        """Wait for the store to have everything, but not for long; else say what it lacks."""
+        patience, hurry = (PATIENCE, HURRY) if store.is_server(self._destination.uri) else (LOCAL_PATIENCE, LOCAL_HURRY)
+        self._end = {"event": END, "status": outcome.status, "error": outcome.error}  # a full disk took it, maybe
+        self._worker.wake(urgent=True)
         try:
-            self._log_end(identity, run, outcome)
+            done = self._worker.wait(lambda: hurry if outcome.hurried() else patience)
+            reason = _reason(self._worker.error) if done else "it takes too long"
+            if not done or self._worker.error:
+                log.warning("%s", self._lack(reason))
         finally:
-            self._client.set_terminated(identity, STATUS[outcome.status])
+            self._worker.close()
+            self._held.close()
 
-    # The parent run
+    def settle(self) -> None:
+        """Wait until all that happened so far has been tried to bring in. Raises what was in the way."""
+        self._worker.wake(urgent=True)
+        if not self._worker.wait(lambda: LOCAL_PATIENCE):
+            raise TrackingError(f"MLflow {self._destination.uri} takes too long")
+        if self._worker.error:
+            raise self._worker.error
 
-    def _identity(self, run: Run) -> str:
-        """The MLflow run's id, once its store has shown that it is still there."""
-        state = run.tracking["mlflow"]
-        store.check_reachable(state["uri"])
-        identity: str = state["run_id"]
-        return identity
+    def _bring(self) -> None:
+        """On the worker's thread. Whatever goes wrong, the next try first looks up what the store has."""
+        upload, self._upload = self._upload, None
+        upload = upload or Upload(self._run.directory, self._destination)
+        self._run.tracking["mlflow"] = upload.found
+        try:
+            upload.advance(self._end)
+        finally:
+            self._events = max(self._events, upload.events)
+        self._run.tracking["mlflow"] = upload.found
+        self._upload = upload
 
-    def _find(self, experiment: str, condition: str) -> list[StoredRun]:
-        found: list[StoredRun] = list(self._client.search_runs([experiment], condition, max_results=MOST_METRICS))
-        return found
+    def _tell(self) -> None:
+        """There is something new; and what went wrong with earlier news is raised here, once."""
+        error, told = self._worker.error, self._told
+        self._told = error
+        self._worker.wake()
+        if error and error is not told:
+            raise error
 
-    def _create(self, experiment: str, run: Run, tags: dict[str, str]) -> StoredRun:
-        self._points = None
-        return self._client.create_run(experiment, tags=tags, run_name=f"{run.scenario.name} s{run.seed}")
+    def _insist(self) -> None:
+        server = store.is_server(self._destination.uri)
+        done = self._worker.wait(lambda: PATIENCE if server else LOCAL_PATIENCE)
+        if done and not self._worker.error:
+            return
+        self._worker.close()
+        self._held.close()
+        reason = _reason(self._worker.error) if done else f"MLflow {self._destination.uri} takes too long"
+        raise TrackingError(f"tracking is required, but {reason}") from self._worker.error
 
-    def _take_up(self, stored: StoredRun, tags: dict[str, str]) -> StoredRun:
-        """Go on with a run that is already there, and remember to ask which points it has."""
-        from mlflow.entities import RunTag
+    def _lack(self, reason: str) -> str:
+        """What the store lacks, and what brings it in."""
+        told, _ = events.read(self._run.directory / FILE)
+        missing = len(told) - self._events
+        lack = f"{missing} of this run's {len(told)} records" if missing else "some of this run's artifacts"
+        command = f"clkd track sync {shlex.quote(_near(self._run.directory))}"
+        return f"MLflow lacks {lack} ({reason}); bring them in with: {command}"
 
-        self._points = {}
-        identity = stored.info.run_id
-        self._client.update_run(identity, status="RUNNING")
-        self._client.log_batch(identity, tags=[RunTag(name, value) for name, value in tags.items()])
-        if "clkd.error" in stored.data.tags:
-            self._client.delete_tag(identity, "clkd.error")
-        return stored
 
-    def _log_params(self, stored: StoredRun, config: dict[str, Any]) -> None:
-        """Parameters that are not there yet: MLflow refuses to change one."""
-        from mlflow.entities import Param
+def _reason(error: Exception | None) -> str:
+    """One line of an error."""
+    lines = str(error).strip().splitlines()
+    line = lines[0][:300] if lines else ""
+    return line if isinstance(error, TrackingError) else f"{type(error).__name__}: {line}"
 
-        texts = clean_names(dict(labels.flatten(config)))
-        params = iter([Param(name, text) for name, text in texts.items() if name not in stored.data.params])
-        while some := list(islice(params, MOST_PARAMS)):
-            self._client.log_batch(stored.info.run_id, params=some)
 
-    def _log_end(self, identity: str, run: Run, outcome: Outcome) -> None:
-        from mlflow.entities import RunTag
-
-        tags = {
-            "clkd.status_detail": outcome.status,
-            "mlflow.note.content": labels.note(run, outcome.result.get("metrics", {})),
-        }
-        if outcome.error:
-            tags["clkd.error"] = outcome.error[: labels.LONGEST_TAG]
-        self._client.log_batch(identity, tags=[RunTag(name, value) for name, value in tags.items()])
-        self._client.log_dict(identity, without_nan(outcome.result), "result.json")
-        if (run.directory / FILE).exists():
-            self._client.log_artifact(identity, str(run.directory / FILE))
-        if run.record.trained:
-            self._log_matrix(identity, run)
-
-    def _log_matrix(self, identity: str, run: Run) -> None:
-        from clkd.tracking import figures
-
-        rows = labels.trained_matrix(run)
-        title = f"{run.scenario.name} s{run.seed}"
-        self._client.log_text(identity, labels.matrix_csv(rows), "accuracy_matrix.csv")
-        self._client.log_dict(identity, without_nan({"accuracy_matrix": rows}), "accuracy_matrix.json")
-        self._client.log_figure(identity, figures.accuracy_matrix(rows, title), "figures/accuracy_matrix.png")
-        self._client.log_figure(identity, figures.forgetting(rows, title), "figures/forgetting.png")
-
-    # The child runs
-
-    def _children(self, experiment: str, parent: str) -> dict[str, str]:
-        """Children by experience index, as the store has them: the truth even after a crash."""
-        if self._points is None:
-            return {}
-        found = self._find(experiment, f"tags.`mlflow.parentRunId` = '{parent}'")
-        ours = [child for child in found if "clkd.experience" in child.data.tags]
-        ours.sort(key=lambda child: int(child.data.tags["clkd.experience"]))
-        return {child.data.tags["clkd.experience"]: child.info.run_id for child in ours}
-
-    def _child(self, run: Run, experience: Experience) -> str:
-        state = run.tracking["mlflow"]
-        children: dict[str, str] = state["children"]
-        index = str(experience.index)
-        if index not in children:
-            child = self._client.create_run(
-                state["experiment_id"],
-                start_time=int(1000 * self._since),
-                tags={
-                    "mlflow.parentRunId": state["run_id"],
-                    "clkd.experience": index,
-                    "clkd.classes": ", ".join(map(str, experience.classes))[: labels.LONGEST_TAG],
-                    "clkd.dataset": run.dataset,
-                },
-                run_name=f"exp_{experience.index:02d} {experience.name}",
-            )
-            children[index] = child.info.run_id
-        return children[index]
-
-    def _log_dataset(self, child: str, run: Run, experience: Experience, digest: str | None) -> None:
-        from mlflow.data.code_dataset_source import CodeDatasetSource
-        from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.entities import DatasetInput, InputTag
-
-        source = CodeDatasetSource({"mlflow.source.name": run.command})
-        name = f"{run.stand_in or run.dataset}/exp_{experience.index:02d}"
-        dataset = MetaDataset(source, name=name, digest=digest[:36] if digest else None)  # type: ignore[abstract]  # `profile` is optional: MLflow itself makes these
-        context = [InputTag("mlflow.data.context", "train")]
-        self._client.log_inputs(child, [DatasetInput(dataset._to_mlflow_entity(), context)])
-
-    # Numbers
-
-    def _log_metrics(self, identity: str, values: dict[str, float], step: int) -> None:
-        """One request for all of them (MLflow takes a thousand at once), without those that are there already."""
-        from mlflow.entities import Metric
-
-        now = int(1000 * time.time())
-        points = iter(
-            [
-                Metric(key, self._finite(key, value), now, step)
-                for key, value in clean_names(values).items()
-                if step not in self._steps(identity, key)
-            ]
-        )
-        while some := list(islice(points, MOST_METRICS)):
-            self._client.log_batch(identity, metrics=some)
-
-    def _steps(self, identity: str, key: str) -> set[int]:
-        """The steps a metric had before its run was taken up: they are trained again and must not be doubled."""
-        if self._points is None:
-            return set()
-        known = self._points
-        if (identity, key) not in known:
-            known[identity, key] = {point.step for point in self._client.get_metric_history(identity, key)}
-        return known[identity, key]
-
-    def _finite(self, key: str, value: float) -> float:
-        """MLflow would store infinity as the largest float, which hides it and spoils every chart."""
-        if not math.isinf(value):
-            return float(value)
-        if key not in self._warned:
-            log.warning("metric '%s' is infinite; MLflow shows it as not a number", key)
-            self._warned.add(key)
-        return math.nan
+def _near(path: Path) -> str:
+    """The path as it is typed here."""
+    here = os.path.relpath(path)
+    return str(path) if here.startswith(os.pardir) else here

@@ -51,6 +51,16 @@ def _matrix_row(name: str, row: list[float]) -> dict[str, float]:
     return {f"{name}/exp_{j:02d}": accuracy for j, accuracy in enumerate(row) if not math.isnan(accuracy)}
 
 
+def matrix_row(points: Mapping[str, float | None], row: int) -> list[float]:
+    """The row of the accuracy matrix that `experience_points` made points of, up to its diagonal.
+
+    >>> matrix_row({"acc_matrix/exp_00": 0.5, "acc_matrix/exp_01": 0.75, "time/train_s": 3.0}, 1)
+    [0.5, 0.75]
+    """
+    values = [points.get(f"acc_matrix/exp_{j:02d}") for j in range(row + 1)]
+    return [math.nan if value is None else value for value in values]
+
+
 def clean(name: str) -> str:
     """The name in characters that MLflow accepts: letters, digits, `_`, `-`, `.`, `:`, space and `/` within.
 

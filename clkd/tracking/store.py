@@ -6,8 +6,12 @@ import http.client
 import logging
 import os
 import re
+import sqlite3
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PATIENCE_SECONDS = 3.0
+RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+TIMEOUT_SECONDS = "10"
 SQLITE = "sqlite:///"
 
 
@@ -50,8 +56,11 @@ def check_reachable(uri: str) -> None:
     """Ask a server for a sign of life, since MLflow itself would wait for minutes. Any answer will do, even a refusal.
 
     Raises:
-        TrackingError: no answer within three seconds, or the server reports a failure of its own.
+        TrackingError: no answer within three seconds, or the server reports a failure of its own; a SQLite database
+            that cannot be opened.
     """
+    if uri.startswith(SQLITE):
+        _check_database(_database(uri))
     if not is_server(uri):
         return
     parts = urlsplit(uri)
@@ -68,11 +77,68 @@ def check_reachable(uri: str) -> None:
         raise TrackingError(f"MLflow server {uri} does not answer: {reason}") from error
 
 
+def _check_database(path: Path) -> None:
+    """A look into it, or, where it is still to be made, into its folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as database:
+            database.execute("PRAGMA schema_version")
+    except (OSError, sqlite3.Error) as error:
+        raise TrackingError(
+            f"MLflow's database {path} cannot be opened ({error}): name another by --tracking-uri"
+        ) from error
+
+
+class _Impatience:
+    """MLflow's own patience, lowered in the environment as long as anybody is `impatient`: it reads it there alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before: dict[str, str | None] = {}
+
+    def begin(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                wanted = {RETRIES: "0", TIMEOUT: os.environ.get(TIMEOUT) or TIMEOUT_SECONDS}
+                self._before = {name: os.environ.get(name) for name in wanted}
+                os.environ.update(wanted)
+
+    def end(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                for name, value in self._before.items():
+                    _set(name, value)
+
+
+_impatience = _Impatience()
+
+
+def _set(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Let MLflow's requests fail at once in here: by itself, it would repeat each for minutes.
+
+    A request that was repeated although the server had obeyed it would also make things twice. How long a request may
+    take is the user's to say (`$MLFLOW_HTTP_REQUEST_TIMEOUT`, else 10 seconds). The environment is put back at the end.
+    """
+    _impatience.begin()
+    try:
+        yield
+    finally:
+        _impatience.end()
+
+
 def open_client(uri: str) -> MlflowClient:
-    """A client of the store, quiet and impatient; what the user has set in the environment stays."""
-    if is_server(uri):
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    """A client of the store that keeps quiet."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
 

@@ -1,5 +1,6 @@
 """A hand-made run of three experiences, and what an engine would tell trackers about it."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -9,6 +10,8 @@ import torch
 from clkd.engine.run import Outcome, Run
 from clkd.experience import Experience, Rows
 from clkd.metrics.base import Record
+from clkd.scenario.document import to_yaml
+from clkd.tracking import store
 from clkd.tracking.result import build_result
 
 MATRIX = [[0.9, 0.1, math.nan], [0.6, 0.8, 0.2], [0.5, 0.7, 0.95]]
@@ -19,9 +22,10 @@ CONFIG = {
     "train": {"epochs": 2, "clip_norm": None},
     "groups": [[0, 1], [2, 3]],
     "long": "x" * 9000,
-    "tracking": {"uri": None},
+    "tracking": {"uri": None, "experiment": None, "child_runs": True, "tags": {"who": "me", "clkd.seed": "forged"}},
     **{f"more{i}": i for i in range(120)},
 }
+SOURCE = "name: tiny  # as written\n"
 
 
 def scenario():
@@ -38,19 +42,29 @@ def experience(i):
     return Experience(i, (2 * i, 2 * i + 1), tuple(range(2 * i + 2)), some, rows(0), some, f"[{2 * i}, {2 * i + 1}]", 3)
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """An empty store: making the schema takes seconds, copying it none."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    store.open_client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
 def make_run(tmp_path):
     """Makes the run, anew or as a resume finds it: with the experiences in `trained` behind it."""
 
     def make(trained=0, tracking=None, **changes):
-        directory = tmp_path / "runs" / "tiny"
+        directory = tmp_path / "runs" / changes.get("id", "tiny-1")
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / "scenario.yaml").write_text(SOURCE)
+        (directory / "resolved.yaml").write_text(to_yaml(CONFIG))
         known = Record.empty(3)
         run = Run(
             id="tiny-1",
             directory=directory,
             scenario=scenario(),
-            source="name: tiny  # as written\n",
+            source=SOURCE,
             command="clkd run tiny.yaml",
             seed=3,
             device="cpu",
@@ -101,8 +115,11 @@ def finish(tracker, run, i, **more):
 
 
 def outcome(run, status="finished", error=None):
+    """How it ended, after an engine has written it down."""
     metrics = {"average_accuracy": 0.7167, "forgetting": 0.25, "forward_transfer": math.nan}
-    return Outcome(status, error, build_result(run, status, metrics, run.directory / "checkpoints" / "exp_02"))
+    result = build_result(run, status, metrics, run.directory / "checkpoints" / "exp_02")
+    (run.directory / "result.json").write_text(json.dumps(result))
+    return Outcome(status, error, result)
 
 
 @pytest.fixture

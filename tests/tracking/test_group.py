@@ -1,7 +1,6 @@
 """A tracker that fails is reported once, left alone, tried again, and never stops a run; a stop signal still does."""
 
 import logging
-import threading
 import time
 
 import pytest
@@ -78,75 +77,6 @@ def test_a_tracker_that_could_not_start_is_started_before_its_next_moment(drive,
     late.broken.clear()
     drive.train(trackers, run, 0, epochs=2)
     assert late.told == ["start", "start", "epoch", "epoch"]
-
-
-class Slow(Witness):
-    """Starts beside training, and not before `may_start` is set."""
-
-    slow_start = True
-
-    def __init__(self, **facts):
-        super().__init__("slow", **facts)
-        self.may_start, self.threads = threading.Event(), []
-
-    def start(self, run):
-        self.threads.append(threading.current_thread().name)
-        assert self.may_start.wait(30)
-        super().start(run)
-
-
-def test_a_slow_start_goes_on_beside_training_and_costs_no_moment(drive, make_run):
-    slow, quick = Slow(), Witness("quick")
-    trackers, run = Trackers([slow, quick]), make_run()
-    trackers.start(run)
-    assert quick.told == ["start"]
-    assert slow.told == []  # nobody waits for it here
-    slow.may_start.set()
-    for i in range(3):
-        drive.train(trackers, run, i)
-        drive.finish(trackers, run, i)
-    trackers.end(run, drive.outcome(run))
-    assert slow.told == quick.told == WHOLE
-    assert slow.threads == [name for name in slow.threads if "clkd-tracker" in name]
-
-
-def test_a_start_slower_than_the_whole_run_is_waited_for_at_its_end(drive, make_run):
-    """A run that ends before its first epoch does."""
-    slow = Slow()
-    trackers, run = Trackers([slow]), make_run()
-    trackers.start(run)
-    threading.Timer(0.05, slow.may_start.set).start()
-    trackers.end(run, drive.outcome(run, "failed", "no data"))
-    assert slow.told == ["start", "end"]
-    assert len(slow.threads) == 1
-
-
-def test_of_a_start_that_failed_beside_training_one_moment_is_lost(drive, make_run, caplog):
-    """It is told of at the first epoch, whose numbers it never gets; from the second one on it is told everything."""
-    slow, quick = Slow(broken=["start"]), Witness("quick")
-    trackers, run = Trackers([slow, quick]), make_run()
-    slow.may_start.set()
-    trackers.start(run)
-    drive.train(trackers, run, 0, epochs=1)
-    assert caplog.text.count("'slow' failed") == 1
-    assert slow.told == ["start"]
-    slow.broken.clear()
-    drive.train(trackers, run, 0, epochs=1)
-    drive.finish(trackers, run, 0)
-    trackers.end(run, drive.outcome(run))
-    assert slow.told == ["start", "start", "epoch", "experience", "end"]
-    assert "clkd-tracker" not in slow.threads[1]  # the second try is waited for
-    assert quick.told == ["start", "epoch", "epoch", "experience", "end"]
-
-
-def test_a_start_that_failed_in_a_run_without_epochs_is_reported_and_the_run_ends(drive, make_run, caplog):
-    slow = Slow(broken=["start"], error=TrackingError)
-    trackers, run = Trackers([slow]), make_run()
-    slow.may_start.set()
-    trackers.start(run)
-    trackers.end(run, drive.outcome(run))
-    assert slow.told == ["start"]
-    assert caplog.text.count("'slow' failed") == 1
 
 
 def test_required_trackers_stop_the_run_only_where_they_cannot_start(drive, make_run):

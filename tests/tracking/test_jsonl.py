@@ -2,10 +2,14 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
-from clkd.tracking.jsonl import FILE, JsonlTracker
+from clkd.tracking import events
+from clkd.tracking.events import FILE
+from clkd.tracking.jsonl import JsonlTracker
 
 
 def strict(run):
@@ -82,4 +86,46 @@ def test_a_resumed_run_reads_as_if_never_stopped(drive, make_run, torn, caplog):
     drive(JsonlTracker(), resumed)
     assert story(strict(resumed)) == [*WHOLE[:4], ("start", None, None, 20), *WHOLE[4:]]
     assert ("torn line" in caplog.text) == bool(torn)
-    assert [path.name for path in run.directory.iterdir()] == [FILE]
+    assert {path.name for path in run.directory.glob("*.jsonl*")} == {FILE}
+    assert not list(run.directory.glob(".*"))
+
+
+def test_a_full_disk_leaves_whole_lines_and_loses_none(tmp_path):
+    """A limit on the file's size is a disk that is full in the middle of a line, and later has room again."""
+    code = """
+import json, resource, sys
+from types import SimpleNamespace
+from pathlib import Path
+from clkd.tracking.events import FILE, hold
+from clkd.tracking.jsonl import JsonlTracker
+
+run = SimpleNamespace(directory=Path(sys.argv[1]), step=0)
+tracker = JsonlTracker()
+tracker._listed = True
+tracker._file = (run.directory / FILE).open("ab", buffering=0)
+experience = SimpleNamespace(index=0)
+for limit in (-1, 150, 150, 150, -1):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+    run.step += 1
+    try:
+        tracker.epoch(run, experience, {"train/loss": 0.5})
+    except OSError as error:
+        print(error.strerror)
+    lines = (run.directory / FILE).read_text().splitlines(True)
+    assert all(line.endswith("\\n") and json.loads(line) for line in lines), lines
+    print(len(lines))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split("\n")[:-1] == ["1", *["File too large", "1"] * 3, "5"]
+
+
+def test_readers_pass_over_what_is_no_line_of_ours(tmp_path):
+    path = tmp_path / FILE
+    path.write_bytes(b'{"event": "start"}\n{"event": "ep\n[1]\n\xff\xfe\n{"event": "epoch"}\n{"event": "experi')
+    found, offset = events.read(path)
+    assert found == [{"event": "start"}, {"event": "epoch"}]
+    with path.open("ab") as file:
+        file.write(b'ence"}\n')
+    assert events.read(path, offset)[0] == [{"event": "experience"}]

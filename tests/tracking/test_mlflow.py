@@ -1,5 +1,6 @@
 """A real MLflow store on SQLite: what a run leaves there, whole, resumed, failed and killed."""
 
+import errno
 import json
 import logging
 import math
@@ -23,20 +24,23 @@ from clkd.tracking.mlflow import MlflowTracker
 # MLflow asks SQLAlchemy for a loader that the latest SQLAlchemy gives up; there is nothing we can call instead.
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory):
-    """An empty store: making the schema takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.open_client(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture(autouse=True)
 def here(template, tmp_path, monkeypatch):
     """The current directory holds a fresh store."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(template, tmp_path / "mlflow.db")
     return tmp_path
+
+
+class recorded(Trackers):  # noqa: N801  # reads as what it is: `drive(recorded())`
+    """MLflow as every run has it, behind its own JSON lines."""
+
+    def __init__(self, *arguments, **options):
+        self.mlflow = MlflowTracker(*arguments, **options)
+        super().__init__([JsonlTracker(), self.mlflow])
+
+    def settle(self):
+        self.mlflow.settle()
 
 
 def client(run):
@@ -71,7 +75,7 @@ def all_points(run):
 
 @pytest.fixture
 def whole(drive):
-    return drive(Trackers([JsonlTracker(), MlflowTracker(tags={"who": "me", "clkd.seed": "forged"})]))
+    return drive(recorded(tags={"who": "me", "clkd.seed": "forged"}))
 
 
 def test_the_parent_says_which_run_it_is(whole, here):
@@ -152,7 +156,7 @@ def test_artifacts(whole):
 
 
 def test_without_child_runs_there_is_one_run(drive):
-    run = drive(MlflowTracker(child_runs=False, experiment="another one"))
+    run = drive(recorded(child_runs=False, experiment="another one"))
     assert len(client(run).search_runs([run.tracking["mlflow"]["experiment_id"]])) == 1
     assert client(run).get_experiment_by_name("another one")
 
@@ -162,14 +166,14 @@ def test_seeds_share_a_group_and_methods_do_not(drive, make_run):
         run = make_run(id=name)
         resolved = {**run.scenario.model_dump("json"), **config}
         run.scenario.model_dump = lambda mode: resolved
-        return stored(drive(MlflowTracker(), run, experiences=0)).data.tags["clkd.group"]
+        return stored(drive(recorded(), run, experiences=0)).data.tags["clkd.group"]
 
     assert group("a", seed=1, output="x") == group("b", seed=2, tracking={"mode": "off"})
     assert group("c") != group("d", train={"epochs": 3})
 
 
 def test_the_commit_of_the_current_directory(drive, here, make_run):
-    assert "mlflow.source.git.commit" not in stored(drive(MlflowTracker(), experiences=0)).data.tags
+    assert "mlflow.source.git.commit" not in stored(drive(recorded(), experiences=0)).data.tags
 
     def git(*arguments):
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
@@ -179,16 +183,16 @@ def test_the_commit_of_the_current_directory(drive, here, make_run):
     (here / "code.py").write_text("1")
     git("add", "code.py")
     git("commit", "-m", "first")
-    tags = stored(drive(MlflowTracker(), make_run(id="clean"), experiences=0)).data.tags
+    tags = stored(drive(recorded(), make_run(id="clean"), experiences=0)).data.tags
     assert tags["mlflow.source.git.commit"] == git("rev-parse", "HEAD")
     assert tags["clkd.git_dirty"] == "false"
     (here / "code.py").write_text("2")
-    assert stored(drive(MlflowTracker(), make_run(id="dirty"), experiences=0)).data.tags["clkd.git_dirty"] == "true"
+    assert stored(drive(recorded(), make_run(id="dirty"), experiences=0)).data.tags["clkd.git_dirty"] == "true"
 
 
 def test_without_git_a_run_has_no_commit(drive, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert stored(drive(MlflowTracker(), experiences=0)).info.status == "FINISHED"
+    assert stored(drive(recorded(), experiences=0)).info.status == "FINISHED"
 
 
 # How it ends
@@ -198,7 +202,7 @@ def test_without_git_a_run_has_no_commit(drive, monkeypatch):
     ("status", "shown"), [("finished", "FINISHED"), ("stopped", "FINISHED"), ("failed", "FAILED"), ("killed", "KILLED")]
 )
 def test_the_status_is_set(drive, status, shown):
-    found = stored(drive(MlflowTracker(), status=status, error="why" if status == "failed" else None, experiences=1))
+    found = stored(drive(recorded(), status=status, error="why" if status == "failed" else None, experiences=1))
     assert found.info.status == shown
     assert found.info.end_time
     assert found.data.tags["clkd.status_detail"] == status
@@ -207,14 +211,25 @@ def test_the_status_is_set(drive, status, shown):
 
 def test_the_status_is_set_even_where_artifacts_cannot_be_written(drive, make_run, here, caplog):
     run = make_run()
-    tracker = Trackers([MlflowTracker()])
+    tracker = recorded()
     tracker.start(run)
     drive.finish(tracker, run, 0)
+    tracker.settle()
     shutil.rmtree(here / "mlartifacts")
     (here / "mlartifacts").write_text("in the way")
     tracker.end(run, drive.outcome(run, "killed"))
     assert stored(run).info.status == "KILLED"
-    assert "'mlflow' failed" in caplog.text
+    assert "MLflow lacks some of this run's artifacts" in caplog.text
+
+
+def test_the_status_is_set_even_where_the_record_does_not_say_it(drive, make_run, monkeypatch, caplog):
+    def full(*about):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(JsonlTracker, "end", full)
+    found = stored(drive(recorded(), make_run(), status="failed", error="disk full", experiences=1))
+    assert (found.info.status, found.data.tags["clkd.error"]) == ("FAILED", "disk full")
+    assert "tracker 'jsonl' failed" in caplog.text
 
 
 # Going on
@@ -224,19 +239,21 @@ def test_the_status_is_set_even_where_artifacts_cannot_be_written(drive, make_ru
 def test_a_resumed_run_is_the_same_run_with_no_point_twice(drive, make_run, remembered):
     """The process dies in experience 2 after the checkpoint of experience 0: 1 is trained and told a second time."""
     run = make_run()
-    tracker = MlflowTracker()
+    tracker = recorded()
     tracker.start(run)
     for i in range(2):
         drive.train(tracker, run, i)
         drive.finish(tracker, run, i)
     drive.train(tracker, run, 2, epochs=1)
+    tracker.settle()
     first = dict(run.tracking["mlflow"])
     tracker.end(run, drive.outcome(run, "failed", "out of memory"))
 
     state = {"mlflow": {**first, "children": {}}} if remembered else {}
     resumed = make_run(trained=1, tracking=state)
-    tracker = MlflowTracker()
+    tracker = recorded()
     tracker.start(resumed)
+    tracker.settle()
     assert stored(resumed).info.status == "RUNNING"
     assert "clkd.error" not in stored(resumed).data.tags
     for i in range(1, 3):
@@ -247,33 +264,33 @@ def test_a_resumed_run_is_the_same_run_with_no_point_twice(drive, make_run, reme
     assert resumed.tracking["mlflow"]["run_id"] == first["run_id"]
     assert stored(resumed).info.status == "FINISHED"
     assert len(client(resumed).search_runs([first["experiment_id"]])) == 4
-    whole = drive(MlflowTracker(), make_run(id="whole"))
+    whole = drive(recorded(), make_run(id="whole"))
     assert all_points(resumed) == all_points(whole)
 
 
 def test_a_resume_from_elsewhere_finds_the_store_it_began_in(drive, make_run, here, monkeypatch):
-    run = drive(MlflowTracker(), experiences=1, status="killed")
+    run = drive(recorded(), experiences=1, status="killed")
     elsewhere = here / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    again = drive(MlflowTracker(), make_run(trained=1, tracking=run.tracking))
+    again = drive(recorded(), make_run(trained=1, tracking=run.tracking))
     assert again.tracking["mlflow"]["uri"] == f"sqlite:///{here}/mlflow.db"
     assert list(elsewhere.iterdir()) == []
 
 
 def test_a_run_deleted_in_mlflow_is_recorded_afresh(drive, make_run):
-    run = drive(MlflowTracker(), experiences=1, status="killed")
+    run = drive(recorded(), experiences=1, status="killed")
     old = run.tracking["mlflow"]["run_id"]
     client(run).delete_run(old)
-    again = drive(MlflowTracker(), make_run(trained=1, tracking=run.tracking))
+    again = drive(recorded(), make_run(trained=1, tracking=run.tracking))
     assert again.tracking["mlflow"]["run_id"] != old
-    assert history(again, "acc_matrix/exp_00") == [(1, 0.6), (2, 0.5)]
+    assert history(again, "acc_matrix/exp_00") == [(0, 0.9), (1, 0.6), (2, 0.5)], "with what the old one had"
 
 
 def test_a_changed_parameter_does_not_break_a_resume(drive, make_run):
-    run = drive(MlflowTracker(), experiences=1, status="killed")
+    run = drive(recorded(), experiences=1, status="killed")
     again = make_run(trained=1, tracking=run.tracking, device="cuda")
-    assert stored(drive(MlflowTracker(), again)).data.params["device"] == "cpu"
+    assert stored(drive(recorded(), again)).data.params["device"] == "cpu"
 
 
 # Numbers that are none, and many
@@ -281,11 +298,12 @@ def test_a_changed_parameter_does_not_break_a_resume(drive, make_run):
 
 def test_infinity_is_told_and_shown_as_no_number(drive, make_run, caplog):
     run = make_run()
-    tracker = MlflowTracker()
+    tracker = recorded()
     tracker.start(run)
     tracker.epoch(run, drive.experience(0), {"train/loss": math.inf})
     run.step = 1
     tracker.epoch(run, drive.experience(0), {"train/loss": -math.inf})
+    tracker.settle()
     assert all(math.isnan(value) for _, value in history(run, "train/loss"))
     assert caplog.text.count("'train/loss' is infinite") == 1
 
@@ -293,18 +311,20 @@ def test_infinity_is_told_and_shown_as_no_number(drive, make_run, caplog):
 @pytest.mark.parametrize("name", ["a[3]", "@#", "/lead", "../up", "a//b", "ünï", "x" * 300, "a\nb", " ", ""])
 def test_any_name_is_accepted(drive, make_run, name):
     run = make_run()
-    tracker = MlflowTracker()
+    tracker = recorded()
     tracker.start(run)
     tracker.epoch(run, drive.experience(0), {name: 0.5, name + "?": 0.25})
+    tracker.settle()
     values = [value for key, value in stored(run).data.metrics.items() if key != "model/student_parameters"]
     assert sorted(values) == [0.25, 0.5]
 
 
 def test_more_numbers_than_one_request_takes(drive, make_run):
     run = make_run()
-    tracker = MlflowTracker()
+    tracker = recorded()
     tracker.start(run)
     drive.finish(tracker, run, 0, per_class={f"class {i}": i / 1500 for i in range(1500)})
+    tracker.settle()
     assert stored(run).data.metrics["class_acc/class 1499"] == 1499 / 1500
 
 
@@ -315,15 +335,26 @@ def test_a_file_store_is_refused_with_the_way_out(drive, make_run, caplog):
     for uri in ["file:./mlruns", "./mlruns"]:
         with pytest.raises(TrackingError, match=r"file store.*give sqlite:///"):
             MlflowTracker(uri).start(make_run())
-    drive(Trackers([MlflowTracker("file:./mlruns")]))
+    drive(recorded("file:./mlruns"))
     assert "is a file store" in caplog.text
+
+
+def test_a_database_that_is_none_is_named_at_once(drive, make_run, here, caplog):
+    (here / "text.db").write_text("not a database at all, but long enough to be looked at " * 99)
+    (here / "in the way").write_text("")
+    for uri, why in (("text.db", "is not a database"), ("in the way/m.db", "File exists")):
+        caplog.clear()
+        drive(recorded(f"sqlite:///{here}/{uri}"), make_run(id=uri[:4]), experiences=0)
+        assert f"MLflow's database {here}/{uri} cannot be opened" in caplog.text
+        assert why in caplog.text
+        assert "MLflow lacks 2 of this run's 2 records" in caplog.text
 
 
 def test_the_environment_names_the_store(drive, here, monkeypatch, template):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///sub/other.db")
     (here / "sub").mkdir()
     shutil.copy(template, here / "sub" / "other.db")
-    run = drive(MlflowTracker(), experiences=1)
+    run = drive(recorded(), experiences=1)
     assert run.tracking["mlflow"]["uri"] == f"sqlite:///{here}/sub/other.db"
     assert (here / "sub" / "mlartifacts" / "tiny").is_dir()
 
@@ -331,14 +362,16 @@ def test_the_environment_names_the_store(drive, here, monkeypatch, template):
 def test_a_leftover_file_store_does_not_matter(drive, here):
     (here / "mlruns" / "0").mkdir(parents=True)
     (here / "mlruns" / "0" / "meta.yaml").write_text("name: Default\n")
-    assert stored(drive(MlflowTracker(), experiences=0)).info.status == "FINISHED"
+    assert stored(drive(recorded(), experiences=0)).info.status == "FINISHED"
 
 
 def test_a_deleted_experiment_is_named_with_the_way_out(drive, make_run):
-    run = drive(MlflowTracker(), experiences=0)
+    run = drive(recorded(), experiences=0)
     client(run).delete_experiment(run.tracking["mlflow"]["experiment_id"])
+    again = recorded()
+    again.start(make_run(id="another"))
     with pytest.raises(TrackingError, match="mlflow experiments restore --experiment-id"):
-        MlflowTracker().start(make_run())
+        again.settle()
 
 
 def test_a_server_that_is_down_costs_no_time(drive, caplog):
@@ -346,9 +379,11 @@ def test_a_server_that_is_down_costs_no_time(drive, caplog):
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     begin = time.perf_counter()
-    drive(Trackers([MlflowTracker(f"http://127.0.0.1:{port}")]))
+    drive(recorded(f"http://127.0.0.1:{port}"))
     assert time.perf_counter() - begin < 3
-    assert caplog.text.count("does not answer") == 1
+    assert caplog.text.count("tracker 'mlflow' failed") <= 1
+    assert "MLflow lacks 11 of this run's 11 records" in caplog.text
+    assert "clkd track sync runs/tiny-1" in caplog.text
 
 
 def test_a_server_that_says_nothing_is_given_up(monkeypatch):
@@ -359,13 +394,18 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch):
     assert time.perf_counter() - begin < 2
 
 
-def test_a_servers_own_patience_stays_what_the_user_set(monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "")  # so that what is set below is undone afterwards
-    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
-    store.open_client("http://127.0.0.1:1")
-    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5"
-    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
+def test_mlflows_own_patience_is_put_back(monkeypatch):
+    monkeypatch.setenv(store.RETRIES, "5")
+    monkeypatch.delenv(store.TIMEOUT, raising=False)
+    with store.impatient():
+        with store.impatient():
+            pass
+        assert (os.environ[store.RETRIES], os.environ[store.TIMEOUT]) == ("0", "10")
+    assert os.environ[store.RETRIES] == "5"
+    assert store.TIMEOUT not in os.environ
+    monkeypatch.setenv(store.TIMEOUT, "60")
+    with store.impatient():
+        assert os.environ[store.TIMEOUT] == "60", "who has a slow server says so"
 
 
 # Manners

@@ -1,0 +1,78 @@
+"""The files that MLflow keeps of a run: copies from its directory, and the accuracy matrix in four guises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clkd.tracking import labels
+from clkd.tracking.events import FILE
+from clkd.tracking.points import without_nan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+CONSTANT = {"scenario.yaml": "scenario.yaml", "config.resolved.yaml": "resolved.yaml"}
+"""Artifact, and the file of the run's directory that it is a copy of."""
+GROWING = {"environment.txt": "environment.txt", "result.json": "result.json", FILE: FILE}
+MATRIX = ("accuracy_matrix.csv", "accuracy_matrix.json", "figures/accuracy_matrix.png", "figures/forgetting.png")
+CHANGING = frozenset((*GROWING, *MATRIX))
+"""What is another one each time that a run ends."""
+
+Content = Callable[[], "Path | str | Figure"]
+
+
+def of(directory: Path, rows: list[list[float]], title: str, over: bool) -> dict[str, Content]:
+    """All artifacts that a run's directory is good for, made when they are called.
+
+    Args:
+        rows: the accuracy matrix.
+        title: of the figures.
+        over: whether the run has ended; before, there is only what does not change.
+    """
+    copies = {**CONSTANT, **GROWING} if over else CONSTANT
+    found: dict[str, Content] = {
+        name: _copy(name, directory / file) for name, file in copies.items() if (directory / file).exists()
+    }
+    return {**found, **_matrix(rows, title)} if over and rows else found
+
+
+def found(client: MlflowClient, run: str) -> set[str]:
+    """The names of those that the store has."""
+    items = client.list_artifacts(run)
+    inside = [client.list_artifacts(run, item.path) if item.is_dir else [item] for item in items]
+    return {item.path for each in inside for item in each}
+
+
+def log(client: MlflowClient, run: str, name: str, content: Content) -> None:
+    """Put one into the store, in the place of one of that name."""
+    made = content()
+    if isinstance(made, Path):
+        client.log_artifact(run, str(made))
+    elif isinstance(made, str):
+        client.log_text(run, made, name)
+    else:
+        client.log_figure(run, made, name)
+
+
+def _copy(name: str, path: Path) -> Content:
+    return (lambda: path) if path.name == name else lambda: path.read_text(encoding="utf-8")
+
+
+def _matrix(rows: list[list[float]], title: str) -> dict[str, Content]:
+    def drawn(name: str) -> Figure:
+        from clkd.tracking import figures
+
+        figure: Figure = getattr(figures, name)(rows, title)
+        return figure
+
+    made: tuple[Content, ...] = (
+        lambda: labels.matrix_csv(rows),
+        lambda: json.dumps(without_nan({"accuracy_matrix": rows}), indent=2),
+        lambda: drawn("accuracy_matrix"),
+        lambda: drawn("forgetting"),
+    )
+    return dict(zip(MATRIX, made, strict=True))

@@ -1,0 +1,58 @@
+"""A run that is over, into MLflow: whatever of it the store lacks, from its directory alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clkd.errors import ClkdError, TrackingError, UserError
+from clkd.scenario.document import parse, read_text
+from clkd.tracking import events, store
+from clkd.tracking.events import FILE
+from clkd.tracking.upload import VANISHED, Destination, Upload
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What became of a run.
+
+    Attributes:
+        found: where it is in MLflow (`uri`, `experiment_id`, `run_id`, `children`); empty if it was skipped.
+        brought: how many points, params, tags, children, artifacts and so on the store lacked.
+    """
+
+    found: dict[str, Any] = field(default_factory=dict)
+    brought: Counter[str] = field(default_factory=Counter)
+
+
+def sync(directory: Path, uri: str | None = None, noted: str | None = None) -> Synced:
+    """Bring a run into MLflow; one that is still being trained is skipped, since its own tracker does so.
+
+    Args:
+        directory: the run's, from any machine.
+        uri: of the store; by default the scenario's, else `$MLFLOW_TRACKING_URI`, else
+        noted: where the run was recorded when it was trained, else `sqlite:///mlflow.db` here.
+
+    Raises:
+        UserError: the directory holds no record.
+        TrackingError: the store cannot be used or does not answer.
+    """
+    if not (directory / FILE).exists():
+        raise UserError(f"{directory} holds no {FILE}, so nothing of it can be brought in")
+    options = parse(read_text(directory / "resolved.yaml")).data["tracking"]
+    resolved = store.resolve_uri(uri or options["uri"], noted)
+    destination = Destination(resolved, options["experiment"], options["child_runs"], options["tags"])
+    with events.claim(directory / FILE) as dead:
+        if not dead:
+            return Synced()
+        try:
+            upload = Upload(directory, destination)
+            upload.advance(VANISHED)
+        except ClkdError:
+            raise
+        except Exception as error:  # MLflow raises whatever its database or its server made of a request
+            reason = str(error).strip().partition("\n")[0][:300]
+            raise TrackingError(f"MLflow {resolved} failed: {type(error).__name__}: {reason}") from error
+    return Synced(upload.found, upload.brought)

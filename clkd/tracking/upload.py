@@ -1,0 +1,286 @@
+"""From a run's directory into MLflow: one parent run with everything that is compared, one child per experience.
+
+There is one way into MLflow, and it starts from `metrics.jsonl`: a run that is being trained, one that is resumed and
+one that is brought in a month later (`clkd track sync`) all look alike, and whatever is there already is left alone.
+
+Everything goes through a client with explicit run ids: MLflow's own "active run" belongs to a thread, is taken over by
+whoever starts another, and is closed with the wrong status when a process stops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clkd.errors import TrackingError
+from clkd.scenario.document import parse, read_text
+from clkd.tracking import artifacts, labels, store
+from clkd.tracking.events import END, EPOCH, EXPERIENCE, FILE, START, Event, read
+from clkd.tracking.points import clean_names, matrix_row
+from clkd.tracking.stored import MOST_METRICS, Point, Stored
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as StoredRun
+
+STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+VANISHED = {"event": END, "status": "killed", "error": "the process ended without a word, as by SIGKILL"}
+"""How a run ended that did not say how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where in MLflow a run goes.
+
+    Attributes:
+        uri: of the store, as `store.resolve_uri` gives it.
+        experiment: None is the scenario's name.
+        child_runs: one nested run per experience.
+        tags: the user's; they override none of clkd's.
+    """
+
+    uri: str
+    experiment: str | None = None
+    child_runs: bool = True
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class Upload:
+    """Brings what a run's directory holds into MLflow, as far as it is not there.
+
+    After an error it is not to be used again: make a new one, which looks up what the store has.
+
+    Attributes:
+        events: how many lines of `metrics.jsonl` the store has.
+        brought: how many points, params, tags, children, artifacts and so on were not there.
+
+    Raises:
+        TrackingError: the store cannot be used or does not answer; every other error is MLflow's own.
+    """
+
+    def __init__(self, directory: Path, destination: Destination) -> None:
+        self.directory, self.destination = directory, destination
+        self.events = 0
+        self.brought: Counter[str] = Counter()
+        self._offset = 0
+        self._milestones: list[Event] = []
+        """All events but epochs."""
+        self._first = _first_start(directory)
+        self._latest = self._first
+        store.check_reachable(destination.uri)
+        with store.impatient():
+            self._connect()
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """Where the run is: what `run.tracking["mlflow"]` holds."""
+        return {
+            "uri": self.destination.uri,
+            "experiment_id": self._experiment,
+            "run_id": self._parent.id,
+            "children": {index: child.id for index, child in self._children.items()},
+        }
+
+    def advance(self, otherwise: Event | None = None) -> None:
+        """Bring in what is new. `otherwise` is how the run ended, if it did and its record does not say so."""
+        store.check_reachable(self.destination.uri)
+        with store.impatient():
+            self._advance(otherwise)
+
+    def _advance(self, otherwise: Event | None) -> None:
+        events, self._offset = read(self.directory / FILE, self._offset)
+        self._milestones += [event for event in events if event["event"] != EPOCH]
+        self._latest = events[-1] if events else self._latest
+        end = self._end(otherwise)
+        self._describe(end)
+        self._parent.log_points(point for event in events for point in _points(event))
+        if self.destination.child_runs:
+            for event in events:
+                if event["event"] == EXPERIENCE and not event.get("carried"):
+                    self._log_child(event)
+        self.events += len(events)
+        self._finish(end)
+
+    def _end(self, otherwise: Event | None) -> Event | None:
+        if self._milestones[-1]["event"] == END:
+            return self._milestones[-1]
+        return {**otherwise, "time": self._latest["time"]} if otherwise else None
+
+    # Finding it
+
+    def _connect(self) -> None:
+        """Find this run in the store, or create it."""
+        self._client = store.open_client(self.destination.uri)
+        experiment = self.destination.experiment or self._first["name"]
+        self._experiment = store.find_experiment(self._client, experiment, self.destination.uri)
+        found = self._search(f"tags.`clkd.run_id` = '{self._first['tags']['clkd.run_id']}'")
+        run = found[0] if found else self._create()
+        self._parent = Stored(self._client, run, self.brought)
+        self._files = artifacts.found(self._client, self._parent.id) if found else set()
+        self._children = self._find_children() if found else {}
+
+    def _search(self, condition: str) -> list[StoredRun]:
+        """Runs of the experiment, the oldest first."""
+        found: list[StoredRun] = []
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment], condition, order_by=["start_time"], page_token=token, max_results=MOST_METRICS
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _create(self) -> StoredRun:
+        self.brought["runs"] += 1
+        return self._client.create_run(
+            self._experiment,
+            start_time=_milliseconds(self._first),
+            tags={"clkd.run_id": self._first["tags"]["clkd.run_id"]},
+            run_name=self._title,
+        )
+
+    def _find_children(self) -> dict[str, Stored]:
+        """Children by experience index, as the store has them: the truth even after a crash."""
+        found = self._search(f"tags.`mlflow.parentRunId` = '{self._parent.id}'")
+        ours = [child for child in found if "clkd.experience" in child.data.tags]
+        ours.sort(key=lambda child: int(child.data.tags["clkd.experience"]))
+        indices = [child.data.tags["clkd.experience"] for child in ours]
+        return {
+            index: Stored(self._client, child, self.brought, int(index))
+            for index, child in zip(indices, ours, strict=True)
+        }
+
+    # The parent run
+
+    @property
+    def _title(self) -> str:
+        return f"{self._first['name']} s{self._first['tags'].get('clkd.seed')}"
+
+    def _describe(self, end: Event | None) -> None:
+        """Tags, parameters and, unless it is over, that it runs. How it ended is said last (`_finish`)."""
+        running = {} if end else {"clkd.status_detail": "running"}
+        if not end:
+            self._parent.go_on()
+        if not (end and end.get("error")):
+            self._parent.delete_tag("clkd.error")
+        self._parent.log_tags({**self._tags(), **running})
+        if not self.events:
+            self._parent.log_params(self._params())
+
+    def _tags(self) -> dict[str, str]:
+        """As the latest start says; where and with what a run was resumed is true of its end."""
+        tags = dict(self.destination.tags)
+        for event in self._milestones:
+            tags |= event.get("tags", {})
+        return tags
+
+    def _params(self) -> dict[str, str]:
+        config = parse(read_text(self.directory / "resolved.yaml")).data
+        return clean_names(dict(labels.flatten({**config, "device": self._first["device"]})))
+
+    def _finish(self, end: Event | None) -> None:
+        """Artifacts, and how it ended, which is said even where an artifact cannot be written."""
+        status, time = (STATUS[end["status"]], _milliseconds(end)) if end else ("RUNNING", None)
+        settled = (self._parent.status, self._parent.ended) == (status, time)
+        rows = self._matrix() if end else []
+        try:
+            if end:
+                self._parent.log_tags(self._conclusion(end, rows))
+            for name, content in artifacts.of(self.directory, rows, self._title, over=end is not None).items():
+                if name not in self._files or (name in artifacts.CHANGING and not settled):
+                    artifacts.log(self._client, self._parent.id, name, content)
+                    self._files.add(name)
+                    self.brought["artifacts"] += 1
+        finally:
+            if time is not None:
+                self._parent.end(status, time)
+
+    def _conclusion(self, end: Event, rows: list[list[float]]) -> dict[str, str]:
+        metrics = end.get("metrics") or self._latest_metrics()
+        note = labels.note(self._first["name"], self._tags(), metrics, rows)
+        error = {"clkd.error": end["error"]} if end.get("error") else {}
+        return {"clkd.status_detail": end["status"], "mlflow.note.content": note, **error}
+
+    def _latest_metrics(self) -> dict[str, float]:
+        """Headline numbers after the latest experience, by plain name."""
+        experiences = [event for event in self._milestones if event["event"] == EXPERIENCE]
+        metrics = experiences[-1]["metrics"] if experiences else {}
+        return {name.removeprefix("stream/"): value for name, value in metrics.items()}
+
+    def _matrix(self) -> list[list[float]]:
+        """The lower triangle: row i holds the accuracy on experiences 0 … i after training on i."""
+        rows = {e["experience"]: e["metrics"] for e in self._milestones if e["event"] == EXPERIENCE}
+        return [matrix_row(rows[i], i) for i in sorted(rows)]
+
+    # The child runs
+
+    def _log_child(self, event: Event) -> None:
+        index = str(event["experience"])
+        if index not in self._children:
+            self._children[index] = self._create_child(event)
+        child = self._children[index]
+        child.log_points(_points(event))
+        if not child.has_inputs:
+            self._log_dataset(child, event)
+        if child.status != "FINISHED":
+            child.end("FINISHED", _milliseconds(event))
+
+    def _create_child(self, event: Event) -> Stored:
+        index, place = event["experience"], self._milestones.index(event)
+        child = self._client.create_run(
+            self._experiment,
+            start_time=_milliseconds(self._milestones[max(0, place - 1)]),
+            tags={
+                "mlflow.parentRunId": self._parent.id,
+                "clkd.experience": str(index),
+                "clkd.classes": ", ".join(map(str, event.get("classes", ())))[: labels.LONGEST_TAG],
+                "clkd.dataset": self._tags()["clkd.dataset"],
+            },
+            run_name=f"exp_{index:02d} {event.get('name', '')}".strip(),
+        )
+        self.brought["children"] += 1
+        return Stored(self._client, child, self.brought, index)
+
+    def _log_dataset(self, child: Stored, event: Event) -> None:
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        tags, digest = self._tags(), event.get("digest")
+        source = CodeDatasetSource({"mlflow.source.name": tags["mlflow.source.name"]})
+        name = f"{tags.get('clkd.stand_in') or tags['clkd.dataset']}/exp_{event['experience']:02d}"
+        dataset = MetaDataset(source, name=name, digest=digest[:36] if digest else None)  # type: ignore[abstract]  # `profile` is optional: MLflow itself makes these
+        context = [InputTag("mlflow.data.context", "train")]
+        self._client.log_inputs(child.id, [DatasetInput(dataset._to_mlflow_entity(), context)])
+        child.has_inputs = True
+        self.brought["inputs"] += 1
+
+
+def _first_start(directory: Path) -> Event:
+    """Who the run is."""
+    events, _ = read(directory / FILE)
+    start = next((event for event in events if event["event"] == START), None)
+    if start is None or "tags" not in start:
+        raise TrackingError(f"{directory / FILE} does not say whose it is: it was written by an older clkd, or cut")
+    return start
+
+
+def _points(event: Event) -> list[Point]:
+    """Every number of an event that MLflow shows."""
+    kind, values, step = event["event"], event.get("metrics", {}), event["step"]
+    if kind == START:
+        values, step = {key if "/" in key else f"model/{key}": value for key, value in values.items()}, 0
+    elif kind == EXPERIENCE:
+        step = event["experience"]
+    elif kind == END:
+        return []
+    time, named = _milliseconds(event), clean_names(values).items()
+    return [Point(key, step, math.nan if value is None else float(value), time) for key, value in named]
+
+
+def _milliseconds(event: Event) -> int:
+    return round(1000 * float(event["time"]))
