@@ -86,7 +86,7 @@ def test_validate_tells_good_files_from_bad_ones(clkd, plain, tmp_path):
     lines = err.splitlines()
     assert lines[0] == "bad.yaml:3:1: student.model: is missing"
     assert lines[1] == "bad.yaml:3:11: student.modle: unknown key (did you mean 'model'?)"
-    assert lines[2].startswith("bad.yaml:5:1: colour: unknown key (allowed: device, ")
+    assert lines[2].startswith("bad.yaml:5:1: colour: unknown key (allowed: checkpoint, device, ")
     assert lines[3:] == ["clkd: nope.yaml: no such file"]
 
 
