@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from clkd.errors import PluginError, UserError, one_line
+from clkd.errors import PluginError, UserError, one_line, shorten
 from clkd.options import UNKNOWN_PART, Opened, Parsing, Place
 from clkd.registry import Registry
 from clkd.scenario.checks import check_names, check_split, check_whole
@@ -189,7 +189,7 @@ class _Draft:
             dotted = ".".join(map(str, place))
             said = f"{dotted}: {reason}" if dotted else reason
             mark = self._mark(place, reason)
-            where = f"--set {setting}" if setting else f"{self.path}:{mark[0]}:{mark[1]}"
+            where = f"--set {shorten(setting)}" if setting else f"{self.path}:{mark[0]}:{mark[1]}"
             lines[_LAST if setting else mark, f"{where}: {said}"] = None
         return [line for _, line in sorted(lines, key=lambda found: found[0])]
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from clkd.errors import UserError
+from clkd.errors import UserError, shorten
 from clkd.options import Opened, Place
 from clkd.scenario.document import DocumentError, parse
 
@@ -29,13 +29,13 @@ class Setting:
         key, equals, value = text.partition("=")
         words = key.strip().split(".")
         if not equals or not all(words):
-            raise UserError(f"--set {text}: write a.b=value")
+            raise UserError(f"--set {shorten(text)}: write a.b=value")
         try:
             document = parse(value)
         except DocumentError as error:
-            raise UserError(f"--set {text}: {error.reason}") from error
+            raise UserError(f"--set {shorten(text)}: {error.reason}") from error
         if document.twice:
-            raise UserError(f"--set {text}: {document.twice[0][0][-1]}: given twice")
+            raise UserError(f"--set {shorten(text)}: {document.twice[0][0][-1]}: given twice")
         place = tuple(int(word) if re.fullmatch(r"[0-9]{1,9}", word) else word for word in words)
         return cls(text, place, document.data)
 
