@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -229,22 +229,26 @@ class _Execution:
         if "average_accuracy" in self.composed.metrics:
             values["average_accuracy_task_aware"] = self.composed.metrics["average_accuracy"](aware)
         outcome.result = build_result(self.run, outcome.status, values, self.saver.last)
-        unwritten = self._write_down(outcome)
+        unwritten = _tried(partial(self._write_down, outcome))
         self.trackers.end(self.run, outcome)
+        unwritten = _tried(self._note_tracking) or unwritten
         self.hook.clkd_run_end(run=self.run, outcome=outcome)
         if unwritten and outcome.error is None:
             raise unwritten
 
-    def _write_down(self, outcome: Outcome) -> StorageError | None:
-        """What the run's directory says of its end. A full disk is told, but must not hide why a run failed."""
-        try:
-            self.directory.write("result.json", json.dumps(outcome.result, indent=2))
-            self.directory.update(status=outcome.status, error=outcome.error)
-            self._note_tracking()
-        except StorageError as error:
-            log.error("%s", error)
-            return error
-        return None
+    def _write_down(self, outcome: Outcome) -> None:
+        self.directory.write("result.json", json.dumps(outcome.result, indent=2))
+        self.directory.update(status=outcome.status, error=outcome.error)
+
+
+def _tried(write: Callable[[], None]) -> StorageError | None:
+    """What the run's directory says of its end. A full disk is told, but must not hide why a run failed."""
+    try:
+        write()
+    except StorageError as error:
+        log.error("%s", error)
+        return error
+    return None
 
 
 def _make_run(job: Job, composed: Composition, command: str, device: torch.device, plugins: Plugins) -> Run:
