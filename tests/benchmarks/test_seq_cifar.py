@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 BARE = f"""
 import runpy, sys
@@ -16,6 +18,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_bare_machine(tmp_path: Path) -> None:
     words = "--steps 2 --rounds 1 --width 2 --variants eager"
     command = [sys.executable, "-c", BARE, *words.split()]

@@ -28,7 +28,7 @@ SCENARIO: dict[str, Any] = {
     "name": "two",
     "stream": {
         "dataset": {"name": "digits", "rows_per_class": 30},
-        "split": {"by": "class", "experiences": 3, "validation": 0.02},
+        "split": {"by": "class", "experiences": 3, "validation": 0.1},
     },
     "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "linear"},
     "teachers": {"previous": "previous", "big": {"kind": "fit", "model": {"kind": "mlp", "hidden": [24]}, "epochs": 1}},

@@ -100,7 +100,7 @@ def fit_once(home: Path, count: int) -> None:
     (folder,) = folders(home / "cache" / "answers")
     answers = Answers.open(folder)
     assert all(answers.intact(view, block) for view in range(2) for block in range(len(answers.blocks)))
-    lines = [json.loads(line) for path in home.glob("runs/*/metrics.jsonl") for line in path.open()]
+    lines = [json.loads(line) for path in home.glob("runs/*/metrics.jsonl") for line in path.read_text().splitlines()]
     asked = [line["metrics"]["teacher_cache/big/rows_asked"] for line in lines if line["event"] == "experience"]
     assert len(asked) == 2 * count
     assert sum(asked) == answers.rows() == answers.meta["asked"] == 2 * 200, "each row was asked about once, by anybody"
@@ -110,6 +110,7 @@ def fit_once(home: Path, count: int) -> None:
     }, "nothing half-decoded stays"
 
 
+@pytest.mark.slow
 def test_many_started_at_once_decode_fit_and_ask_once(home: Path) -> None:
     fit_once(home, 3)
 
@@ -119,6 +120,7 @@ def test_so_do_eight(home: Path) -> None:
     fit_once(home, 8)
 
 
+@pytest.mark.slow
 def test_one_place_for_two_new_runs_is_one_runs_place(home: Path) -> None:
     started = [run("--set", "output=here", scenario=TINY) for _ in range(2)]
     done = sorted((process.wait(300), *process.communicate()) for process in started)
@@ -144,14 +146,15 @@ def test_a_run_that_goes_on_is_not_resumed_and_a_killed_one_is(home: Path) -> No
     first = run(scenario=endless)
     wait_for(lambda: list(home.glob("runs/*/metrics.jsonl")), first)
     (directory,) = home.glob("runs/*")
-    before = sorted(path.name for path in directory.iterdir())
+    before = {path.name for path in directory.iterdir()}
     second = run("--resume", str(directory))
     out, err = second.communicate(timeout=300)
     assert (second.returncode, out) == (2, "")
     assert re.fullmatch(
         rf"clkd: {directory} is in use by process {first.pid} on \S+, training it since .*: .*\n", err
     ), err
-    assert sorted(path.name for path in directory.iterdir()) == before
+    own = {"environment.txt", "checkpoints"}  # which the first run may have come to meanwhile
+    assert {path.name for path in directory.iterdir()} - before <= own
     assert first.poll() is None, "the one that was there goes on"
     first.send_signal(signal.SIGKILL)
     first.communicate()
@@ -195,6 +198,7 @@ def clkd_experience_end(run, experience, result):
 """
 
 
+@pytest.mark.slow
 def test_clearing_the_cache_during_a_run_changes_nothing(home: Path) -> None:
     Path("plugins").mkdir()
     Path("plugins/clear.py").write_text(CLEARED)
@@ -254,6 +258,7 @@ print(experiment, client.create_run(experiment).info.run_id)
 """
 
 
+@pytest.mark.slow
 def test_many_make_one_tracking_database_at_once(home: Path) -> None:
     (home / "meet").mkdir()
     opening = [

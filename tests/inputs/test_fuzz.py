@@ -196,7 +196,10 @@ def judge(tmp_path, capfd, monkeypatch):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("base", range(len(WHOLE)))
+# The last has something of everything, and runs in the fast suite.
+@pytest.mark.parametrize(
+    "base", [*(pytest.param(i, marks=pytest.mark.slow) for i in range(len(WHOLE) - 1)), len(WHOLE) - 1]
+)
 @many
 @given(changes=structures, edits=letters)
 def test_no_scenario_brings_validate_down(judge, base, changes, edits):

