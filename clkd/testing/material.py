@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,22 +19,24 @@ CLASSES = (3, 0, 5, 1, 2, 4)
 """Global ids in the order of arrival, two per experience: not sorted, so that a column is no class id."""
 SHAPE = (1, 2, 2)
 WIDTH = 6
+MAP = (WIDTH, 5, 3)
+"""Maps with sides that are odd and not alike."""
 TAP = "penultimate"
 PER_EXPERIENCE = 2
 ROWS = 30
 """Training rows of each experience."""
 
 
-def spec(classes: int = 4) -> Spec:
-    """A side that knows the first `classes` classes and whose features are `WIDTH` wide."""
+def spec(classes: int = 4, shape: tuple[int, ...] = (WIDTH,)) -> Spec:
+    """A side that knows the first `classes` classes, and whose features are vectors or maps of this shape."""
     born = tuple(i // PER_EXPERIENCE for i in range(classes))
-    return Spec(CLASSES[:classes], born, feature=TAP, shape=(WIDTH,))
+    return Spec(CLASSES[:classes], born, feature=TAP, shape=shape)
 
 
 def batch(new: int = 5, replayed: int = 4, classes: int = 4) -> Batch:
     """Labelled rows of the first `classes` classes."""
     n = new + replayed
-    place = torch.arange(n) * 3 % classes
+    place = torch.arange(n) * 7 % classes
     y = torch.tensor(CLASSES)[place]
     x = torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(n))
     return Batch(x, y, torch.arange(n), torch.zeros_like(y), place // PER_EXPERIENCE, new)
@@ -43,28 +46,32 @@ def signals(rows: int, side: Spec, needs: Needs, seed: int, scale: float = 1.0) 
     """What a model with these classes might say; tensors are leaves that ask for gradients."""
     draws = torch.Generator().manual_seed(seed)
 
-    def leaf(width: int) -> Tensor:
-        return (torch.randn(rows, width, generator=draws) * scale).requires_grad_()
+    def leaf(*shape: int) -> Tensor:
+        return (torch.randn(rows, *shape, generator=draws) * scale).requires_grad_()
 
-    features = {name: leaf(WIDTH) for name in dict.fromkeys((TAP, *needs.features))}
+    features = {name: leaf(*(side.shape or (WIDTH,))) for name in dict.fromkeys((TAP, *needs.features))}
     return Signals(leaf(len(side.class_ids)), torch.tensor(side.class_ids), features)
 
 
-def changed(said: Signals, change: Any) -> Signals:
-    """The same signals with `change` applied to every tensor of rows, as new leaves."""
+def changed(said: Signals, change: Callable[[Tensor], Tensor]) -> Signals:
+    """The same signals with `change` applied to logits and features, as new leaves."""
     assert said.logits is not None, "signals() gives logits"
 
     def leaf(tensor: Tensor) -> Tensor:
-        made: Tensor = change(tensor.detach().clone())
-        return made.requires_grad_()
+        return change(tensor.detach().clone()).requires_grad_()
 
-    return Signals(leaf(said.logits), said.class_ids, {name: leaf(f) for name, f in said.features.items()})
+    features = {name: leaf(tensor) for name, tensor in said.features.items()}
+    return replace(said, logits=leaf(said.logits), features=features)
+
+
+def tensors(said: Signals) -> list[Tensor]:
+    """What a gradient may reach in these signals."""
+    return [*([] if said.logits is None else [said.logits]), *said.features.values()]
 
 
 def gradients(said: Signals) -> list[Tensor]:
     """The gradients that reached these signals."""
-    tensors = [said.logits, *said.features.values()]
-    return [tensor.grad for tensor in tensors if tensor is not None and tensor.grad is not None]
+    return [tensor.grad for tensor in tensors(said) if tensor.grad is not None]
 
 
 def student() -> Student:

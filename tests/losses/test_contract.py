@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 
-from clkd.losses.base import Loss, logits_of
+from clkd.losses.base import Loss, common_columns, logits_of
 from clkd.losses.classification import CrossEntropy
 from clkd.losses.feature import Features
 from clkd.losses.relation import Relation
 from clkd.losses.response import KD
 from clkd.plugins import load_plugins
+from clkd.signals import Needs
 from clkd.testing.contract import check, check_loss
 from clkd.testing.loss_laws import LOSS_LAWS
 
@@ -48,6 +51,26 @@ class Apart(Loss):
         return (logits_of(a)[:, :2] - logits_of(b)[:, :2].detach()).square().mean(1)
 
 
+class Matched(Apart):
+    """The plainest loss that keeps every law."""
+
+    reads_known = True
+
+    def bind(self, a, b):
+        self.at_a, self.at_b = common_columns(a, b)
+
+    def forward(self, batch, a, b=None):
+        squares = (logits_of(a)[:, self.at_a] - logits_of(b)[:, self.at_b].detach()).square()
+        return (squares if b.known is None else squares.where(b.known[:, self.at_b], 0.0)).mean(1)
+
+
+class Boastful(Matched):
+    """Believes a stored answer about classes that came later."""
+
+    def forward(self, batch, a, b=None):
+        return super().forward(batch, a, replace(b, known=None))
+
+
 class NoShape(Apart):
     def forward(self, batch, a, b=None):
         return super().forward(batch, a, b)[:, None]
@@ -65,7 +88,7 @@ class Leaking(Apart):
 
 class Overflowing(Apart):
     def forward(self, batch, a, b=None):
-        return logits_of(a)[:, 0].exp().log() + super().forward(batch, a, b)
+        return (logits_of(a) / 0.5).exp().sum(1).log() + super().forward(batch, a, b)
 
 
 class Variance(Apart):
@@ -85,12 +108,13 @@ class FirstRow(Apart):
 
 
 class Stuck(Apart):
+    """Keeps what it saw at its first bind."""
+
     def bind(self, a, b):
         self.width = getattr(self, "width", len(a.class_ids))
 
     def forward(self, batch, a, b=None):
-        assert a.logits.shape[1] == self.width
-        return super().forward(batch, a, b)
+        return super().forward(batch, a, b) * self.width
 
 
 class Halved(Apart):
@@ -99,26 +123,91 @@ class Halved(Apart):
 
 
 class Forgetful(Apart):
-    def bind(self, a, b):
-        self.scale = torch.rand(())
+    """Counts its batches, and does not save the count."""
+
+    count = 0
 
     def forward(self, batch, a, b=None):
-        return self.scale * super().forward(batch, a, b)
+        self.count += 1
+        return self.count * super().forward(batch, a, b)
 
 
-class Boastful(Apart):
-    reads_known = True
+class BelowZero(Apart):
+    def forward(self, batch, a, b=None):
+        return super().forward(batch, a, b) - 1
+
+
+class Idle(Apart):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+class Frozen(Apart):
+    """Its value depends on more than its gradient says."""
+
+    def forward(self, batch, a, b=None):
+        rows = super().forward(batch, a, b)
+        return rows * rows.detach()
+
+
+class Labelled(Apart):
+    """A class without a column has no place in it."""
+
+    def forward(self, batch, a, b=None):
+        known = (batch.y >= 0).float()
+        return super().forward(batch, a, b) * known / known.sum()
+
+
+class TopTwo(Apart):
+    """Says nothing where there are but two classes, and does not say so."""
+
+    def forward(self, batch, a, b=None):
+        z, v = logits_of(a)[:, :2], logits_of(b)[:, :2].detach()
+        third = logits_of(a)[:, 2] if a.logits.shape[1] > 2 else 0
+        return (z * 0 - v * 0).square().mean(1) + abs(third) * (third - 1) ** 2
+
+
+class InPlace(Apart):
+    def forward(self, batch, a, b=None):
+        b.logits.detach().mul_(2)
+        return super().forward(batch, a, b)
+
+
+class Square(Apart):
+    """Takes every map for a square one."""
+
+    needs = Needs(features=("penultimate",))
+
+    def forward(self, batch, a, b=None):
+        f, g = a.features["penultimate"], b.features["penultimate"].detach()
+        if f.dim() == 2:
+            return (f - g).square().mean(1)
+        side = f.shape[-1]
+        return (f.reshape(len(f), -1, side, side) - g.reshape(len(g), -1, side, side)).square().mean((1, 2, 3))
+
+
+class Unregistered(Apart):
+    """A plain list, as in a well-known repository: its tensors are neither moved, optimised nor saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.scales = [nn.Parameter(torch.ones(()))]
+
+    def forward(self, batch, a, b=None):
+        return self.scales[0] * super().forward(batch, a, b)
 
 
 BROKEN = {
-    "shape": NoShape, "agreement": Repelled, "one_direction": Leaking, "finite": Overflowing, "single_row": Variance,
-    "equal_rows": NormRoot, "permutation": FirstRow, "growth": Stuck, "precision": Halved, "partial": Boastful,
-    "state": Forgetful,
+    "shape": NoShape, "agreement": Repelled, "non_negative": BelowZero, "one_direction": Leaking, "trained": Idle,
+    "gradient": Frozen, "finite": Overflowing, "precision": Halved, "single_row": Variance, "equal_rows": NormRoot,
+    "unlabelled": Labelled, "permutation": FirstRow, "two_classes": TopTwo, "growth": Stuck, "class_order": Apart,
+    "partial": Boastful, "untouched": InPlace, "maps": Square, "state": Forgetful,
 }  # fmt: skip
 
 
 def test_the_plain_example_keeps_the_contract():
-    check_loss(Apart)
+    check_loss(Matched)
 
 
 @pytest.mark.filterwarnings("ignore:std.*degrees of freedom")
@@ -129,16 +218,26 @@ def test_each_law_catches_a_loss_that_breaks_it(law):
     assert f"while checking the law '{law}' of {BROKEN[law].__name__}" in caught.value.__notes__
 
 
+def test_parameters_in_a_plain_list_are_caught():
+    with pytest.raises(AssertionError, match="ModuleList"):
+        check(Unregistered, {"one_direction": LOSS_LAWS["one_direction"]})
+
+
 def test_a_class_may_opt_out_of_a_law_with_a_reason():
-    class Excused(Repelled):
-        contract_optouts: ClassVar[dict[str, str]] = {"agreement": "drives models apart on purpose"}
+    class Excused(Matched):
+        contract_optouts: ClassVar[dict[str, str]] = {
+            "agreement": "drives models apart on purpose", "non_negative": "the further apart, the better"
+        }  # fmt: skip
+
+        def forward(self, batch, a, b=None):
+            return -super().forward(batch, a, b)
 
     check_loss(Excused)
 
 
 @pytest.mark.parametrize(("optouts", "message"), [({"agreemnt": "x"}, "did you mean"), ({"finite": ""}, "reason")])
 def test_an_opt_out_names_a_law_and_a_reason(optouts, message):
-    class Excused(Apart):
+    class Excused(Matched):
         contract_optouts: ClassVar[dict[str, str]] = optouts
 
     with pytest.raises(AssertionError, match=message):
