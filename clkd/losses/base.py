@@ -12,7 +12,7 @@ from clkd.signals import Batch, Needs, Signals, Spec
 if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
-    from clkd.schedules.base import Progress
+    from clkd.schedules.base import Progress, Schedule
 
 
 class Loss(nn.Module):
@@ -44,6 +44,13 @@ class Loss(nn.Module):
         """The loss as `[B]`, one value a row, where it has one; else a scalar. Lower is better, unweighted."""
         raise NotImplementedError
 
+    def now(self, option: float | Schedule, a: Signals) -> float | Tensor:
+        """What an option that may follow a schedule says at this step."""
+        if not callable(option):
+            return option
+        assert self.progress is not None, "whoever gives a loss a schedule also sets loss.progress before each step"
+        return option(self.progress, a)
+
     def begin(self, experience: Experience, student: Student) -> None:
         """Before an experience, after `bind`."""
 
@@ -54,18 +61,19 @@ class Loss(nn.Module):
         """After an experience."""
 
 
-def common_columns(a: Spec, b: Spec) -> tuple[Tensor, Tensor]:
+def common_columns(a: Spec, b: Spec, unseen: bool = False) -> tuple[Tensor, Tensor]:
     """Where the classes that both sides know lie in each: two `[K]` index tensors, in the order of `b`.
 
-    A column that no experience has brought yet (`born` is -1, in a fixed head) is no knowledge of its class.
+    A column that no experience has brought yet (`born` is -1, in a fixed head) is no knowledge of its class, and is
+    left out unless `unseen`.
 
     >>> a = Spec(class_ids=(4, 7, 9), born=(0, 0, 1))
     >>> b = Spec(class_ids=(9, 4), born=(0, 0))
     >>> [t.tolist() for t in common_columns(a, b)]
     [[2, 0], [0, 1]]
     """
-    place = {c: i for i, c in enumerate(a.class_ids) if a.born[i] >= 0}
-    pairs = [(place[c], j) for j, c in enumerate(b.class_ids) if c in place and b.born[j] >= 0]
+    place = {c: i for i, c in enumerate(a.class_ids) if unseen or a.born[i] >= 0}
+    pairs = [(place[c], j) for j, c in enumerate(b.class_ids) if c in place and (unseen or b.born[j] >= 0)]
     at_a, at_b = [i for i, _ in pairs], [j for _, j in pairs]
     return torch.tensor(at_a, dtype=torch.long), torch.tensor(at_b, dtype=torch.long)
 
