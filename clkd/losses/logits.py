@@ -154,7 +154,8 @@ class LogitLoss(Loss):
         return values if len(values) == len(batch) else values.unflatten(0, (len(batch), -1)).mean(1)
 
     def _as_kd(self, said: Answers, temperature: float | Tensor) -> Tensor:
-        return kd_rows(said.z, said.v, temperature, t2=self.t2, known=said.known)
+        values = kd_rows(said.z, said.v, temperature, t2=self.t2, known=said.known)
+        return values if said.target is None else values.where(said.target >= 0, 0.0)
 
     def _answers(self, batch: Batch, a: Signals, b: Signals) -> Answers:
         z, v = logits_of(a), logits_of(b).detach()

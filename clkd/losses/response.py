@@ -67,7 +67,7 @@ class KD(LogitLoss):
         return a.task_aware if self.scope == "auto" else self.scope == "per_task"
 
     def common(self, a: Spec, b: Spec) -> tuple[Tensor, Tensor]:
-        return common_columns(a, b, unseen=self.over == "all")
+        return common_columns(a, b, unseen=self.over == "all" and not self.per_task(a))
 
     def compare(self, said: Answers, temperature: float | Tensor) -> Tensor:
         z, v = said.z, said.v

@@ -11,10 +11,16 @@ from torch import nn
 
 from clkd.losses.base import Loss, common_columns, logits_of
 from clkd.losses.classification import CrossEntropy
+from clkd.losses.correlation import DIST
+from clkd.losses.decoupled import DKD, NKD
 from clkd.losses.feature import Features
+from clkd.losses.multilevel import MLKD
+from clkd.losses.pseudo_label import HardLabel
 from clkd.losses.relation import Relation
 from clkd.losses.response import KD
+from clkd.losses.virtual import VirtualTeacher
 from clkd.plugins import load_plugins
+from clkd.schedules.constant import Constant
 from clkd.signals import Needs
 from clkd.testing.contract import check, check_loss
 from clkd.testing.loss_laws import LOSS_LAWS
@@ -35,6 +41,18 @@ def test_built_in_losses_keep_the_contract(name):
         lambda: KD(variant="ce"),
         lambda: KD(variant="mse", rows="valid"),
         lambda: KD(scope="per_task", convention="plain"),
+        lambda: KD(standardize=True, rows="valid"),
+        lambda: KD(standardize=True, few_classes="kd"),
+        lambda: KD(top_k=2),
+        lambda: KD(variant="mse", top_k=1),
+        lambda: DKD(temperature=Constant(4.0), few_classes="kd"),
+        lambda: DKD(standardize=True),
+        lambda: NKD(temperature=2.0, gamma=0.5, few_classes="kd"),
+        lambda: DIST(temperature=2.0, rows="valid", few_classes="kd"),
+        lambda: MLKD(rows="valid"),
+        lambda: MLKD(standardize=True, few_classes="kd"),
+        lambda: HardLabel(threshold=0.5, rows="valid"),
+        lambda: VirtualTeacher(correct=0.6, temperature=1.0, over="own"),
         lambda: Features(normalize="l2"),
         lambda: Relation(variant="both", mix=True),
         lambda: Relation(variant="angle"),
