@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from clkd.losses.divergence import log_softmax
@@ -23,7 +24,6 @@ class DIST(LogitLoss):
 
     A batch of one row has no correlation over rows, and that part is then 0. Small batches know it badly.
 
-    >>> import torch
     >>> from clkd.signals import Batch, Signals, Spec
     >>> loss, side, i = DIST(), Spec(class_ids=(0, 1, 2), born=(0, 0, 0)), torch.tensor([0])
     >>> loss.bind(side, side)
@@ -70,13 +70,13 @@ class DIST(LogitLoss):
 def correlation(x: Tensor, y: Tensor, dim: int, taken: Tensor | None = None) -> Tensor:
     """Pearson's r along a dimension of two matrices, over the entries that are taken (`[N, K]` bool; None means all).
 
-    >>> import torch
     >>> correlation(torch.tensor([[1.0, 2.0, 3.0, 9.0]]), torch.tensor([[6.0, 4.0, 2.0, 9.0]]), 1,
     ...             torch.tensor([[True, True, True, False]]))
     tensor([-1.])
     """
     x, y = _centred(x, dim, taken), _centred(y, dim, taken)
-    return (x * y).sum(dim) / (x.norm(dim=dim) * y.norm(dim=dim) + 1e-8)
+    norms: Tensor = torch.linalg.vector_norm(x, dim=dim) * torch.linalg.vector_norm(y, dim=dim)
+    return (x * y).sum(dim) / (norms + 1e-8)
 
 
 def _centred(x: Tensor, dim: int, taken: Tensor | None) -> Tensor:

@@ -151,7 +151,7 @@ class LogitLoss(Loss):
         each = [compare(part, temperature) for part in self._tasks(said)]
         values = each[0] if len(each) == 1 else torch.stack(each).sum(0)
         values = values if said.rows is None else among(values, said.rows)
-        return values if len(values) == len(batch) else values.unflatten(0, (len(batch), -1)).mean(1)
+        return values if len(values) == len(batch) else values.reshape(len(batch), -1).mean(1)
 
     def _as_kd(self, said: Answers, temperature: float | Tensor) -> Tensor:
         values = kd_rows(said.z, said.v, temperature, t2=self.t2, known=said.known)

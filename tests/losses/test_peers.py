@@ -49,7 +49,7 @@ def test_torchdistill_drops_t_squared_where_alpha_is_none_or_0(standardize, wort
 
 def test_torchdistill_distplus_adds_similarity_instead_of_distance(worth):
     """Agreement is the minimum, and opposition the maximum: 1 − r is 0 and 2."""
-    z = torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.1, 0.7], [0.1, 0.7, 0.2]]).log()
+    z = torch.tensor([[0.5, 0.3, 0.2], [0.3, 0.2, 0.5], [0.2, 0.5, 0.3]]).log()
     opposite = (2 / 3 - z.exp()).log()
     assert worth(DIST(gamma=0), z, z).mean().item() == pytest.approx(0, abs=1e-5)
     assert worth(DIST(gamma=0), z, opposite).mean().item() == pytest.approx(2, rel=1e-4)
