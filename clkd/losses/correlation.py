@@ -51,8 +51,7 @@ class DIST(LogitLoss):
 
     def compare(self, said: Answers, temperature: float | Tensor) -> Tensor:
         p, q = (log_softmax(x / temperature, said.known).exp() for x in (said.z, said.v))
-        inter = 1 - correlation(p, q, 1, said.known)
-        value = self.beta * inter + self.gamma * self._intra(p, q, said)
+        value = self.beta * apart(p, q, 1, said.known)[0] + self.gamma * self._intra(p, q, said)
         return value * (temperature * temperature if self.t2 else 1.0)
 
     def _intra(self, p: Tensor, q: Tensor, said: Answers) -> Tensor:
@@ -60,11 +59,15 @@ class DIST(LogitLoss):
         taken = said.known
         if said.rows is not None:
             taken = said.rows[:, None].expand_as(p) if taken is None else taken & said.rows[:, None]
-        apart = 1 - correlation(p, q, 0, taken)
-        if taken is None:
-            return apart.mean() if len(p) > 1 else apart.new_zeros(())
-        related = taken.sum(0) > 1
-        return apart.where(related, 0.0).sum() / related.sum().clamp(min=1)
+        values, related = apart(p, q, 0, taken)
+        return values.sum() / related.sum().clamp(min=1)
+
+
+def apart(x: Tensor, y: Tensor, dim: int, taken: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """1 − r along a dimension, 0 where fewer than two entries are taken; and where at least two are."""
+    r = correlation(x, y, dim, taken)
+    count = torch.full_like(r, x.shape[dim]) if taken is None else taken.sum(dim)
+    return (1 - r).where(count > 1, 0.0), count > 1
 
 
 def correlation(x: Tensor, y: Tensor, dim: int, taken: Tensor | None = None) -> Tensor:

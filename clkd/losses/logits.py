@@ -58,6 +58,7 @@ class LogitLoss(Loss):
     rows, and say nothing of positions.
     """
 
+    reads_known: ClassVar[bool] = True
     name: ClassVar[str]
     """What a scenario calls it, for errors."""
     labelled: ClassVar[bool] = False
