@@ -64,6 +64,7 @@ class MLKD(LogitLoss):
         return self.instance * rows + self.batch * between_rows + self.classes * between_classes
 
     def _probabilities(self, logits: Tensor, said: Answers) -> Tensor:
-        """0 in rows that take no part."""
+        """0 in columns that a row does not know, and in rows that take no part."""
         p = log_softmax(logits, said.known).exp()
+        p = p if said.known is None else p.where(said.known, 0.0)
         return p if said.rows is None else p.where(said.rows[:, None], 0.0)

@@ -81,7 +81,22 @@ def test_rows_valid_is_the_loss_of_those_rows_alone(make, worth):
     assert worth(make(rows="valid"), z, v, valid=valid & False).mean() == 0
 
 
-@pytest.mark.parametrize("make", [DIST, lambda: MLKD(classes=0), KD, HardLabel], ids=["dist", "mlkd", "kd", "hard"])
+@pytest.mark.parametrize("name", ["kd", "ce", "mse", "top_k", "standardize", "dist", "mlkd", "hard"])
+def test_a_row_that_knows_nothing_changes_nothing_for_others(name, worth):
+    z, v = logits(6, 4), logits(6, 4, seed=1)
+    known = torch.ones(6, 4, dtype=torch.bool)
+    known[5] = False
+    values = worth(LOSSES[name](), z, v, known=known)
+    torch.testing.assert_close(values[:5], worth(LOSSES[name](), z[:5], v[:5]))
+    if name not in ("dist", "mlkd"):  # where terms that belong to no row are part of each row's value
+        assert values[5] == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [DIST, lambda: MLKD(classes=0), KD, HardLabel, lambda: KD(standardize=True)],
+    ids=["dist", "mlkd", "kd", "hard", "standardize"],
+)
 def test_columns_that_no_row_knows_are_as_if_they_were_not_there(make, worth):
     """(The part of mlkd that is between classes is divided by all of them.)"""
     z, v = logits(6, 5), logits(6, 5, seed=1)
