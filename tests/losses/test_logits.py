@@ -269,3 +269,17 @@ def test_tfkd_competes_as_cross_entropy_does(one_sided):
 def test_what_cannot_be_meant_is_refused_in_words(given, message):
     with pytest.raises(ValueError, match=message):
         load_plugins().registry.parse("losses", given)
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["rows", "dense"])
+@pytest.mark.parametrize("make", [*LOSSES.values(), lambda: DIST(rows="valid")], ids=[*LOSSES, "valid"])
+def test_forward_never_waits_for_the_device(make, dense, worth, monkeypatch):
+    shape = (3, 4, 2, 5) if dense else (6, 4)
+    z, v, y = logits(*shape), logits(*shape, seed=1), labels(shape[0], *shape[2:])
+    known = torch.ones(shape[0], 4, dtype=torch.bool)
+    loss = make()
+    worth(loss, z, v, y, valid=known[:, 0], known=known)
+    monkeypatch.setattr(loss, "bind", lambda a, b: None)  # which may wait, and has been called
+    for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, _name=name: pytest.fail(f"{_name} waits"))
+    assert worth(loss, z, v, y, valid=known[:, 0], known=known).shape == (shape[0],)
