@@ -197,6 +197,7 @@ class Spec:
         task_aware: whether rows are told their task, so that only the columns of their own task compete.
         feature: the tap this side of the loss reads, if it names one (`student.stage3`).
         shape: the shape of that feature without the batch: `(D,)` or `(D, H, W)`.
+        shapes: the shape of every feature that the loss reads of this side, by tap name.
     """
 
     class_ids: tuple[int, ...]
@@ -204,3 +205,4 @@ class Spec:
     task_aware: bool = False
     feature: str | None = None
     shape: tuple[int, ...] | None = None
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)

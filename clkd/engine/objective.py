@@ -53,7 +53,7 @@ class Objective(nn.Module):
         # Parameters that no gradient reaches in some steps must be looked for in each of them.
         steady = [term for term in self.terms if term.a.rows in (None, "new")]
         fickle = [*(term for term in self.terms if term not in steady), self.transfer]
-        headless = not any(term.loss.needs.logits for term in steady)
+        headless = not any(term.loss.reads(0).logits for term in steady)
         unused = headless or any(part.requires_grad for module in fickle for part in module.parameters())
         # Buffers are settled at the experience's end instead. Newer versions of torch call this option otherwise.
         known = inspect.signature(DistributedDataParallel).parameters

@@ -27,16 +27,16 @@ def agreement(make: Make) -> None:
     loss = make()
     if loss.sides == 1:
         return
-    batch, side = material.batch(), material.spec()
-    loss.bind(side, side)
-    b = material.signals(len(batch), side, loss.needs, seed=1)
+    batch = material.batch()
+    side, _ = material.bound(loss, other=4)
+    b = material.signals(len(batch), side, loss.reads(0), seed=1)
     a = material.changed(b, lambda tensor: tensor)
     least = loss(batch, a, b).mean()
     _backward(least)
     steep = max((float(grad.abs().max()) for grad in material.gradients(a)), default=0.0)
     assert steep < 1e-5, f"the gradient at agreement is {steep:.2g}"
     for seed in range(2, 12):
-        other = material.signals(len(batch), side, loss.needs, seed)
+        other = material.signals(len(batch), side, loss.reads(0), seed)
         value = loss(batch, other, b).mean()
         assert value >= least - 1e-6, f"{value:.4g} away from agreement, but {least:.4g} at it"
 
@@ -81,11 +81,10 @@ def permutation(make: Make) -> None:
 def growth(make: Make) -> None:
     """A loss that is bound again after classes came works with the new columns."""
     loss, *_ = _bound(make)
-    side = material.spec(classes=6)
-    loss.bind(side, None if loss.sides == 1 else material.spec(classes=4))
+    side, other = material.bound(loss, classes=6, other=4)
     batch = material.batch(classes=6)
-    a = material.signals(len(batch), side, loss.needs, seed=1)
-    b = None if loss.sides == 1 else material.signals(len(batch), material.spec(4), loss.needs, seed=2)
+    a = material.signals(len(batch), side, loss.reads(0), seed=1)
+    b = None if other is None else material.signals(len(batch), other, loss.reads(1), seed=2)
     _assert_finite(loss(batch, a, b), a)
 
 
@@ -137,11 +136,9 @@ def _bound(
 ) -> tuple[Loss, Batch, Signals, Signals | None]:
     """A loss bound to a student of four classes (and a teacher of the first two), with signals to compare."""
     loss, batch = make(), material.batch(new, replayed)
-    side, other = material.spec(4), material.spec(2)
-    two = loss.sides == 2
-    loss.bind(side, other if two else None)
-    a = material.signals(len(batch), side, loss.needs, seed=1, scale=scale)
-    b = material.signals(len(batch), other, loss.needs, seed=2, scale=scale) if two else None
+    side, other = material.bound(loss)
+    a = material.signals(len(batch), side, loss.reads(0), seed=1, scale=scale)
+    b = material.signals(len(batch), other, loss.reads(1), seed=2, scale=scale) if other else None
     return loss, batch, a, b
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clkd.experience import Experience, Rows
+from clkd.losses.base import Loss
 from clkd.models.backbones.mlp import MLP
 from clkd.models.heads import Linear
 from clkd.models.student import Student
@@ -18,16 +19,37 @@ CLASSES = (3, 0, 5, 1, 2, 4)
 """Global ids in the order of arrival, two per experience: not sorted, so that a column is no class id."""
 SHAPE = (1, 2, 2)
 WIDTH = 6
+MAP = (3, 4)
+"""The size of feature maps: odd by even, and not square."""
 TAP = "penultimate"
 PER_EXPERIENCE = 2
 ROWS = 30
 """Training rows of each experience."""
 
 
-def spec(classes: int = 4) -> Spec:
-    """A side that knows the first `classes` classes and whose features are `WIDTH` wide."""
+def spec(classes: int = 4, loss: Loss | None = None, place: int = 0) -> Spec:
+    """A side that knows the first `classes` classes and whose features are `WIDTH` wide.
+
+    With a `loss`, the features are those that it reads of this side (the first, 0, or the second), in the shape that
+    it compares: vectors, or maps if it compares nothing else. Where it names none, one is named for it.
+    """
     born = tuple(i // PER_EXPERIENCE for i in range(classes))
-    return Spec(CLASSES[:classes], born, feature=TAP, shape=(WIDTH,))
+    shape = (WIDTH, *MAP) if loss and loss.maps_only else (WIDTH,)
+    names = loss.reads(place).features if loss else ()
+    if names:
+        return Spec(CLASSES[:classes], born, shapes=dict.fromkeys(names, shape))
+    return Spec(CLASSES[:classes], born, feature=TAP, shape=shape, shapes={TAP: shape})
+
+
+def bound(loss: Loss, classes: int = 4, other: int = 2) -> tuple[Spec, Spec | None]:
+    """Bind `loss` to a student of `classes` classes and, if it has two sides, a teacher of `other`; gives the specs."""
+    a, b = spec(classes, loss), spec(other, loss, 1) if loss.sides == 2 else None
+    loss.bind(a, b)
+    if b and loss.wants_classifier:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            loss.borrow(torch.nn.Linear(WIDTH, other).requires_grad_(False))
+    return a, b
 
 
 def batch(new: int = 5, replayed: int = 4, classes: int = 4) -> Batch:
@@ -43,10 +65,10 @@ def signals(rows: int, side: Spec, needs: Needs, seed: int, scale: float = 1.0) 
     """What a model with these classes might say; tensors are leaves that ask for gradients."""
     draws = torch.Generator().manual_seed(seed)
 
-    def leaf(width: int) -> Tensor:
-        return (torch.randn(rows, width, generator=draws) * scale).requires_grad_()
+    def leaf(*shape: int) -> Tensor:
+        return (torch.randn(rows, *shape, generator=draws) * scale).requires_grad_()
 
-    features = {name: leaf(WIDTH) for name in dict.fromkeys((TAP, *needs.features))}
+    features = {name: leaf(*side.shapes.get(name, (WIDTH,))) for name in dict.fromkeys((TAP, *needs.features))}
     return Signals(leaf(len(side.class_ids)), torch.tensor(side.class_ids), features)
 
 
