@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from clkd.hooks import hookimpl
+from clkd.losses.feature_options import FEATURE_LOSSES
+from clkd.losses.relation_options import RELATION_LOSSES
 from clkd.options import Options, Part, Scheduled
 
 if TYPE_CHECKING:
@@ -56,30 +58,6 @@ class KDOptions(Options):
         return self
 
 
-class FeaturesOptions(Options):
-    """Options of `features`."""
-
-    sides: ClassVar[int] = 2
-
-    align: Literal["auto", "none", "linear", "conv1x1"] = "auto"
-    """The projector from the student's width to the teacher's; `auto` makes one only where the widths differ."""
-    pool: Literal["auto", "none", "spatial"] = "auto"
-    """`auto` averages the larger map down to the smaller one; `spatial` averages both over all positions."""
-    normalize: Literal["none", "l2", "zscore"] = "none"
-    """Bring each row's features to unit length, or to mean 0 and standard deviation 1, before they are compared."""
-
-
-class RelationOptions(Options):
-    """Options of `relation`."""
-
-    sides: ClassVar[int] = 2
-
-    variant: Literal["distance", "angle", "both"] = "distance"
-    """Compare pairwise distances, angles of triples, or the first plus twice the second."""
-    mix: bool = False
-    """Whether new and replayed rows are related to each other, too."""
-
-
 @hookimpl
 def clkd_register_losses(register: Register) -> None:
     """The losses that clkd ships."""
@@ -95,15 +73,5 @@ def clkd_register_losses(register: Register) -> None:
         config=KDOptions,
         summary="knowledge distillation of the logits (Hinton et al. 2015), class ids aligned",
     )
-    register(
-        "features",
-        "clkd.losses.feature:Features",
-        config=FeaturesOptions,
-        summary="mean squared error between two layers, with a projector where widths differ (FitNets)",
-    )
-    register(
-        "relation",
-        "clkd.losses.relation:Relation",
-        config=RelationOptions,
-        summary="distances and angles between the rows of a batch (Relational KD, Park et al. 2019)",
-    )
+    for name, factory, config, summary in (*FEATURE_LOSSES, *RELATION_LOSSES):
+        register(name, factory, config=config, summary=summary)

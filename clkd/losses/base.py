@@ -51,8 +51,8 @@ class Loss(nn.Module):
     def borrow(self, classifier: nn.Module) -> None:
         """Called after `bind` if the class `wants_classifier`: the teacher's frozen last layer.
 
-        It turns penultimate features `[B, D]` into logits, in the order of the teacher's columns. It stays the teacher's:
-        keep it out of your submodules, or it would be saved and moved with them.
+        It turns penultimate features `[B, D]` into logits, in the order of the teacher's columns. It stays the
+        teacher's: keep it out of your submodules, or it would be saved and moved with them.
         """
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:

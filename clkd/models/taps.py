@@ -53,7 +53,8 @@ class Tap:
 class Taps:
     """The bound taps of one backbone, by alias (`penultimate`, `stage1`, …) or module path (`layer2.0.conv1`).
 
-    A path that ends in `:in` taps what goes into a module, such as `layer2.0.relu2:in`: what a ReLU is about to cut off.
+    A path that ends in `:in` taps what goes into a module, such as `layer2.0.relu2:in`: what a ReLU is about to cut
+    off.
 
     Hooks are bound before a model is compiled and stay; a forward pass keeps only what it is asked for. A module that
     runs several times is tapped at its last run. An operation that later overwrites the output in place (an in-place
