@@ -65,7 +65,8 @@ class MGD(Layered):
         shape = (rows, channels, 1, 1) if self.mask == "channels" else (rows, 1, height, width)
         step = self.progress.step if self.progress else 0
         kept = keep(shape, self.ratio, self.seed, step, place).to(f, non_blocking=True)
-        return (self.generators[place](f * kept) - g).square().flatten(1).mean(1)
+        made: Tensor = self.generators[place](f * kept)
+        return (made - g).square().flatten(1).mean(1)
 
 
 def keep(shape: tuple[int, ...], ratio: float, seed: int, step: int, place: int) -> Tensor:

@@ -45,5 +45,6 @@ class SRRL(Classified):
         """`[B]`."""
         f, g = self.aligned(a, b)
         classify = self.classifier()
-        features = (f - g).square().mean(1)
-        return self.feature_weight * features + self.logit_weight * (classify(f) - classify(g)).square().mean(1)
+        features, logits = (f - g).square().mean(1), (classify(f) - classify(g)).square().mean(1)
+        value: Tensor = self.feature_weight * features + self.logit_weight * logits
+        return value

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from clkd.engine.execute import execute
 from clkd.losses.feature_options import FEATURE_LOSSES
 from clkd.losses.relation_options import RELATION_LOSSES
+from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
+from clkd.scenario.load import load
+from clkd.scenario.request import RunRequest
+from clkd.scenario.show import show
 
 DOCS = Path(__file__).parents[2] / "docs/losses"
 PAGES = {"feature": FEATURE_LOSSES, "relation": RELATION_LOSSES}
@@ -30,20 +33,13 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
-def clkd(cwd: Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "clkd", *words], cwd=cwd, capture_output=True, text=True, timeout=150, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
-def write(folder: Path, losses: list[object]) -> str:
+def write(folder: Path, losses: list[object]) -> Path:
     """A scenario with these losses and the teachers that they name."""
     named = to_yaml(losses)
     teachers = {name: part for name, part in TEACHERS.items() if name in named}
-    (folder / "scenario.yaml").write_text(to_yaml({**SCENARIO, "teachers": teachers, "losses": losses}))
-    return "scenario.yaml"
+    scenario = folder / "scenario.yaml"
+    scenario.write_text(to_yaml({**SCENARIO, "teachers": teachers, "losses": losses}))
+    return scenario
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -51,30 +47,30 @@ def test_every_scenario_shown_is_valid_and_shown_readably(page: str, tmp_path: P
     found = blocks(page, "yaml")
     assert len(found) == 2
     for block in found:
-        scenario = write(tmp_path, yaml.safe_load(block)["losses"])
-        clkd(tmp_path, "validate", scenario)
-    shown = clkd(tmp_path, "show", scenario)
-    for line in shown.splitlines():
-        assert len(line) < 160, line
+        loaded = load(write(tmp_path, yaml.safe_load(block)["losses"]), (), load_plugins().registry)
+    shown = show(loaded)
+    assert max(map(len, shown.splitlines())) < 160
     if page == "relation":
         assert "layers: [stage2, stage3, penultimate]" in shown
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_loss_of_your_own_keeps_the_laws_and_trains(page: str, tmp_path: Path) -> None:
+def test_the_loss_of_your_own_keeps_the_laws_and_trains(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plugin, check = blocks(page, "python")
     code = re.sub(r"\n@hookimpl.*", "", plugin, flags=re.DOTALL)
     assert len(code.splitlines()) + 4 <= 25, "short enough to read"
-    subprocess.run([sys.executable, "-c", plugin + check], check=True, timeout=150)
+    exec(plugin + check, {})
     (tmp_path / "my_plugins").mkdir()
     (tmp_path / "my_plugins" / "mine.py").write_text(plugin)
     kind = re.findall(r'register\("(\w+)"', plugin)[0]
-    loss = {"kind": kind, "between": ["student.stage3", "previous.stage3"]}
-    scenario = write(tmp_path, ["cross_entropy", loss])
-    (command,) = blocks(page, "bash")
-    words = command.split()[1:]
-    assert words[:2] == ["run", scenario]
-    clkd(tmp_path, *words, "--limit-experiences", "2", "--limit-batches", "2", "--tracking", "off")
+    scenario = write(tmp_path, ["cross_entropy", {"kind": kind, "between": ["student.stage3", "previous.stage3"]}])
+    assert blocks(page, "bash") == ["clkd run scenario.yaml --plugins-dir my_plugins\n"]
+    plugins = load_plugins([tmp_path / "my_plugins"])
+    request = RunRequest(scenario=scenario, limit_experiences=2, limit_batches=2, tracking="off", quiet=True)
+    monkeypatch.chdir(tmp_path)
+    assert execute(request, plugins)["status"] == "stopped"
 
 
 @pytest.mark.parametrize("page", PAGES)

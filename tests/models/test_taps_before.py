@@ -12,7 +12,11 @@ from clkd.errors import UserError
 from clkd.models.backbones.lenet import LeNet
 from clkd.models.backbones.mlp import MLP
 from clkd.models.backbones.resnet import resnet8, resnet20
+from clkd.models.compiled import Compiled
+from clkd.models.heads import Linear
+from clkd.models.student import Student
 from clkd.models.taps import Taps
+from clkd.signals import Needs
 
 X = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -57,6 +61,16 @@ def test_an_in_place_relu_does_not_overwrite_what_was_tapped_before_it():
     assert torch.equal(said["relu:in"], expected), "the last run's input"
     twin = copy.deepcopy((backbone, taps))
     assert torch.equal(twin[1].run(twin[0], X, ("relu:in",))[1]["relu:in"], expected)
+
+
+def test_it_is_tapped_in_a_compiled_network_as_well():
+    made = Student(resnet8((1, 16, 16), width=4), Linear(16), (1, 16, 16)).eval()
+    made.request(("stage2_pre",))
+    needs = Needs(logits=False, features=("stage2_pre",))
+    plain = made.signals(X, needs).features["stage2_pre"]
+    made.runner = Compiled("default", frozenset({len(X)}), "eager")
+    assert torch.equal(made.signals(X, needs).features["stage2_pre"], plain)
+    assert not made.runner.failed
 
 
 @pytest.mark.parametrize("name", ["stage3_pree", "layer1:out", "layer9:in"])
