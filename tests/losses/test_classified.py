@@ -31,6 +31,12 @@ def said(features: torch.Tensor) -> Signals:
     return Signals(None, torch.arange(2), {"penultimate": features})
 
 
+def shift(projector: nn.Module | None) -> None:
+    """Biases start at zero, where nobody would miss them."""
+    if projector is not None:
+        nn.init.constant_(projector.bias, 0.3)
+
+
 def side(width: int, classes: tuple[int, ...] = (0, 1)) -> Spec:
     return Spec(classes, (0,) * len(classes), shapes={"penultimate": (width,)})
 
@@ -50,6 +56,7 @@ def test_srrl(seed, width):
     loss.borrow(teacher)
     projector = loss.aligner.projector
     assert (projector is None) == (width == 5)
+    shift(projector)
     x, y = f.numpy(), g.numpy()
     if projector is not None:
         x = x @ projector.weight.detach().numpy().T + projector.bias.detach().numpy()
@@ -85,6 +92,7 @@ def test_simkd_writes_the_teachers_classifier_behind_the_projector_into_the_stud
     loss, teacher = SimKD(seed=seed), head(5, theirs, seed=seed)
     loss.bind(side(width, ours), side(5, theirs))
     loss.borrow(teacher)
+    shift(loss.aligner.projector)
     pupil = student(kind, width, ours)
     loss.begin(None, pupil)
     f = rows(width, seed)
