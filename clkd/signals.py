@@ -161,6 +161,11 @@ class Signals:
             known=None if self.known is None else self.known[cut],
         )
 
+    def detached(self) -> Signals:
+        """The same, without a gradient."""
+        logits = None if self.logits is None else self.logits.detach()
+        return replace(self, logits=logits, features={name: tensor.detach() for name, tensor in self.features.items()})
+
 
 def by_class(logits: Tensor, class_ids: Tensor, classes: int) -> Tensor:
     """`[B, classes]`: logits `[B, C]` with column k for global class k; 0 where the model has no such column.

@@ -5,6 +5,8 @@ The bugs are those of torchdistill, mdistiller and others that concern these los
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,18 @@ def test_simkd_leaves_a_student_that_answers_with_the_teachers_classifier(tmp_pa
     assert here, "two class orders that share a class"
     for name in ("head.weight", "head.bias"):
         assert torch.equal(state["state"][name][here], twin["state"][name][order]), "one teacher, two students"
+
+
+@pytest.mark.slow
+def test_several_processes_train_a_student_whose_head_no_loss_trains(tmp_path):
+    """Each waits for gradients of what the student says, unless it says it without one."""
+    scenario = tmp_path / "s.yaml"
+    simkd = {"kind": "simkd", "between": ["student", "big"]}
+    scenario.write_text(to_yaml({**SCENARIO, "losses": [simkd], "output": str(tmp_path / "run")}))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = ["-m", "clkd", "run", str(scenario), "--device", "cpu", "--limit-experiences", "2"]
+    done = subprocess.run([*torchrun, *words], capture_output=True, text=True, check=False, timeout=170)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_teacher_without_a_classifier_is_refused(tmp_path):
