@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from clkd.hooks import hookimpl
+from clkd.losses.feature_options import FEATURE_LOSSES
+from clkd.losses.relation_options import RELATION_LOSSES
 from clkd.options import Options, Part, Scheduled
 
 if TYPE_CHECKING:
@@ -206,30 +208,6 @@ class TeacherFreeOptions(Options):
     """`t2` multiplies by the squared temperature, so that gradients keep their size; `plain` does not."""
 
 
-class FeaturesOptions(Options):
-    """Options of `features`."""
-
-    sides: ClassVar[int] = 2
-
-    align: Literal["auto", "none", "linear", "conv1x1"] = "auto"
-    """The projector from the student's width to the teacher's; `auto` makes one only where the widths differ."""
-    pool: Literal["auto", "none", "spatial"] = "auto"
-    """`auto` averages the larger map down to the smaller one; `spatial` averages both over all positions."""
-    normalize: Literal["none", "l2", "zscore"] = "none"
-    """Bring each row's features to unit length, or to mean 0 and standard deviation 1, before they are compared."""
-
-
-class RelationOptions(Options):
-    """Options of `relation`."""
-
-    sides: ClassVar[int] = 2
-
-    variant: Literal["distance", "angle", "both"] = "distance"
-    """Compare pairwise distances, angles of triples, or the first plus twice the second."""
-    mix: bool = False
-    """Whether new and replayed rows are related to each other, too."""
-
-
 @hookimpl
 def clkd_register_losses(register: Register) -> None:
     """The losses that clkd ships."""
@@ -281,15 +259,5 @@ def clkd_register_losses(register: Register) -> None:
         config=TeacherFreeOptions,
         summary="teacher-free distillation from a virtual teacher (Yuan et al. 2020)",
     )
-    register(
-        "features",
-        "clkd.losses.feature:Features",
-        config=FeaturesOptions,
-        summary="mean squared error between two layers, with a projector where widths differ (FitNets)",
-    )
-    register(
-        "relation",
-        "clkd.losses.relation:Relation",
-        config=RelationOptions,
-        summary="distances and angles between the rows of a batch (Relational KD, Park et al. 2019)",
-    )
+    for name, factory, config, summary in (*FEATURE_LOSSES, *RELATION_LOSSES):
+        register(name, factory, config=config, summary=summary)

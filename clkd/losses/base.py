@@ -24,6 +24,10 @@ class Loss(nn.Module):
 
     needs: ClassVar[Needs] = Needs()
     """What this loss reads of each side. A tap named in `between` is added to it."""
+    maps_only: ClassVar[bool] = False
+    """Whether it compares maps `[B, D, H, W]` and makes no sense of vectors."""
+    wants_classifier: ClassVar[bool] = False
+    """Whether `borrow` is called with the teacher's own last layer."""
     sides: ClassVar[int] = 2
     """How many models it compares: 1 (the student alone) or 2."""
     reads_known: ClassVar[bool] = False
@@ -34,10 +38,21 @@ class Loss(nn.Module):
     progress: Progress | None = None
     """Where training stands; set before each `forward`, for options that follow a schedule."""
 
+    def reads(self, side: int) -> Needs:
+        """What it reads of the first side (0) or the second (1): `needs`, unless options decide."""
+        return self.needs
+
     def bind(self, a: Spec, b: Spec | None) -> None:
         """Called before the first batch of each experience, when both sides' classes and shapes are known.
 
         Tensors made here may lie on the CPU if they are registered: the loss is moved to the device afterwards.
+        """
+
+    def borrow(self, classifier: nn.Module) -> None:
+        """Called after `bind` if the class `wants_classifier`: the teacher's frozen last layer.
+
+        It turns penultimate features `[B, D]` into logits, in the order of the teacher's columns. It stays the
+        teacher's: keep it out of your submodules, or it would be saved and moved with them.
         """
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:

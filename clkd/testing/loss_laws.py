@@ -18,8 +18,6 @@ from clkd.testing import material
 Make = Callable[[], Loss]
 STUDENT, TEACHER = 6, 4
 """How many classes each side knows."""
-SHAPES = ((material.WIDTH,), material.MAP)
-"""The features that losses are tried on: vectors, and maps for those that refuse vectors."""
 
 
 def shape(make: Make) -> None:
@@ -35,15 +33,15 @@ def agreement(make: Make) -> None:
     if loss.sides == 1:
         return
     batch = material.batch()
-    side, _ = _bind(loss, 4, 4)
-    b = material.signals(len(batch), side, loss.needs, seed=1)
+    side, _ = material.bound(loss, 4, 4)
+    b = material.signals(len(batch), side, loss.reads(0), seed=1)
     a = material.changed(b, lambda tensor: tensor)
     least = loss(batch, a, b).mean()
     _backward(least)
     steep = max((float(grad.abs().max()) for grad in material.gradients(a)), default=0.0)
     assert steep < 1e-5, f"the gradient at agreement is {steep:.2g}"
     for seed in range(2, 12):
-        other = material.signals(len(batch), side, loss.needs, seed)
+        other = material.signals(len(batch), side, loss.reads(0), seed)
         value = loss(batch, other, b).mean()
         assert value >= least - 1e-6, f"{value:.4g} away from agreement, but {least:.4g} at it"
 
@@ -84,6 +82,7 @@ def gradient(make: Make) -> None:
     """In float64, the gradient is that of the value (finite differences)."""
     loss, batch, a, b = _bound(make, new=3, replayed=3)
     loss.double()
+    material.lend(loss, TEACHER, dtype=torch.float64)
     a, b = _changed(lambda tensor: tensor.double(), a, b)
     names = tuple(a.features)
 
@@ -149,7 +148,7 @@ def two_classes(make: Make) -> None:
     """Between sides with two classes, it teaches something; or `bind` says why not (`UserError`)."""
     loss, batch = _made(make), material.batch(classes=2)
     try:
-        side, other = _bind(loss, 2, 2)
+        side, other = material.bound(loss, 2, 2)
     except UserError:
         return
     a, b = _said(loss, batch, side, other)
@@ -161,9 +160,9 @@ def two_classes(make: Make) -> None:
 def growth(make: Make) -> None:
     """Bound again after classes came, it is worth what a fresh one with its state is worth."""
     loss, batch = _made(make), material.batch(classes=5)
-    side, other = _bind(loss, 5, 3)
+    side, other = material.bound(loss, 5, 3)
     loss(batch, *_said(loss, batch, side, other))
-    _bind(loss, STUDENT, TEACHER)
+    material.bound(loss, STUDENT, TEACHER)
     fresh, batch, a, b = _bound(make)
     fresh.load_state_dict(loss.state_dict())
     value = loss(batch, a, b)
@@ -212,11 +211,11 @@ def untouched(make: Make) -> None:
 
 def maps(make: Make) -> None:
     """Maps with odd sides that are not alike give a finite value and gradient; or `bind` says why not."""
-    for mine, theirs in ((material.MAP, material.MAP), ((material.WIDTH, 7, 4), (8, 5, 3))):
+    same = (material.WIDTH, *material.MAP)
+    for mine, theirs in ((same, same), ((material.WIDTH, 7, 4), (8, 5, 3))):
         loss, batch = _made(make), material.batch(classes=STUDENT)
-        side, other = material.spec(STUDENT, mine), material.spec(TEACHER, theirs)
         try:
-            loss.bind(side, None if loss.sides == 1 else other)
+            side, other = material.bound(loss, STUDENT, TEACHER, shapes=(mine, theirs))
         except UserError:
             continue
         a, b = _said(loss, batch, side, other)
@@ -250,34 +249,13 @@ def _made(make: Make) -> Loss:
     return loss
 
 
-def _bind(loss: Loss, student: int, teacher: int, order: Tensor | None = None) -> tuple[Spec, Spec]:
-    """Bind to sides that know so many classes; to vectors, or to maps if vectors are refused."""
-    for features in SHAPES:
-        side, other = material.spec(student, features), material.spec(teacher, features)
-        if order is not None:
-            other = _with_columns(other, order)
-        try:
-            loss.bind(side, None if loss.sides == 1 else other)
-        except UserError:
-            if features == SHAPES[-1]:
-                raise
-            continue
-        break
-    return side, other
-
-
-def _with_columns(side: Spec, order: Tensor) -> Spec:
-    at = order.tolist()
-    return replace(side, class_ids=tuple(side.class_ids[i] for i in at), born=tuple(side.born[i] for i in at))
-
-
 def _said(
     loss: Loss, batch: Batch, side: Spec, other: Spec, scale: float = 1.0, seed: int = 1
 ) -> tuple[Signals, Signals | None]:
-    a = material.signals(len(batch), side, loss.needs, seed=2 * seed, scale=scale)
+    a = material.signals(len(batch), side, loss.reads(0), seed=2 * seed, scale=scale)
     if loss.sides == 1:
         return a, None
-    b = material.signals(len(batch), other, loss.needs, seed=2 * seed + 1, scale=scale)
+    b = material.signals(len(batch), other, loss.reads(1), seed=2 * seed + 1, scale=scale)
     return a, replace(b, valid=torch.isin(batch.y, torch.tensor(other.class_ids)))
 
 
@@ -286,7 +264,7 @@ def _bound(
 ) -> tuple[Loss, Batch, Signals, Signals | None]:
     """A loss bound to a student (and a teacher of its first classes, perhaps in another order), with signals."""
     loss, batch = _made(make), material.batch(new, replayed, STUDENT)
-    side, other = _bind(loss, STUDENT, TEACHER, order)
+    side, other = material.bound(loss, STUDENT, TEACHER, order=order)
     a, b = _said(loss, batch, side, other, scale, seed)
     if b is not None and b.logits is not None and order is not None:
         b = replace(b, logits=b.logits.detach()[:, order].requires_grad_())

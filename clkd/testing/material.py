@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clkd.experience import Experience, Rows
+from clkd.losses.base import Loss
 from clkd.models.backbones.mlp import MLP
 from clkd.models.heads import Linear
 from clkd.models.student import Student
@@ -19,18 +20,64 @@ CLASSES = (3, 0, 5, 1, 2, 4)
 """Global ids in the order of arrival, two per experience: not sorted, so that a column is no class id."""
 SHAPE = (1, 2, 2)
 WIDTH = 6
-MAP = (WIDTH, 5, 3)
-"""Maps with sides that are odd and not alike."""
+MAP = (5, 3)
+"""The size of feature maps: sides that are odd and not alike."""
 TAP = "penultimate"
 PER_EXPERIENCE = 2
 ROWS = 30
 """Training rows of each experience."""
 
 
-def spec(classes: int = 4, shape: tuple[int, ...] = (WIDTH,)) -> Spec:
-    """A side that knows the first `classes` classes, and whose features are vectors or maps of this shape."""
+def spec(classes: int = 4, loss: Loss | None = None, place: int = 0, shape: tuple[int, ...] | None = None) -> Spec:
+    """A side that knows the first `classes` classes and whose features are `WIDTH` wide, unless a `shape` is given.
+
+    With a `loss`, the features are those that it reads of this side (the first, 0, or the second), in the shape that
+    it compares: vectors, or maps if it compares nothing else. Where it names none, one is named for it.
+    """
     born = tuple(i // PER_EXPERIENCE for i in range(classes))
-    return Spec(CLASSES[:classes], born, feature=TAP, shape=shape)
+    shape = shape or ((WIDTH, *MAP) if loss and loss.maps_only else (WIDTH,))
+    names = loss.reads(place).features if loss else ()
+    if names:
+        return Spec(CLASSES[:classes], born, shapes=dict.fromkeys(names, shape))
+    return Spec(CLASSES[:classes], born, feature=TAP, shape=shape, shapes={TAP: shape})
+
+
+def bound(
+    loss: Loss,
+    classes: int = 4,
+    other: int = 2,
+    shapes: tuple[tuple[int, ...] | None, tuple[int, ...] | None] = (None, None),
+    order: Tensor | None = None,
+) -> tuple[Spec, Spec]:
+    """Bind `loss` to a student of `classes` classes and, if it has two sides, a teacher of `other`; gives the specs.
+
+    `order` is that of the teacher's columns. A teacher's last layer is lent to a loss that wants one.
+    """
+    order = torch.arange(other) if order is None else order
+    a, b = spec(classes, loss, 0, shapes[0]), _with_columns(spec(other, loss, 1, shapes[1]), order)
+    loss.bind(a, b if loss.sides == 2 else None)
+    if loss.sides == 2:
+        lend(loss, other, order, width=(shapes[1] or (WIDTH,))[0])
+    return a, b
+
+
+def lend(
+    loss: Loss, classes: int, order: Tensor | None = None, width: int = WIDTH, dtype: torch.dtype = torch.float32
+) -> None:
+    """The last layer of a teacher of so many classes, always the same one, to a loss that wants it."""
+    if not loss.wants_classifier:
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        classifier = torch.nn.Linear(width, classes).requires_grad_(False)
+    if order is not None:
+        classifier.load_state_dict({name: tensor[order] for name, tensor in classifier.state_dict().items()})
+    loss.borrow(classifier.to(dtype))
+
+
+def _with_columns(side: Spec, order: Tensor) -> Spec:
+    at = order.tolist()
+    return replace(side, class_ids=tuple(side.class_ids[i] for i in at), born=tuple(side.born[i] for i in at))
 
 
 def batch(new: int = 5, replayed: int = 4, classes: int = 4) -> Batch:
@@ -49,7 +96,7 @@ def signals(rows: int, side: Spec, needs: Needs, seed: int, scale: float = 1.0) 
     def leaf(*shape: int) -> Tensor:
         return (torch.randn(rows, *shape, generator=draws) * scale).requires_grad_()
 
-    features = {name: leaf(*(side.shape or (WIDTH,))) for name in dict.fromkeys((TAP, *needs.features))}
+    features = {name: leaf(*side.shapes.get(name, (WIDTH,))) for name in dict.fromkeys((TAP, *needs.features))}
     return Signals(leaf(len(side.class_ids)), torch.tensor(side.class_ids), features)
 
 
