@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 import shutil
 import tempfile
@@ -25,10 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clkd import __version__
+from clkd.disk import sync
 from clkd.errors import StorageError, UserError, one_line
 
 SCHEMA = 2
-"""2 may hold an experience under way; 1, which is still read, never does."""
+"""What this clkd writes and reads. 2 may hold an experience under way."""
 STATE, TENSORS = "state.json", "state.safetensors"
 PARTIAL, REPLACED = ".partial", ".replaced"
 TAG = "$"
@@ -323,12 +323,3 @@ def _file_sha(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

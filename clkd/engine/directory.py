@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clkd.checkpoint import sync
+from clkd.disk import sync
 from clkd.errors import UserError, did_you_mean, writing
 from clkd.locks import HeldError, claimed
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clkd import checkpoint
+from clkd.disk import sync
 from clkd.engine.directory import RunDirectory
 from clkd.ranks import ALONE, Ranks
 from clkd.scenario.model import CheckpointOptions
@@ -66,7 +67,7 @@ class Saver:
     def _save(self, name: str, state: dict[str, Any], keep: int | None, needs: str | None = None) -> None:
         if self.ranks.first:
             if (lines := self.directory.path / FILE).exists():
-                checkpoint.sync(lines)  # what the checkpoint counts as told must be there after a power cut, too
+                sync(lines)  # what the checkpoint counts as told must be there after a power cut, too
             self.last = checkpoint.save(self.directory.checkpoints, name, state, keep=keep, beside=(STEP,), needs=needs)
         self.since = self.clock()
 

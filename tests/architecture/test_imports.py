@@ -24,6 +24,7 @@ LEVELS = (
         "context",
         "optimizers",
         "cache",
+        "disk",
         "locks",
         "vision",
         "frozen",
