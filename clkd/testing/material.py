@@ -57,19 +57,17 @@ def bound(
     a, b = spec(classes, loss, 0, shapes[0]), _with_columns(spec(other, loss, 1, shapes[1]), order)
     loss.bind(a, b if loss.sides == 2 else None)
     if loss.sides == 2:
-        lend(loss, other, order, width=(shapes[1] or (WIDTH,))[0])
+        lend(loss, other, order)
     return a, b
 
 
-def lend(
-    loss: Loss, classes: int, order: Tensor | None = None, width: int = WIDTH, dtype: torch.dtype = torch.float32
-) -> None:
+def lend(loss: Loss, classes: int, order: Tensor | None = None, dtype: torch.dtype = torch.float32) -> None:
     """The last layer of a teacher of so many classes, always the same one, to a loss that wants it."""
     if not loss.wants_classifier:
         return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        classifier = torch.nn.Linear(width, classes).requires_grad_(False)
+        classifier = torch.nn.Linear(WIDTH, classes).requires_grad_(False)
     if order is not None:
         classifier.load_state_dict({name: tensor[order] for name, tensor in classifier.state_dict().items()})
     loss.borrow(classifier.to(dtype))
