@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clkd.experience import Experience, Rows
     from clkd.hooks import hookimpl
     from clkd.losses.base import Loss
+    from clkd.losses.logits import LogitLoss
     from clkd.memory.base import Memory
     from clkd.metrics.base import Metric
     from clkd.options import Options, Scheduled
@@ -29,6 +30,7 @@ _HOME = {
     "Batch": "clkd.signals",
     "Context": "clkd.context",
     "Experience": "clkd.experience",
+    "LogitLoss": "clkd.losses.logits",
     "Loss": "clkd.losses.base",
     "Memory": "clkd.memory.base",
     "Metric": "clkd.metrics.base",
@@ -49,6 +51,7 @@ __all__ = [
     "Batch",
     "Context",
     "Experience",
+    "LogitLoss",
     "Loss",
     "Memory",
     "Metric",

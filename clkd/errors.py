@@ -85,9 +85,12 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
 
     >>> did_you_mean("temprature", ["temperature", "weight"])
     "did you mean 'temperature'?"
+    >>> did_you_mean("KD", ["kd", "dkd"])
+    "did you mean 'kd'?"
     >>> did_you_mean("zzz", ["kd", "features"])
     'allowed: features, kd'
     """
     words = sorted(set(allowed))
-    close = get_close_matches(str(name), words, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"allowed: {', '.join(words) or 'none'}"
+    plain = {word.lower(): word for word in words}
+    close = get_close_matches(str(name).lower(), plain, n=1)
+    return f"did you mean '{plain[close[0]]}'?" if close else f"allowed: {', '.join(words) or 'none'}"

@@ -161,6 +161,11 @@ class Signals:
             known=None if self.known is None else self.known[cut],
         )
 
+    def detached(self) -> Signals:
+        """The same, without a gradient."""
+        logits = None if self.logits is None else self.logits.detach()
+        return replace(self, logits=logits, features={name: tensor.detach() for name, tensor in self.features.items()})
+
 
 def by_class(logits: Tensor, class_ids: Tensor, classes: int) -> Tensor:
     """`[B, classes]`: logits `[B, C]` with column k for global class k; 0 where the model has no such column.
@@ -197,6 +202,7 @@ class Spec:
         task_aware: whether rows are told their task, so that only the columns of their own task compete.
         feature: the tap this side of the loss reads, if it names one (`student.stage3`).
         shape: the shape of that feature without the batch: `(D,)` or `(D, H, W)`.
+        shapes: the shape of every feature that the loss reads of this side, by tap name.
     """
 
     class_ids: tuple[int, ...]
@@ -204,3 +210,4 @@ class Spec:
     task_aware: bool = False
     feature: str | None = None
     shape: tuple[int, ...] | None = None
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)

@@ -29,7 +29,10 @@ class Objective(nn.Module):
         self.speakers = {term.teacher: parts.teachers[term.teacher] for term in self.terms if term.teacher}
 
     def forward(self, batch: Batch, whole: Batch) -> tuple[Tensor, dict[str, Tensor], Signals]:
-        """The loss, the unweighted terms, and what the student said. `batch` is this rank's share of `whole`."""
+        """The loss, the unweighted terms, and what the student said. `batch` is this rank's share of `whole`.
+
+        What it said goes without its gradient: DistributedDataParallel waits for one from all that is put out.
+        """
         student = self.student.signals(batch.x, self.needs[STUDENT])
         said = {STUDENT: student} | {name: t.signals(batch, self.needs[name]) for name, t in self.speakers.items()}
 
@@ -42,7 +45,7 @@ class Objective(nn.Module):
         if (shift := self.transfer(batch, student)) is not None:
             values["transfer"] = shift = self.ranks.part(shift, len(batch), len(whole))
             weighted.append(value_of(self.parts.transfer_weight, self.progress, student) * shift)
-        return _sum(weighted), values, student
+        return _sum(weighted), values, student.detached()
 
     def spread(self) -> nn.Module:
         """Itself, with gradients averaged over the ranks if there are several."""
@@ -53,7 +56,7 @@ class Objective(nn.Module):
         # Parameters that no gradient reaches in some steps must be looked for in each of them.
         steady = [term for term in self.terms if term.a.rows in (None, "new")]
         fickle = [*(term for term in self.terms if term not in steady), self.transfer]
-        headless = not any(term.loss.needs.logits for term in steady)
+        headless = not any(term.loss.reads(0).logits for term in steady)
         unused = headless or any(part.requires_grad for module in fickle for part in module.parameters())
         # Buffers are settled at the experience's end instead. Newer versions of torch call this option otherwise.
         known = inspect.signature(DistributedDataParallel).parameters

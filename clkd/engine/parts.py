@@ -16,7 +16,7 @@ from clkd.data.augment import Augment
 from clkd.engine.batches import batches
 from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
-from clkd.errors import ClkdError
+from clkd.errors import ClkdError, UserError
 from clkd.experience import Experience
 from clkd.frozen import state_hash
 from clkd.memory.base import Memory
@@ -59,11 +59,23 @@ class Parts:
             teacher.begin(experience, self.student)
         for term in self.active():
             term.bind(self.spec)
+            if term.loss.wants_classifier:
+                term.loss.borrow(self._classifier(term))
             term.to(self.device)
             term.loss.begin(experience, self.student)
         self.transfer.begin(experience, self.student)
         self._foretell(experience)
         return replaced
+
+    def _classifier(self, term: Term) -> nn.Module:
+        """The last layer of a term's teacher, for a loss that wants it."""
+        classifier = self.teachers[term.teacher].classifier() if term.teacher else None
+        if classifier is None:
+            raise UserError(
+                f"losses: {term.name} works with the last layer of its teacher, and '{term.teacher}' has none to lend: "
+                f"use a teacher that is one of clkd's own networks (fit, checkpoint, previous, ema)"
+            )
+        return classifier
 
     def _foretell(self, experience: Experience) -> None:
         """Tell frozen teachers what they will be asked, if each row comes in fixed views."""

@@ -65,9 +65,9 @@ class Term(nn.Module):
     def needs(self, model: str) -> Needs:
         """What it reads of `model`."""
         wish = Needs(logits=False)
-        for side in (self.a, self.b):
+        for place, side in enumerate((self.a, self.b)):
             if side and side.model == model:
-                wish = wish | self.loss.needs | Needs(False, (side.feature,) if side.feature else ())
+                wish = wish | self.loss.reads(place) | Needs(False, (side.feature,) if side.feature else ())
         return wish
 
     def count(self, batch: Batch) -> int:
@@ -77,7 +77,12 @@ class Term(nn.Module):
 
     def bind(self, spec: Callable[[Side], Spec]) -> None:
         """Tell the loss what both sides look like now. The specs are kept: resume binds to them again."""
-        self.specs = spec(self.a), spec(self.b) if self.b else None
+
+        def whole(side: Side) -> Spec:
+            shapes = {name: spec(replace(side, feature=name)).shape or () for name in self.needs(side.model).features}
+            return replace(spec(side), shapes=shapes)
+
+        self.specs = whole(self.a), whole(self.b) if self.b else None
         self.loss.bind(*self.specs)
 
     def forward(self, batch: Batch, said: Mapping[str, Signals], progress: Progress) -> Tensor | None:

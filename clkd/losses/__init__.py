@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from clkd.hooks import hookimpl
+from clkd.losses.feature_options import FEATURE_LOSSES
+from clkd.losses.relation_options import RELATION_LOSSES
 from clkd.options import Options, Part, Scheduled
 
 if TYPE_CHECKING:
     from clkd.registry import Register
+
+
+def _positive(value: Part | float) -> Part | float:
+    if not isinstance(value, Part) and value <= 0:
+        raise ValueError("a temperature is greater than 0")
+    return value
+
+
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class CrossEntropyOptions(Options):
@@ -25,59 +36,176 @@ class CrossEntropyOptions(Options):
     """How much of the target is spread evenly over the classes that compete."""
 
 
+Temperature = Annotated[Scheduled, AfterValidator(_positive)]
+"""Divides both sides' logits before the softmax."""
+Convention = Literal["t2", "plain"]
+"""`t2` multiplies by the squared temperature, so that gradients keep their size; `plain` does not."""
+RowChoice = Literal["all", "valid"]
+"""Every row, or only those whose class the teacher knows."""
+FewClasses = Literal["refuse", "kd"]
+"""What to do in an experience in which both sides share fewer than three classes: stop before it, or be plain `kd`."""
+
+KD_PRESETS: dict[str, dict[str, Any]] = {
+    "hinton": {"temperature": 20.0, "variant": "ce", "convention": "t2", "scope": "joint"},
+    "repdistiller": {"temperature": 4.0, "variant": "kl", "convention": "t2", "scope": "joint"},
+    "torchdistill": {"temperature": 1.0, "variant": "kl", "convention": "t2", "scope": "joint"},
+    "avalanche": {"temperature": 2.0, "variant": "kl", "convention": "plain", "scope": "auto"},
+    "mammoth": {"temperature": 2.0, "variant": "ce", "convention": "plain", "scope": "joint"},
+    "van_de_ven": {"temperature": 2.0, "variant": "ce", "convention": "plain", "scope": "auto", "over": "all"},
+    "pycil": {"temperature": 2.0, "variant": "ce", "convention": "plain", "scope": "joint"},
+    "facil": {"temperature": 2.0, "variant": "ce", "convention": "plain", "scope": "joint"},
+}
+"""What `kd` is in the paper, in two distillation libraries, and in five tools' Learning without Forgetting."""
+
+
 class KDOptions(Options):
     """Options of `kd`."""
 
     sides: ClassVar[int] = 2
 
-    temperature: Scheduled = 2.0
+    preset: (
+        Literal["hinton", "repdistiller", "torchdistill", "avalanche", "mammoth", "van_de_ven", "pycil", "facil"] | None
+    ) = None
+    """Fill in what is not given here as that tool has it: temperature, variant, convention, scope and over."""
+    temperature: Temperature = 2.0
     """Divides both sides' logits before the softmax."""
     variant: Literal["kl", "ce", "mse"] = "kl"
     """Kullback-Leibler divergence, cross-entropy (same gradient), or mean squared error of the logits themselves."""
-    convention: Literal["t2", "plain"] = "t2"
+    convention: Convention = "t2"
     """`t2` multiplies by the squared temperature, so that gradients keep their size; `plain` does not."""
     scope: Literal["auto", "joint", "per_task"] = "auto"
     """One softmax over all common classes, or one per task, summed; `auto` is `per_task` for a task-aware head."""
-    rows: Literal["all", "valid"] = "all"
+    over: Literal["seen", "all"] = "seen"
+    """Compare the classes `seen` so far, or `all` columns of a head that has them from the start."""
+    rows: RowChoice = "all"
     """Every row, or only those whose class the teacher knows."""
+    top_k: Annotated[int, Field(gt=0)] | None = None
+    """Compare the k classes of which the teacher is surest, row by row, and all others as one (`mse`: not at all)."""
+    standardize: bool = False
+    """Bring each row's logits to mean 0 and standard deviation 1 first (Sun et al. 2024)."""
+    few_classes: FewClasses = "refuse"
+    """Where both sides share two classes only and `standardize` would say nothing: stop, or be plain `kd`."""
 
-    @field_validator("temperature")
+    @model_validator(mode="before")
     @classmethod
-    def _positive(cls, value: Part | float) -> Part | float:
-        if not isinstance(value, Part) and value <= 0:
-            raise ValueError("a temperature is greater than 0")
-        return value
+    def _as_the_preset(cls, given: Any) -> Any:
+        """What the preset means becomes part of the options, so that `clkd show` shows it."""
+        chosen = given.get("preset") if isinstance(given, dict) else None
+        return {**KD_PRESETS.get(chosen, {}), **given} if isinstance(chosen, str) else given
 
     @model_validator(mode="after")
     def _used(self) -> KDOptions:
         """Options that would change nothing are mistakes."""
         if self.variant == "mse" and (self.temperature != 2.0 or self.convention != "t2"):
             raise ValueError("variant 'mse' compares the logits themselves: leave out temperature and convention")
+        if self.few_classes != "refuse" and not self.standardize:
+            raise ValueError("few_classes is about standardize: plain kd works with two classes, so leave it out")
         return self
 
 
-class FeaturesOptions(Options):
-    """Options of `features`."""
+class DKDOptions(Options):
+    """Options of `dkd`."""
 
     sides: ClassVar[int] = 2
 
-    align: Literal["auto", "none", "linear", "conv1x1"] = "auto"
-    """The projector from the student's width to the teacher's; `auto` makes one only where the widths differ."""
-    pool: Literal["auto", "none", "spatial"] = "auto"
-    """`auto` averages the larger map down to the smaller one; `spatial` averages both over all positions."""
-    normalize: Literal["none", "l2", "zscore"] = "none"
-    """Bring each row's features to unit length, or to mean 0 and standard deviation 1, before they are compared."""
+    temperature: Temperature = 4.0
+    """Divides both sides' logits before the softmax."""
+    alpha: NotNegative = 1.0
+    """Weight of the label's class against all others together."""
+    beta: NotNegative = 8.0
+    """Weight of the other classes among themselves; what is best depends on the pair of models."""
+    standardize: bool = False
+    """Bring each row's logits to mean 0 and standard deviation 1 first (Sun et al. 2024)."""
+    convention: Convention = "t2"
+    """`t2` multiplies by the squared temperature, so that gradients keep their size; `plain` does not."""
+    few_classes: FewClasses = "refuse"
+    """Where both sides share two classes only, so that no others are left to compare: stop, or be plain `kd`."""
 
 
-class RelationOptions(Options):
-    """Options of `relation`."""
+class NKDOptions(Options):
+    """Options of `nkd`."""
 
     sides: ClassVar[int] = 2
 
-    variant: Literal["distance", "angle", "both"] = "distance"
-    """Compare pairwise distances, angles of triples, or the first plus twice the second."""
-    mix: bool = False
-    """Whether new and replayed rows are related to each other, too."""
+    temperature: Temperature = 1.0
+    """Divides both sides' logits of the classes other than the label's."""
+    gamma: NotNegative = 1.5
+    """Weight of the other classes."""
+    few_classes: FewClasses = "refuse"
+    """Where both sides share two classes only, so that no others are left to compare: stop, or be plain `kd`."""
+
+
+class DISTOptions(Options):
+    """Options of `dist`."""
+
+    sides: ClassVar[int] = 2
+
+    temperature: Temperature = 1.0
+    """Divides both sides' logits before the softmax."""
+    beta: NotNegative = 1.0
+    """Weight of the correlation over the classes, row by row."""
+    gamma: NotNegative = 1.0
+    """Weight of the correlation over the rows, class by class."""
+    rows: RowChoice = "all"
+    """Every row, or only those whose class the teacher knows."""
+    convention: Convention = "t2"
+    """`t2` multiplies by the squared temperature, as the authors' code does; `plain` does not, as their paper."""
+    few_classes: FewClasses = "refuse"
+    """Where both sides share two classes only, so that every correlation is 1 or -1: stop, or be plain `kd`."""
+
+
+class MLKDOptions(Options):
+    """Options of `mlkd`."""
+
+    sides: ClassVar[int] = 2
+
+    temperatures: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (2.0, 3.0, 4.0, 5.0, 6.0)
+    """The comparison is made at each of these temperatures, and summed."""
+    instance: NotNegative = 1.0
+    """Weight of each row's own answer."""
+    batch: NotNegative = 1.0
+    """Weight of the relations between rows."""
+    classes: NotNegative = 1.0
+    """Weight of the relations between classes."""
+    standardize: bool = False
+    """Bring each row's logits to mean 0 and standard deviation 1 first (Sun et al. 2024)."""
+    rows: RowChoice = "all"
+    """Every row, or only those whose class the teacher knows."""
+    few_classes: FewClasses = "refuse"
+    """Where both sides share two classes only and `standardize` would say nothing: stop, or be plain `kd` at the first
+    temperature."""
+
+    @model_validator(mode="after")
+    def _used(self) -> MLKDOptions:
+        if self.few_classes != "refuse" and not self.standardize:
+            raise ValueError("few_classes is about standardize: mlkd works with two classes, so leave it out")
+        return self
+
+
+class HardOptions(Options):
+    """Options of `hard`."""
+
+    sides: ClassVar[int] = 2
+
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Rows of which the teacher is less sure than this count 0."""
+    rows: RowChoice = "all"
+    """Every row, or only those whose class the teacher knows."""
+
+
+class TeacherFreeOptions(Options):
+    """Options of `tfkd`."""
+
+    sides: ClassVar[int] = 1
+
+    correct: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """The probability that the virtual teacher gives the label's class."""
+    temperature: Temperature = 20.0
+    """Of both the virtual teacher and the student."""
+    over: Literal["auto", "all", "seen", "new", "own"] = "auto"
+    """Which classes compete, as in `cross_entropy`."""
+    convention: Convention = "t2"
+    """`t2` multiplies by the squared temperature, so that gradients keep their size; `plain` does not."""
 
 
 @hookimpl
@@ -96,14 +224,40 @@ def clkd_register_losses(register: Register) -> None:
         summary="knowledge distillation of the logits (Hinton et al. 2015), class ids aligned",
     )
     register(
-        "features",
-        "clkd.losses.feature:Features",
-        config=FeaturesOptions,
-        summary="mean squared error between two layers, with a projector where widths differ (FitNets)",
+        "dkd",
+        "clkd.losses.decoupled:DKD",
+        config=DKDOptions,
+        summary="decoupled distillation: the label's class and the others apart (Zhao et al. 2022)",
     )
     register(
-        "relation",
-        "clkd.losses.relation:Relation",
-        config=RelationOptions,
-        summary="distances and angles between the rows of a batch (Relational KD, Park et al. 2019)",
+        "nkd",
+        "clkd.losses.decoupled:NKD",
+        config=NKDOptions,
+        summary="normalised distillation: the label's class weighted by the teacher (Yang et al. 2023)",
     )
+    register(
+        "dist",
+        "clkd.losses.correlation:DIST",
+        config=DISTOptions,
+        summary="correlation of probabilities, over classes and over rows (Huang et al. 2022)",
+    )
+    register(
+        "mlkd",
+        "clkd.losses.multilevel:MLKD",
+        config=MLKDOptions,
+        summary="rows, their relations and the classes' relations at several temperatures (Jin et al. 2023)",
+    )
+    register(
+        "hard",
+        "clkd.losses.pseudo_label:HardLabel",
+        config=HardOptions,
+        summary="cross-entropy with the class that the teacher finds most likely (DeiT, pseudo-labels)",
+    )
+    register(
+        "tfkd",
+        "clkd.losses.virtual:VirtualTeacher",
+        config=TeacherFreeOptions,
+        summary="teacher-free distillation from a virtual teacher (Yuan et al. 2020)",
+    )
+    for name, factory, config, summary in (*FEATURE_LOSSES, *RELATION_LOSSES):
+        register(name, factory, config=config, summary=summary)

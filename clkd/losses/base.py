@@ -12,7 +12,7 @@ from clkd.signals import Batch, Needs, Signals, Spec
 if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
-    from clkd.schedules.base import Progress
+    from clkd.schedules.base import Progress, Schedule
 
 
 class Loss(nn.Module):
@@ -24,6 +24,10 @@ class Loss(nn.Module):
 
     needs: ClassVar[Needs] = Needs()
     """What this loss reads of each side. A tap named in `between` is added to it."""
+    maps_only: ClassVar[bool] = False
+    """Whether it compares maps `[B, D, H, W]` and makes no sense of vectors."""
+    wants_classifier: ClassVar[bool] = False
+    """Whether `borrow` is called with the teacher's own last layer."""
     sides: ClassVar[int] = 2
     """How many models it compares: 1 (the student alone) or 2."""
     reads_known: ClassVar[bool] = False
@@ -34,15 +38,33 @@ class Loss(nn.Module):
     progress: Progress | None = None
     """Where training stands; set before each `forward`, for options that follow a schedule."""
 
+    def reads(self, side: int) -> Needs:
+        """What it reads of the first side (0) or the second (1): `needs`, unless options decide."""
+        return self.needs
+
     def bind(self, a: Spec, b: Spec | None) -> None:
         """Called before the first batch of each experience, when both sides' classes and shapes are known.
 
         Tensors made here may lie on the CPU if they are registered: the loss is moved to the device afterwards.
         """
 
+    def borrow(self, classifier: nn.Module) -> None:
+        """Called after `bind` if the class `wants_classifier`: the teacher's frozen last layer.
+
+        It turns penultimate features `[B, D]` into logits, in the order of the teacher's columns. It stays the
+        teacher's: keep it out of your submodules, or it would be saved and moved with them.
+        """
+
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
         """The loss as `[B]`, one value a row, where it has one; else a scalar. Lower is better, unweighted."""
         raise NotImplementedError
+
+    def now(self, option: float | Schedule, a: Signals) -> float | Tensor:
+        """What an option that may follow a schedule says at this step."""
+        if not callable(option):
+            return option
+        assert self.progress is not None, "whoever gives a loss a schedule also sets loss.progress before each step"
+        return option(self.progress, a)
 
     def begin(self, experience: Experience, student: Student) -> None:
         """Before an experience, after `bind`."""
@@ -54,18 +76,19 @@ class Loss(nn.Module):
         """After an experience."""
 
 
-def common_columns(a: Spec, b: Spec) -> tuple[Tensor, Tensor]:
+def common_columns(a: Spec, b: Spec, unseen: bool = False) -> tuple[Tensor, Tensor]:
     """Where the classes that both sides know lie in each: two `[K]` index tensors, in the order of `b`.
 
-    A column that no experience has brought yet (`born` is -1, in a fixed head) is no knowledge of its class.
+    A column that no experience has brought yet (`born` is -1, in a fixed head) is no knowledge of its class, and is
+    left out unless `unseen`.
 
     >>> a = Spec(class_ids=(4, 7, 9), born=(0, 0, 1))
     >>> b = Spec(class_ids=(9, 4), born=(0, 0))
     >>> [t.tolist() for t in common_columns(a, b)]
     [[2, 0], [0, 1]]
     """
-    place = {c: i for i, c in enumerate(a.class_ids) if a.born[i] >= 0}
-    pairs = [(place[c], j) for j, c in enumerate(b.class_ids) if c in place and b.born[j] >= 0]
+    place = {c: i for i, c in enumerate(a.class_ids) if unseen or a.born[i] >= 0}
+    pairs = [(place[c], j) for j, c in enumerate(b.class_ids) if c in place and (unseen or b.born[j] >= 0)]
     at_a, at_b = [i for i, _ in pairs], [j for _, j in pairs]
     return torch.tensor(at_a, dtype=torch.long), torch.tensor(at_b, dtype=torch.long)
 

@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clkd.losses.base import Loss, full_precision
-from clkd.signals import Batch, Needs, Signals, Spec
+from clkd.losses.related import Related
+from clkd.signals import Batch, Signals
 
-TAP = "penultimate"
 SAME = 1e-12
 """Rows whose squared distance is no more than this have no direction from one to the other."""
 
 
-class Relation(Loss):
+class Relation(Related):
     """Relational knowledge distillation: Huber loss between the two models' distances, or angles, of rows.
 
     Park et al. 2019, "Relational Knowledge Distillation", eq. 4-5 (distance: Euclidean, divided by the batch's mean
     distance) and eq. 6-7 (angle: cosine at row j of rows i and k), as means over ordered pairs and triples of different
     rows; `both` is distance + 2 · angle, the paper's ratio. Distances need B² · D numbers, angles B³ as well.
 
-    Works on the layer that `between` names, on the penultimate one if it names none; maps are averaged over positions.
-    New and replayed rows are related among themselves only, unless `mix` is set: the shift between the two would
-    otherwise be what is distilled. A block with fewer than two rows (three for angles) has no relations and adds 0.
+    Maps are averaged over positions. A block with fewer than two rows (three for angles) has no relations and adds 0.
     """
 
-    needs: ClassVar[Needs] = Needs(logits=False, features=(TAP,))
-
     def __init__(self, variant: Literal["distance", "angle", "both"] = "distance", mix: bool = False) -> None:
-        super().__init__()
-        self.variant, self.mix = variant, mix
-        self.taps = TAP, TAP
-
-    def bind(self, a: Spec, b: Spec | None) -> None:
-        assert b is not None, "relation has two sides"
-        self.taps = a.feature or TAP, b.feature or TAP
+        super().__init__(mix)
+        self.variant = variant
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
         """A scalar: a relation belongs to no single row."""
-        assert b is not None, "relation has two sides"
-        f = _vectors(a.features[self.taps[0]])
-        g = _vectors(b.features[self.taps[1]]).detach()
-        sizes = [len(f)] if self.mix else [batch.new, len(f) - batch.new]
-        blocks = list(zip(torch.split(f, sizes), torch.split(g, sizes), strict=True))
-        value = f.new_zeros(())
+        blocks = self.vectors(batch, a, b)
+        sizes = [len(f) for f, _ in blocks]
+        value = blocks[0][0].new_zeros(())
         if self.variant in ("distance", "both"):
             value = value + sum(distance_sum(*block) for block in blocks) / max(sum(n * (n - 1) for n in sizes), 1)
         if self.variant in ("angle", "both"):
@@ -73,11 +60,6 @@ def angle_sum(student: Tensor, teacher: Tensor) -> Tensor:
     """
     # Where i, j and k are not all different, both sides' cosines are 0 or 1 alike and add nothing.
     return F.smooth_l1_loss(_cosines(student), _cosines(teacher), reduction="sum")
-
-
-def _vectors(features: Tensor) -> Tensor:
-    features = full_precision(features)
-    return features if features.dim() == 2 else features.flatten(2).mean(2)
 
 
 def _distances(rows: Tensor) -> Tensor:

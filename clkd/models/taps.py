@@ -13,7 +13,7 @@ PENULTIMATE = "penultimate"
 
 
 class Tap:
-    """A forward hook that keeps its module's output for the one forward pass in which it is wanted.
+    """A hook that keeps its module's output, or input, for the one forward pass in which it is wanted.
 
     It knows neither module nor backbone, so a deep copy of the backbone gets taps of its own.
     """
@@ -24,12 +24,20 @@ class Tap:
         self.wanted = False
         self.value: Tensor | None = None
 
-    def __call__(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+    def after(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        """A forward hook."""
+        self._keep(output, "gives")
+
+    def before(self, module: nn.Module, args: tuple[object, ...]) -> None:
+        """A forward pre-hook: it sees the input before the module can overwrite it."""
+        self._keep(args[0] if args else None, "takes")
+
+    def _keep(self, value: object, verb: str) -> None:
         if not self.wanted:
             return
-        if not isinstance(output, Tensor):
-            raise UserError(f"tap '{self.name}': the module gives a {type(output).__name__}, not a tensor: tap another")
-        self.value = output.clone() if self.clone else output
+        if not isinstance(value, Tensor):
+            raise UserError(f"tap '{self.name}': the module {verb} a {type(value).__name__}, not a tensor: tap another")
+        self.value = value.clone() if self.clone else value
 
     def kept(self) -> Tensor:
         """What the forward pass left here."""
@@ -44,6 +52,9 @@ class Tap:
 
 class Taps:
     """The bound taps of one backbone, by alias (`penultimate`, `stage1`, …) or module path (`layer2.0.conv1`).
+
+    A path that ends in `:in` taps what goes into a module, such as `layer2.0.relu2:in`: what a ReLU is about to cut
+    off.
 
     Hooks are bound before a model is compiled and stay; a forward pass keeps only what it is asked for. A module that
     runs several times is tapped at its last run. An operation that later overwrites the output in place (an in-place
@@ -61,15 +72,20 @@ class Taps:
             UserError: a name is neither an alias nor a module's path.
         """
         stages: dict[str, str] = getattr(backbone, "stages", {})
+        aliases = stages | getattr(backbone, "before_relu", {})
         modules = {path: module for path, module in backbone.named_modules() if path}
         for name in names:
             if name == PENULTIMATE or name in self.bound:
                 continue
-            module = modules.get(stages.get(name, name))
-            if module is None:
-                raise UserError(f"tap '{name}' is not known, {_suggest(name, stages, modules)}")
+            path, _, end = aliases.get(name, name).partition(":")
+            module = modules.get(aliases.get(path, path))
+            if module is None or end not in ("", "in"):
+                raise UserError(f"tap '{name}' is not known, {_suggest(name, stages, [*aliases, *modules])}")
             tap = Tap(name, clone=getattr(backbone, "in_place", True))
-            module.register_forward_hook(tap)
+            if end:
+                module.register_forward_pre_hook(tap.before)
+            else:
+                module.register_forward_hook(tap.after)
             self.bound[name] = tap
 
     def run(self, backbone: nn.Module, x: Tensor, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -99,8 +115,9 @@ Runner = Callable[[Taps, nn.Module, Tensor, tuple[str, ...]], tuple[Tensor, dict
 """`Taps.run`, or something that does the same faster."""
 
 
-def _suggest(name: str, stages: dict[str, str], modules: dict[str, nn.Module]) -> str:
-    """The closest name of all; failing that the aliases, as a list of every module would be no help."""
-    aliases = [PENULTIMATE, *stages]
-    close = did_you_mean(name, [*aliases, *modules])
-    return close if close.startswith("did you mean") else f"{did_you_mean(name, aliases)}, or a module's path"
+def _suggest(name: str, stages: dict[str, str], known: list[str]) -> str:
+    """The closest name of all; failing that the stages, as a list of every module would be no help."""
+    close = did_you_mean(name, [PENULTIMATE, *known])
+    if close.startswith("did you mean"):
+        return close
+    return f"{did_you_mean(name, [PENULTIMATE, *stages])}, or a module's path"

@@ -86,6 +86,10 @@ class Teacher:
         """Take back what `state_dict` gave: before the first `begin`; and a state from within an experience once more
         after the `begin` of that experience, which is called as it was then."""
 
+    def classifier(self) -> nn.Module | None:
+        """Its frozen last layer, from penultimate features `[B, D]` to its logits; None where it has none to lend."""
+        return None
+
     def module(self) -> nn.Module | None:
         """Its network, for counting parameters and multiply-accumulates; None where it has none of its own."""
         return None

@@ -106,6 +106,9 @@ class NetworkTeacher(Teacher):
     def module(self) -> nn.Module | None:
         return self.network  # type: ignore[return-value]  # every network is a module
 
+    def classifier(self) -> nn.Module | None:
+        return getattr(self.network, "head", None)
+
     def fingerprint(self) -> str:
         return "" if self.network is None else state_hash(self.network)  # type: ignore[arg-type]  # every network is a module
 

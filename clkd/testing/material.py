@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clkd.experience import Experience, Rows
+from clkd.losses.base import Loss
 from clkd.models.backbones.mlp import MLP
 from clkd.models.heads import Linear
 from clkd.models.student import Student
@@ -18,22 +20,68 @@ CLASSES = (3, 0, 5, 1, 2, 4)
 """Global ids in the order of arrival, two per experience: not sorted, so that a column is no class id."""
 SHAPE = (1, 2, 2)
 WIDTH = 6
+MAP = (5, 3)
+"""The size of feature maps: sides that are odd and not alike."""
 TAP = "penultimate"
 PER_EXPERIENCE = 2
 ROWS = 30
 """Training rows of each experience."""
 
 
-def spec(classes: int = 4) -> Spec:
-    """A side that knows the first `classes` classes and whose features are `WIDTH` wide."""
+def spec(classes: int = 4, loss: Loss | None = None, place: int = 0, shape: tuple[int, ...] | None = None) -> Spec:
+    """A side that knows the first `classes` classes and whose features are `WIDTH` wide, unless a `shape` is given.
+
+    With a `loss`, the features are those that it reads of this side (the first, 0, or the second), in the shape that
+    it compares: vectors, or maps if it compares nothing else. Where it names none, one is named for it.
+    """
     born = tuple(i // PER_EXPERIENCE for i in range(classes))
-    return Spec(CLASSES[:classes], born, feature=TAP, shape=(WIDTH,))
+    shape = shape or ((WIDTH, *MAP) if loss and loss.maps_only else (WIDTH,))
+    names = loss.reads(place).features if loss else ()
+    if names:
+        return Spec(CLASSES[:classes], born, shapes=dict.fromkeys(names, shape))
+    return Spec(CLASSES[:classes], born, feature=TAP, shape=shape, shapes={TAP: shape})
+
+
+def bound(
+    loss: Loss,
+    classes: int = 4,
+    other: int = 2,
+    shapes: tuple[tuple[int, ...] | None, tuple[int, ...] | None] = (None, None),
+    order: Tensor | None = None,
+) -> tuple[Spec, Spec]:
+    """Bind `loss` to a student of `classes` classes and, if it has two sides, a teacher of `other`; gives the specs.
+
+    `order` is that of the teacher's columns. A teacher's last layer is lent to a loss that wants one.
+    """
+    order = torch.arange(other) if order is None else order
+    a, b = spec(classes, loss, 0, shapes[0]), _with_columns(spec(other, loss, 1, shapes[1]), order)
+    loss.bind(a, b if loss.sides == 2 else None)
+    if loss.sides == 2:
+        lend(loss, other, order)
+    return a, b
+
+
+def lend(loss: Loss, classes: int, order: Tensor | None = None, dtype: torch.dtype = torch.float32) -> None:
+    """The last layer of a teacher of so many classes, always the same one, to a loss that wants it."""
+    if not loss.wants_classifier:
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        classifier = torch.nn.Linear(WIDTH, classes).requires_grad_(False)
+    if order is not None:
+        classifier.load_state_dict({name: tensor[order] for name, tensor in classifier.state_dict().items()})
+    loss.borrow(classifier.to(dtype))
+
+
+def _with_columns(side: Spec, order: Tensor) -> Spec:
+    at = order.tolist()
+    return replace(side, class_ids=tuple(side.class_ids[i] for i in at), born=tuple(side.born[i] for i in at))
 
 
 def batch(new: int = 5, replayed: int = 4, classes: int = 4) -> Batch:
     """Labelled rows of the first `classes` classes."""
     n = new + replayed
-    place = torch.arange(n) * 3 % classes
+    place = torch.arange(n) * 7 % classes
     y = torch.tensor(CLASSES)[place]
     x = torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(n))
     return Batch(x, y, torch.arange(n), torch.zeros_like(y), place // PER_EXPERIENCE, new)
@@ -43,28 +91,32 @@ def signals(rows: int, side: Spec, needs: Needs, seed: int, scale: float = 1.0) 
     """What a model with these classes might say; tensors are leaves that ask for gradients."""
     draws = torch.Generator().manual_seed(seed)
 
-    def leaf(width: int) -> Tensor:
-        return (torch.randn(rows, width, generator=draws) * scale).requires_grad_()
+    def leaf(*shape: int) -> Tensor:
+        return (torch.randn(rows, *shape, generator=draws) * scale).requires_grad_()
 
-    features = {name: leaf(WIDTH) for name in dict.fromkeys((TAP, *needs.features))}
+    features = {name: leaf(*side.shapes.get(name, (WIDTH,))) for name in dict.fromkeys((TAP, *needs.features))}
     return Signals(leaf(len(side.class_ids)), torch.tensor(side.class_ids), features)
 
 
-def changed(said: Signals, change: Any) -> Signals:
-    """The same signals with `change` applied to every tensor of rows, as new leaves."""
+def changed(said: Signals, change: Callable[[Tensor], Tensor]) -> Signals:
+    """The same signals with `change` applied to logits and features, as new leaves."""
     assert said.logits is not None, "signals() gives logits"
 
     def leaf(tensor: Tensor) -> Tensor:
-        made: Tensor = change(tensor.detach().clone())
-        return made.requires_grad_()
+        return change(tensor.detach().clone()).requires_grad_()
 
-    return Signals(leaf(said.logits), said.class_ids, {name: leaf(f) for name, f in said.features.items()})
+    features = {name: leaf(tensor) for name, tensor in said.features.items()}
+    return replace(said, logits=leaf(said.logits), features=features)
+
+
+def tensors(said: Signals) -> list[Tensor]:
+    """What a gradient may reach in these signals."""
+    return [*([] if said.logits is None else [said.logits]), *said.features.values()]
 
 
 def gradients(said: Signals) -> list[Tensor]:
     """The gradients that reached these signals."""
-    tensors = [said.logits, *said.features.values()]
-    return [tensor.grad for tensor in tensors if tensor is not None and tensor.grad is not None]
+    return [tensor.grad for tensor in tensors(said) if tensor.grad is not None]
 
 
 def student() -> Student:

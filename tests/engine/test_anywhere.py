@@ -53,6 +53,17 @@ PARTS: dict[str, dict[str, Any]] = {
         },
         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "both"]}],
     },
+    "layers, masks, variances, a queue and a borrowed classifier": {
+        "student": {"model": {"kind": "resnet8", "width": 3}, "head": "linear"},
+        "teachers": {"big": {"kind": "fit", "model": {"kind": "resnet8", "width": 4}, "epochs": 1}},
+        "losses": [
+            "cross_entropy",
+            {"kind": "mgd", "between": ["student.stage2", "big.stage2"], "ratio": 0.3},
+            {"kind": "vid", "between": ["student", "big"], "layers": ["stage1", "stage3"]},
+            {"kind": "crd", "between": ["student", "big"], "queue": 24, "dim": 8},
+            {"kind": "srrl", "between": ["student", "big"]},
+        ],
+    },
     "features, with a projector": {
         "teachers": {"big": BIG},
         "losses": [

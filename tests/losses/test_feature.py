@@ -35,7 +35,7 @@ def bound(a: Spec, b: Spec, **options) -> Features:
 def test_equal_shapes_give_the_mean_squared_error_of_each_row():
     f, g = rows((3, 4, 4), 0), rows((3, 4, 4), 1)
     loss = bound(side(3, 4, 4), side(3, 4, 4))
-    assert loss.projector is None
+    assert loss.aligners[0].projector is None
     expected = ((f.numpy() - g.numpy()) ** 2).reshape(4, -1).mean(1)
     np.testing.assert_allclose(loss(batch(), said(f), said(g)).numpy(), expected, rtol=1e-12)
 
@@ -43,9 +43,9 @@ def test_equal_shapes_give_the_mean_squared_error_of_each_row():
 def test_conv1x1_is_the_same_linear_map_at_every_position():
     f, g = rows((3, 4, 4), 0), rows((5, 4, 4), 1)
     loss = bound(side(3, 4, 4), side(5, 4, 4))
-    w, b = (p.detach().numpy() for p in (loss.projector.weight, loss.projector.bias + 0.25))
+    w, b = (p.detach().numpy() for p in (loss.aligners[0].projector.weight, loss.aligners[0].projector.bias + 0.25))
     with torch.no_grad():
-        loss.projector.bias += 0.25
+        loss.aligners[0].projector.bias += 0.25
     mapped = np.einsum("oi,bihw->bohw", w[:, :, 0, 0], f.numpy()) + b[None, :, None, None]
     expected = ((mapped - g.numpy()) ** 2).reshape(4, -1).mean(1)
     np.testing.assert_allclose(loss(batch(), said(f), said(g)).detach().numpy(), expected, rtol=1e-12)
@@ -54,7 +54,7 @@ def test_conv1x1_is_the_same_linear_map_at_every_position():
 def test_linear_serves_vectors():
     f, g = rows((3,), 0), rows((5,), 1)
     loss = bound(side(3), side(5), align="linear")
-    expected = ((f.numpy() @ loss.projector.weight.detach().numpy().T - g.numpy()) ** 2).mean(1)
+    expected = ((f.numpy() @ loss.aligners[0].projector.weight.detach().numpy().T - g.numpy()) ** 2).mean(1)
     np.testing.assert_allclose(loss(batch(), said(f), said(g)).detach().numpy(), expected, rtol=1e-12)
 
 
@@ -104,35 +104,37 @@ def test_gradient_is_that_of_the_value(normalize):
 
 def test_the_projector_stays_while_shapes_stay_and_is_new_when_they_change():
     loss = bound(side(2, 4, 4), side(3, 4, 4))
-    first = loss.projector
+    first = loss.aligners[0].projector
     loss.bind(side(2, 4, 4), side(3, 4, 4))
-    assert loss.projector is first
+    assert loss.aligners[0].projector is first
     loss.bind(side(2, 4, 4), side(5, 4, 4))
-    assert loss.projector is not first
+    assert loss.aligners[0].projector is not first
     loss.bind(side(2, 4, 4), side(2, 4, 4))
-    assert loss.projector is None
+    assert loss.aligners[0].projector is None
 
 
 def test_the_projector_is_drawn_from_its_own_generator():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one, same, other = (bound(side(2), side(3), seed=seed).projector.weight for seed in (0, 0, 1))
+    one, same, other = (bound(side(2), side(3), seed=seed).aligners[0].projector.weight for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before), "the global generator belongs to others"
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    assert not torch.equal(one, bound(side(2, name="stage2"), side(3)).projector.weight), "each pair has its own"
+    assert not torch.equal(one, bound(side(2, name="stage2"), side(3)).aligners[0].projector.weight), (
+        "each pair has its own"
+    )
 
 
 def test_the_projector_keeps_variance():
-    weight = bound(side(400), side(300)).projector.weight
+    weight = bound(side(400), side(300)).aligners[0].projector.weight
     assert (weight.var() * 400).item() == pytest.approx(1, rel=0.05)
 
 
 def test_a_projector_is_learned_and_saved():
     loss = bound(side(2), side(3))
-    assert {name for name, _ in loss.named_parameters()} == {"projector.weight", "projector.bias"}
+    assert {name for name, _ in loss.named_parameters()} == {"aligners.0.projector.weight", "aligners.0.projector.bias"}
     loss(batch(), said(rows((2,), 0)), said(rows((3,), 1))).mean().backward()
-    assert loss.projector.weight.grad.any()
+    assert loss.aligners[0].projector.weight.grad.any()
 
 
 @pytest.mark.parametrize(
@@ -153,4 +155,45 @@ def test_what_cannot_be_compared_is_refused_with_the_remedy(a, b, options, messa
 
 
 def test_an_explicit_projector_is_made_even_where_widths_agree():
-    assert bound(side(3), side(3), align="linear").projector is not None
+    assert bound(side(3), side(3), align="linear").aligners[0].projector is not None
+
+
+def test_interpolate_brings_the_students_map_to_the_teachers_size():
+    f, g = rows((2, 3, 5), 0), rows((2, 6, 4), 1)
+    loss = bound(side(2, 3, 5), side(2, 6, 4), pool="interpolate")
+    grown = np.empty((4, 2, 6, 4))
+    for i, j in np.ndindex(6, 4):  # the centre of each new pixel, in old pixels, held inside the map
+        y, x = np.clip((i + 0.5) * 3 / 6 - 0.5, 0, 2), np.clip((j + 0.5) * 5 / 4 - 0.5, 0, 4)
+        top, left = int(y), int(x)
+        below, right = min(top + 1, 2), min(left + 1, 4)
+        v, h = y - top, x - left
+        corners = [f.numpy()[:, :, a, b] for a in (top, below) for b in (left, right)]
+        parts = [(1 - v) * (1 - h), (1 - v) * h, v * (1 - h), v * h]
+        grown[:, :, i, j] = sum(part * corner for part, corner in zip(parts, corners, strict=True))
+    expected = ((grown - g.numpy()) ** 2).reshape(4, -1).mean(1)
+    np.testing.assert_allclose(loss(batch(), said(f), said(g)).numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2, 5)])
+def test_channel_compares_each_channel_in_its_own_units(shape):
+    f, g = rows(shape, 0), rows(shape, 1)
+    loss = bound(side(*shape), side(*shape), normalize="channel")
+
+    def units(x):
+        over = tuple(d for d in range(x.ndim) if d != 1)
+        return (x - x.mean(over, keepdims=True)) / np.sqrt(x.var(over, keepdims=True) + 1e-5)
+
+    expected = ((units(f.numpy()) - units(g.numpy())) ** 2).reshape(4, -1).mean(1)
+    np.testing.assert_allclose(loss(batch(), said(3 * f + 1), said(g)).numpy(), expected, rtol=1e-3)
+    alone = loss(batch(1), said(f[:1]), said(g[:1]))
+    assert torch.isfinite(alone).all(), "one row has no spread"
+
+
+@pytest.mark.parametrize(("align", "count"), [("mlp", 2), ("conv3x3", 1), ("hint", 1)])
+def test_other_projectors_are_made_even_where_widths_agree(align, count):
+    loss = bound(side(3, 2, 5), side(3, 2, 5), align=align)
+    convolutions = [layer for layer in loss.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert len(convolutions) == count
+    assert loss(batch(), said(rows((3, 2, 5), 0)), said(rows((3, 2, 5), 1))).shape == (4,)
+    again = bound(side(3, 2, 5), side(3, 2, 5), align=align)
+    assert all(torch.equal(a, b) for a, b in zip(loss.parameters(), again.parameters(), strict=True))

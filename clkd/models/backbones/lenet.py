@@ -35,6 +35,7 @@ class LeNet(Backbone):
         self.full2 = nn.Sequential(nn.Linear(120, 84), nn.ReLU())
         self.out_features = 84
         self.stages = {"stage1": "map1", "stage2": "map2", "stage3": "full1"}
+        self.before_relu = {"stage1_pre": "map1.0", "stage2_pre": "map2.0", "stage3_pre": "full1.1"}
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.full2(self.full1(self.map2(self.map1(x))))

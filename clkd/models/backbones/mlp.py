@@ -28,6 +28,7 @@ class MLP(Backbone):
         )
         self.out_features = widths[-1]
         self.stages = {f"stage{k + 1}": f"layers.{k}.relu" for k in range(len(hidden))}
+        self.before_relu = {f"stage{k + 1}_pre": f"layers.{k}.linear" for k in range(len(hidden))}
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.layers(x.flatten(1))

@@ -37,6 +37,7 @@ class ResNet(Backbone):
             inputs = outputs
         self.out_features = inputs
         self.stages = {f"stage{k + 1}": f"layer{k + 1}" for k in range(len(blocks))}
+        self.before_relu = {f"stage{k + 1}_pre": f"layer{k + 1}.{n - 1}.relu2:in" for k, n in enumerate(blocks)}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)

@@ -1,0 +1,45 @@
+"""Learning a teacher's decision as if it were the label."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from clkd.losses.divergence import log_softmax
+from clkd.losses.logits import Answers, LogitLoss
+
+
+class HardLabel(LogitLoss):
+    """Hard distillation: `−log softmax(z)_ŷ`, ŷ the class that the teacher finds most likely among the common ones.
+
+    Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention", §3, where
+    half of the loss is this and half the labels' cross-entropy: give both terms the weight 0.5. (DeiT's own students
+    say it with a second head, on a distillation token; here the student's one head says both.) With `threshold`, a row
+    counts 0 where the teacher's probability of ŷ is below it, while the mean stays over all rows, as for pseudo-labels
+    in FixMatch (Sohn et al. 2020).
+
+    >>> import torch
+    >>> from clkd.signals import Batch, Signals, Spec
+    >>> loss, side, i = HardLabel(), Spec(class_ids=(0, 1), born=(0, 0)), torch.tensor([0])
+    >>> loss.bind(side, side)
+    >>> z, v = (Signals(torch.tensor([row]), torch.arange(2)) for row in ([0.0, 0.0], [2.0, 0.0]))
+    >>> loss(Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=1), z, v)
+    tensor([0.6931])
+    """
+
+    name: ClassVar[str] = "hard"
+    contract_optouts: ClassVar[dict[str, str]] = {
+        "agreement": "it is least where the student is sure of the teacher's choice, not where both are equally sure"
+    }
+
+    def __init__(self, threshold: float = 0.0, rows: Literal["all", "valid"] = "all") -> None:
+        super().__init__(rows=rows)
+        self.threshold = threshold
+
+    def compare(self, said: Answers, temperature: float | Tensor) -> Tensor:
+        surest, choice = log_softmax(said.v, said.known).max(1, keepdim=True)
+        values = -log_softmax(said.z, said.known).gather(1, choice).squeeze(1)
+        if said.known is not None:
+            values = values.where(said.known.any(1), 0.0)
+        return values if self.threshold == 0 else values.where(surest.squeeze(1).exp() >= self.threshold, 0.0)

@@ -1,0 +1,79 @@
+"""What docs/losses/ shows is what happens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clkd.engine.execute import execute
+from clkd.losses.feature_options import FEATURE_LOSSES
+from clkd.losses.relation_options import RELATION_LOSSES
+from clkd.plugins import load_plugins
+from clkd.scenario.document import to_yaml
+from clkd.scenario.load import load
+from clkd.scenario.request import RunRequest
+from clkd.scenario.show import show
+
+DOCS = Path(__file__).parents[2] / "docs/losses"
+PAGES = {"feature": FEATURE_LOSSES, "relation": RELATION_LOSSES}
+SCENARIO = {
+    "name": "shown",
+    "stream": {"dataset": {"name": "digits", "rows_per_class": 12}, "split": {"by": "class", "experiences": 5}},
+    "student": {"model": {"kind": "resnet8", "width": 3}, "head": "linear"},
+    "memory": {"kind": "reservoir", "size": 20},
+    "train": {"batch_size": 8, "optimizer": {"kind": "sgd", "lr": 0.01}},
+}
+TEACHERS = {"external": {"kind": "fit", "model": {"kind": "resnet8", "width": 4}, "epochs": 1}, "previous": "previous"}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def write(folder: Path, losses: list[object]) -> Path:
+    """A scenario with these losses and the teachers that they name."""
+    named = to_yaml(losses)
+    teachers = {name: part for name, part in TEACHERS.items() if name in named}
+    scenario = folder / "scenario.yaml"
+    scenario.write_text(to_yaml({**SCENARIO, "teachers": teachers, "losses": losses}))
+    return scenario
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_scenario_shown_is_valid_and_shown_readably(page: str, tmp_path: Path) -> None:
+    found = blocks(page, "yaml")
+    assert len(found) == 2
+    for block in found:
+        loaded = load(write(tmp_path, yaml.safe_load(block)["losses"]), (), load_plugins().registry)
+    shown = show(loaded)
+    assert max(map(len, shown.splitlines())) < 160
+    if page == "relation":
+        assert "layers: [stage2, stage3, penultimate]" in shown
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_loss_of_your_own_keeps_the_laws_and_trains(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin, check = blocks(page, "python")
+    code = re.sub(r"\n@hookimpl.*", "", plugin, flags=re.DOTALL)
+    assert len(code.splitlines()) + 4 <= 25, "short enough to read"
+    exec(plugin + check, {})
+    (tmp_path / "my_plugins").mkdir()
+    (tmp_path / "my_plugins" / "mine.py").write_text(plugin)
+    kind = re.findall(r'register\("(\w+)"', plugin)[0]
+    scenario = write(tmp_path, ["cross_entropy", {"kind": kind, "between": ["student.stage3", "previous.stage3"]}])
+    assert blocks(page, "bash") == ["clkd run scenario.yaml --plugins-dir my_plugins\n"]
+    plugins = load_plugins([tmp_path / "my_plugins"])
+    request = RunRequest(scenario=scenario, limit_experiences=2, limit_batches=2, tracking="off", quiet=True)
+    monkeypatch.chdir(tmp_path)
+    assert execute(request, plugins)["status"] == "stopped"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_loss_of_the_family_is_on_its_page(page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name, *_ in PAGES[page])
