@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clkd import Batch, Loss, Signals, Spec
+from clkd.losses.base import logits_of
 
 
 class Focal(Loss):
@@ -31,9 +32,8 @@ class Focal(Loss):
         self.register_buffer("column", column, persistent=False)
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
-        assert a.logits is not None
         assert isinstance(self.column, Tensor)
-        return focal(a.logits.float(), self.column[batch.y], self.gamma)
+        return focal(logits_of(a), self.column[batch.y], self.gamma)
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
