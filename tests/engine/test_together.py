@@ -87,7 +87,8 @@ def together(home: Path, *commands: tuple[str, ...], scenario: dict[str, Any]) -
     (home / "meet").mkdir()
     meeting = {"MEET": str(home / "meet"), "MEETING": str(len(commands))}
     started = [run(*c, "--plugins-dir", "plugins", scenario=scenario, **meeting) for c in commands]
-    return [(process.wait(300), *process.communicate()) for process in started]
+    said = [process.communicate(timeout=300) for process in started]
+    return [(process.returncode, *each) for process, each in zip(started, said, strict=True)]
 
 
 def fit_once(home: Path, count: int) -> None:
@@ -161,7 +162,8 @@ def test_a_run_that_goes_on_is_not_resumed_and_a_killed_one_is(home: Path) -> No
     third = run("--resume", str(directory))
     wait_for(lambda: (directory / "metrics.jsonl").read_text().count('"start"') == 2, third)
     third.send_signal(signal.SIGTERM)
-    assert third.wait(60) == 143, third.communicate()
+    said = third.communicate(timeout=60)  # which closes the pipes, too
+    assert third.returncode == 143, said
 
 
 def wait_for(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
