@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
+from states import assert_same, state
 
-from clkd import checkpoint
 from clkd.engine.bar import Bar
 from clkd.engine.execute import execute
 from clkd.errors import Interrupted
@@ -167,14 +165,6 @@ def go_on(plugins: Plugins, home: Path, name: str) -> dict[str, Any]:
     return execute(RunRequest(resume=str(home / name), quiet=True), plugins)
 
 
-def state(home: Path, name: str) -> dict[str, Any]:
-    last = checkpoint.latest(home / name / "checkpoints")
-    assert last is not None
-    found = checkpoint.load(last)
-    found["run"] = {key: value for key, value in found["run"].items() if key not in ("id", "seconds")}
-    return found
-
-
 def told(home: Path, name: str) -> list[dict[str, Any]]:
     """What `metrics.jsonl` says of epochs and experiences; what took time, or saved some, differs from run to run."""
     lines = map(json.loads, (home / name / "metrics.jsonl").read_text().splitlines())
@@ -191,26 +181,8 @@ def told(home: Path, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """Equal to the last bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, Tensor):
-        assert (a.dtype, a.stride()) == (b.dtype, b.stride()), where
-        assert torch.equal(a, b) or (a.isnan() & b.isnan() | (a == b)).all(), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}.{i}")
-    else:
-        assert a == b or (a != a and b != b), where
-
-
 def assert_same_runs(home: Path, a: str, b: str) -> None:
-    assert_same(state(home, a), state(home, b))
+    assert_same(state(home / a), state(home / b))
     assert told(home, a) == told(home, b)
 
 
@@ -220,7 +192,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bits(
 ) -> None:
     changes = {**PARTS, **TORCHS}[variant]
     whole = start(plugins, tmp_path, "whole", changes)
-    steps = state(tmp_path, "whole")["run"]["step"]
+    steps = state(tmp_path / "whole")["run"]["step"]
     stop_after += sorted(random.Random(variant).sample(range(1, steps + 1), 2))
     with pytest.raises(Interrupted):
         start(plugins, tmp_path, "cut", changes)

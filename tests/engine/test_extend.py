@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from torch import Tensor
+from states import assert_same, state
 
 from clkd import checkpoint
 from clkd.engine.execute import execute
@@ -100,32 +100,6 @@ def extend(plugins: Plugins, run: Path, data: Path | str, place: Path, *settings
     added = extension(str(run), str(data), plugins.registry, **how)
     overrides = (f"stream.extensions={json.dumps(added)}", f"output={place}", *settings)
     return execute(RunRequest(origin=str(run), overrides=overrides, quiet=True), plugins)
-
-
-def state(run: Path) -> dict[str, Any]:
-    last = checkpoint.latest(run / "checkpoints")
-    assert last is not None
-    found = checkpoint.load(last)
-    found["run"] = {key: value for key, value in found["run"].items() if key not in ("id", "seconds")}
-    return found
-
-
-def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """Equal to the last bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, Tensor):
-        assert a.dtype == b.dtype, where
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}.{i}")
-    else:
-        assert a == b or (a != a and b != b), where
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from states import assert_same, state
 
-from clkd import checkpoint
 from clkd.engine.execute import execute
 from clkd.engine.fork import split
 from clkd.errors import UserError
@@ -59,32 +58,6 @@ def origin(plugins: Plugins, home: Path) -> Path:
 def fork(plugins: Plugins, origin: object, place: Path, *settings: str, **request: Any) -> dict[str, Any]:
     overrides = (f"output={place}", *settings)
     return execute(RunRequest(origin=str(origin), overrides=overrides, quiet=True, **request), plugins)
-
-
-def state(run: Path, name: str | None = None) -> dict[str, Any]:
-    path = run / "checkpoints" / name if name else checkpoint.latest(run / "checkpoints")
-    assert path is not None
-    found = checkpoint.load(path)
-    found["run"] = {key: value for key, value in found["run"].items() if key not in ("id", "seconds")}
-    return found
-
-
-def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """Equal to the last bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, Tensor):
-        assert a.dtype == b.dtype, where
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}.{i}")
-    else:
-        assert a == b or (a != a and b != b), where
 
 
 def events(run: Path, event: str) -> list[dict[str, Any]]:

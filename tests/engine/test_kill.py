@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
+from states import assert_same, state
 
 from clkd import checkpoint
 from clkd.scenario.document import to_yaml
@@ -129,15 +128,12 @@ def go_on(home: Path, *more: str, **death: int) -> int:
 def assert_same_runs(home: Path) -> None:
     states, stories, results = [], [], []
     for name in ("whole", "cut"):
-        last = checkpoint.latest(home / name / "checkpoints")
-        assert last is not None
         assert [path.name for path in (home / name / "checkpoints").iterdir()] == ["exp_001"], "keep: 1"
-        states.append(checkpoint.load(last))
-        states[-1]["run"] = {key: v for key, v in states[-1]["run"].items() if key not in ("id", "seconds")}
+        states.append(state(home / name))
         lines = list(map(json.loads, (home / name / "metrics.jsonl").read_text().splitlines()))
         stories.append([told(line) for line in lines if line["event"] in ("epoch", "experience")])
         results.append(json.loads((home / name / "result.json").read_text()))
-    assert same(*states)
+    assert_same(*states)
     assert stories[0] == stories[1]
     assert len(stories[0]) == 2 * 2 + 2, "each epoch and experience is told once"
     for key in ("status", "metrics", "accuracy_matrix"):
@@ -148,17 +144,6 @@ def told(line: dict[str, Any]) -> dict[str, Any]:
     """A line without what took time."""
     metrics = {k: v for k, v in line["metrics"].items() if k.split("/")[0] not in ("time", "speed")}
     return {**{key: line.get(key) for key in ("event", "experience", "epoch", "step")}, "metrics": metrics}
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit."""
-    if isinstance(a, Tensor):
-        return a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b or (a != a and b != b))
 
 
 @pytest.mark.timeout(400)

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
+from states import assert_same, state
 
-from clkd import checkpoint
 from clkd.engine.execute import execute
 from clkd.errors import UserError
 from clkd.plugins import Plugins, load_plugins
@@ -103,32 +101,6 @@ def run(plugins: Plugins, home: Path, name: str, changes: dict[str, Any], limit:
     return execute(RunRequest(scenario=scenario, limit_experiences=limit, quiet=True), plugins)
 
 
-def state(home: Path, name: str) -> dict[str, Any]:
-    last = checkpoint.latest(home / name / "checkpoints")
-    assert last is not None
-    found = checkpoint.load(last)
-    found["run"] = {key: value for key, value in found["run"].items() if key not in ("id", "seconds")}
-    return found
-
-
-def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """Equal to the last bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, Tensor):
-        assert a.dtype == b.dtype, where
-        assert torch.equal(a, b) or (a.isnan() & b.isnan() | (a == b)).all(), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}.{i}")
-    else:
-        assert a == b or (a != a and b != b), where
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_resumed_equals_uninterrupted(plugins: Plugins, tmp_path: Path, variant: str) -> None:
     whole = run(plugins, tmp_path, "whole", VARIANTS[variant])
@@ -139,7 +111,7 @@ def test_resumed_equals_uninterrupted(plugins: Plugins, tmp_path: Path, variant:
     assert (second["status"], third["status"]) == ("stopped", "finished")
     assert third["accuracy_matrix"] == whole["accuracy_matrix"]
     assert third["metrics"] == whole["metrics"]
-    assert_same(state(tmp_path, "cut"), state(tmp_path, "whole"))
+    assert_same(state(tmp_path / "cut"), state(tmp_path / "whole"))
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(plugins: Plugins, tmp_path: Path) -> None:
@@ -147,7 +119,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(plugins: Plug
     a, b = (run(plugins, tmp_path, name, changes) for name in ("a", "b"))
     c = run(plugins, tmp_path, "c", {**changes, "seed": 1})
     assert a["accuracy_matrix"] == b["accuracy_matrix"] != c["accuracy_matrix"]
-    assert_same(state(tmp_path, "a"), state(tmp_path, "b"))
+    assert_same(state(tmp_path / "a"), state(tmp_path / "b"))
 
 
 @pytest.mark.slow
@@ -159,8 +131,8 @@ def test_so_it_is_for_a_compiled_run(plugins: Plugins, tmp_path: Path, caplog: p
     resumed = execute(RunRequest(resume=str(tmp_path / "cut"), quiet=True), plugins)
     assert "cannot be compiled" not in caplog.text
     assert a["accuracy_matrix"] == b["accuracy_matrix"] == resumed["accuracy_matrix"]
-    assert_same(state(tmp_path, "a"), state(tmp_path, "b"))
-    assert_same(state(tmp_path, "a"), state(tmp_path, "cut"))
+    assert_same(state(tmp_path / "a"), state(tmp_path / "b"))
+    assert_same(state(tmp_path / "a"), state(tmp_path / "cut"))
 
 
 def test_a_resumed_run_keeps_its_scenario(plugins: Plugins, tmp_path: Path) -> None:

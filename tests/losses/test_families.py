@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from states import assert_same
 
 from clkd import checkpoint
 from clkd.engine.execute import execute
@@ -110,20 +111,6 @@ def test_a_resumed_run_goes_on_with_the_same_bits(kind, tmp_path):
     cut = checkpoint.load(checkpoint.latest(tmp_path / "cut" / "checkpoints"))
     for part in ("terms", "student"):
         assert_same(whole[part], cut[part])
-
-
-def assert_same(a: Any, b: Any) -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 def test_simkd_leaves_a_student_that_answers_with_the_teachers_classifier(tmp_path):
