@@ -10,8 +10,9 @@ import click
 
 from clkd.cache import cache_directory
 from clkd.cli.common import State, json_option, print_json
-from clkd.engine.directory import MANIFEST, RunDirectory, find
+from clkd.engine.directory import LOCK, MANIFEST, RunDirectory, find
 from clkd.errors import ClkdError, UserError
+from clkd.locks import HeldError, claimed
 from clkd.tracking.sync import Synced, sync
 
 
@@ -34,8 +35,7 @@ def sync_(context: click.Context, runs: tuple[str, ...], tracking_uri: str | Non
     told, code = [], 0
     for directory in _directories(runs):
         try:
-            noted = directory.manifest().get("tracking", {}).get("mlflow", {})
-            synced = sync(directory.path, tracking_uri, noted.get("uri"))
+            synced = _brought(directory, tracking_uri)
         except ClkdError as error:
             if context.ensure_object(State).verbose:
                 raise
@@ -48,6 +48,15 @@ def sync_(context: click.Context, runs: tuple[str, ...], tracking_uri: str | Non
     if as_json:
         print_json(told)
     context.exit(code)
+
+
+def _brought(directory: RunDirectory, uri: str | None) -> Synced:
+    noted = directory.manifest().get("tracking", {}).get("mlflow", {})
+    try:
+        with claimed(directory.path / LOCK, "bringing it into MLflow"):
+            return sync(directory.path, uri, noted.get("uri"))
+    except HeldError:
+        return Synced()
 
 
 def _directories(runs: tuple[str, ...]) -> list[RunDirectory]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clkd.disk import sync
+from clkd.disk import write_whole
 from clkd.errors import UserError, did_you_mean, writing
 from clkd.locks import HeldError, claimed
 
@@ -22,7 +22,7 @@ log = logging.getLogger("clkd.engine")
 
 MANIFEST = "run.json"
 LOCK = ".lock"
-"""Held by the process that trains the run."""
+"""Held by the process that trains the run, or brings it into MLflow later."""
 OWN = (MANIFEST, LOCK, "scenario.yaml", "resolved.yaml", "metrics.jsonl", "environment.txt", "result.json")
 """What is written of a run even if it never trains."""
 
@@ -40,11 +40,8 @@ class RunDirectory:
 
     def write(self, name: str, text: str) -> None:
         """Write a file whole or not at all, whatever stops the machine."""
-        part = self.path / f".{name}.part"
         with writing(self.path / name):
-            part.write_text(text, encoding="utf-8")
-            sync(part)
-            os.replace(part, self.path / name)
+            write_whole(self.path / name, text)
 
     def manifest(self) -> dict[str, Any]:
         """What `run.json` says."""

@@ -11,6 +11,7 @@ import weakref
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from clkd.disk import write_whole
 from clkd.tracking import events, labels
 from clkd.tracking.base import Tracker
 from clkd.tracking.events import END, EPOCH, EXPERIENCE, FILE, START
@@ -39,7 +40,6 @@ class JsonlTracker(Tracker):
         self._epochs: dict[int, int] = {}
         self._warned: set[str] = set()
         self._file: IO[bytes]
-        self._held: IO[bytes]
         self._waiting: list[bytes] = []
         self._listed = False
 
@@ -51,9 +51,7 @@ class JsonlTracker(Tracker):
         self._epochs = {run.record.trained: run.epoch}
         self._waiting.clear()
         self._file = path.open("ab", buffering=0)
-        self._held = events.hold(path)
-        for handle in (self._file, self._held):
-            weakref.finalize(self, handle.close)  # of a run that nobody ends
+        weakref.finalize(self, self._file.close)  # of a run that nobody ends
         about = {"name": run.scenario.name, "device": run.device, "tags": labels.run_tags(run)}
         self._append(run, {"event": START, **about, "metrics": run.facts})
         for index, points in enumerate([] if run.resumed else run.carried):
@@ -79,7 +77,6 @@ class JsonlTracker(Tracker):
             self._list_packages(run)
         finally:
             self._file.close()
-            self._held.close()
 
     def _append(self, run: Run, entry: dict[str, Any], sync: bool = False) -> None:
         self._warn_of_infinity(entry["metrics"])
@@ -109,21 +106,14 @@ class JsonlTracker(Tracker):
     def _list_packages(self, run: Run) -> None:
         """Not before the first epoch's end: it takes a tenth of a second, and the first step is waited for."""
         if not self._listed:
-            replace_text(run.directory / ENVIRONMENT, labels.environment())
+            write_whole(run.directory / ENVIRONMENT, labels.environment())
             self._listed = True
-
-
-def replace_text(path: Path, text: str) -> None:
-    """The new file takes the old one's place in one stroke."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _drop_unfinished(path: Path, trained: int, epochs: int) -> None:
     """Keep the lines of finished experiences, and of finished epochs of the one under way."""
     kept = [line for line in path.read_bytes().splitlines() if _keep(line, trained, epochs)]
-    replace_text(path, "".join(f"{line.decode()}\n" for line in kept))
+    write_whole(path, "".join(f"{line.decode()}\n" for line in kept))
 
 
 def _keep(line: bytes, trained: int, epochs: int) -> bool:

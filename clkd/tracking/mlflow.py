@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import weakref
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from clkd.errors import TrackingError
 from clkd.tracking import events, store
@@ -60,7 +59,6 @@ class MlflowTracker(Tracker):
         self._run: Run
         self._destination: Destination
         self._worker: Worker
-        self._held: IO[bytes]
         self._upload: Upload | None = None
         self._end: Event | None = None
         self._told: Exception | None = None
@@ -72,8 +70,6 @@ class MlflowTracker(Tracker):
         uri = store.resolve_uri(self._uri, state.get("uri"))
         run.tracking["mlflow"] = {**state, "uri": uri}
         self._run, self._destination = run, Destination(uri, self._experiment, self._child_runs, self._tags)
-        self._held = events.hold(run.directory / FILE)
-        weakref.finalize(self, self._held.close)  # of a run that nobody ends
         self._worker = Worker(self._bring, "clkd-mlflow")
         self._worker.wake()
         if self._required:
@@ -97,7 +93,6 @@ class MlflowTracker(Tracker):
                 log.warning("%s", self._lack(reason))
         finally:
             self._worker.close()
-            self._held.close()
 
     def settle(self) -> None:
         """Wait until all that happened so far has been tried to bring in. Raises what was in the way."""
@@ -133,7 +128,6 @@ class MlflowTracker(Tracker):
         if done and not self._worker.error:
             return
         self._worker.close()
-        self._held.close()
         reason = _reason(self._worker.error) if done else f"MLflow {self._destination.uri} takes too long"
         raise TrackingError(f"tracking is required, but {reason}") from self._worker.error
 

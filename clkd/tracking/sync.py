@@ -9,7 +9,7 @@ from typing import Any
 
 from clkd.errors import ClkdError, TrackingError, UserError
 from clkd.scenario.document import parse, read_text
-from clkd.tracking import events, store
+from clkd.tracking import store
 from clkd.tracking.events import FILE
 from clkd.tracking.upload import VANISHED, Destination, Upload
 
@@ -19,7 +19,7 @@ class Synced:
     """What became of a run.
 
     Attributes:
-        found: where it is in MLflow (`uri`, `experiment_id`, `run_id`, `children`); empty if it was skipped.
+        found: where it is in MLflow (`uri`, `experiment_id`, `run_id`, `children`); empty if it was left alone.
         brought: how many points, params, tags, children, artifacts and so on the store lacked.
     """
 
@@ -28,7 +28,7 @@ class Synced:
 
 
 def sync(directory: Path, uri: str | None = None, noted: str | None = None) -> Synced:
-    """Bring a run into MLflow; one that is still being trained is skipped, since its own tracker does so.
+    """Bring a run into MLflow. Whoever calls this holds its lock: while it is trained, its own tracker does so.
 
     Args:
         directory: the run's, from any machine.
@@ -44,15 +44,12 @@ def sync(directory: Path, uri: str | None = None, noted: str | None = None) -> S
     options = parse(read_text(directory / "resolved.yaml")).data["tracking"]
     resolved = store.resolve_uri(uri or options["uri"], noted)
     destination = Destination(resolved, options["experiment"], options["child_runs"], options["tags"])
-    with events.claim(directory / FILE) as dead:
-        if not dead:
-            return Synced()
-        try:
-            upload = Upload(directory, destination)
-            upload.advance(VANISHED)
-        except ClkdError:
-            raise
-        except Exception as error:  # MLflow raises whatever its database or its server made of a request
-            reason = str(error).strip().partition("\n")[0][:300]
-            raise TrackingError(f"MLflow {resolved} failed: {type(error).__name__}: {reason}") from error
+    try:
+        upload = Upload(directory, destination)
+        upload.advance(VANISHED)
+    except ClkdError:
+        raise
+    except Exception as error:  # MLflow raises whatever its database or its server made of a request
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise TrackingError(f"MLflow {resolved} failed: {type(error).__name__}: {reason}") from error
     return Synced(upload.found, upload.brought)

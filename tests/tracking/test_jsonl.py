@@ -96,7 +96,7 @@ def test_a_full_disk_leaves_whole_lines_and_loses_none(tmp_path):
 import json, resource, sys
 from types import SimpleNamespace
 from pathlib import Path
-from clkd.tracking.events import FILE, hold
+from clkd.tracking.events import FILE
 from clkd.tracking.jsonl import JsonlTracker
 
 run = SimpleNamespace(directory=Path(sys.argv[1]), step=0)
