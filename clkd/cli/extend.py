@@ -6,12 +6,12 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
-from clkd.cli.common import State, json_option, plugin_options, plugins_from, print_json, set_option
-from clkd.cli.run import preview_text
+from clkd.cli.common import State, json_option, plugin_options, plugins_from, set_option
+from clkd.cli.run import carry_out
 from clkd.scenario.request import RunRequest
 
 
@@ -79,12 +79,4 @@ def command(
         disabled=disabled,
         command=shlex.join(["clkd", *sys.argv[1:]]),
     )
-    from clkd.engine.execute import execute
-
-    result: dict[str, Any] = execute(request, plugins)
-    if not result:  # one of several processes; another one tells
-        return
-    if as_json:
-        print_json(result)
-    elif dry_run:
-        click.echo(preview_text(result))
+    carry_out(request, plugins)

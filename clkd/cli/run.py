@@ -10,6 +10,7 @@ from typing import Any, Literal
 import click
 
 from clkd.cli.common import State, json_option, plugin_options, plugins_from, print_json, set_option
+from clkd.plugins import Plugins
 from clkd.scenario.request import RunRequest
 
 
@@ -81,15 +82,19 @@ def command(
         disabled=disabled,
         command=shlex.join(["clkd", *sys.argv[1:]]),
     )
-    plugins = plugins_from(plugins_dirs, disabled)
+    carry_out(request, plugins_from(plugins_dirs, disabled))
+
+
+def carry_out(request: RunRequest, plugins: Plugins) -> None:
+    """Do it, and print what is asked for."""
     from clkd.engine.execute import execute  # loads torch: not before the command line is known to be right
 
     result = execute(request, plugins)
     if not result:  # one of several processes; another one tells
         return
-    if as_json:
+    if request.json:
         print_json(result)
-    elif dry_run:
+    elif request.dry_run:
         click.echo(preview_text(result))
 
 

@@ -17,12 +17,13 @@ from clkd.cache import cache_directory
 from clkd.engine.bar import Bar
 from clkd.engine.compose import Composer, Composition
 from clkd.engine.describe import describe, facts
+from clkd.engine.device import choose_device
 from clkd.engine.directory import RunDirectory
 from clkd.engine.fork import take_over
 from clkd.engine.guard import NonFiniteError
 from clkd.engine.job import Job, open_job
 from clkd.engine.loop import Loop, is_check
-from clkd.engine.provenance import check_data, fitting
+from clkd.engine.provenance import fitting
 from clkd.engine.retrace import retrace
 from clkd.engine.run import Outcome, Run
 from clkd.engine.saver import Saver
@@ -64,15 +65,13 @@ def _execute(request: RunRequest, plugins: Plugins, ranks: Ranks) -> dict[str, A
     stop = Stop()
     with open_job(request, plugins.registry, cache, ranks) as job, stop.listening(), _tidy(job, ranks):
         plugins.manager.hook.clkd_configure(scenario=job.scenario, registry=plugins.registry)
-        device = _device(job.scenario.device, ranks)
+        device = choose_device(job.scenario.device, ranks)
         bar = Bar(request.quiet, "teacher")
         composer = Composer(job.scenario, plugins.registry, device, cache, job.base, bar, ranks, job.past)
         composed = composer.compose(teach=not request.dry_run)
         if request.dry_run:
             return _preview(job, composed) if ranks.first else {}
         assert job.directory is not None, "only a dry run has none"
-        if ranks.first:
-            check_data(job.directory, composed.store)
         execution = _Execution(request, plugins, job, composer, composed, started, stop, ranks)
         with stop.held():
             return execution.run_to_end()
@@ -283,33 +282,6 @@ def _preview(job: Job, composed: Composition) -> dict[str, Any]:
         "description": describe(job.scenario, composed, facts(composed)),
         "stream": composed.stream.describe(),
     }
-
-
-def _device(wanted: str, ranks: Ranks) -> torch.device:
-    """`auto` is the first GPU, if there is one; with several processes, each has a GPU of its own or all have none."""
-    if not ranks.alone and wanted != "cpu" and (wanted != "auto" or torch.cuda.is_available()):
-        return _own_gpu(wanted, ranks.local)
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wanted)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device: {wanted} is not there ({torch.cuda.device_count()} CUDA devices found): use cpu or auto"
-        )
-    return device
-
-
-def _own_gpu(wanted: str, local: int) -> torch.device:
-    if wanted not in ("auto", "cuda"):
-        raise UserError(f"device: {wanted} is one device, but each process needs its own: use auto, cuda or cpu")
-    if local >= torch.cuda.device_count():
-        raise UserError(
-            f"device: process {local} of this machine finds no GPU of its own ({torch.cuda.device_count()} CUDA "
-            f"devices found): lower --nproc-per-node, or use cpu"
-        )
-    device = torch.device("cuda", local)
-    torch.cuda.set_device(device)
-    return device
 
 
 @contextmanager

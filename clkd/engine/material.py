@@ -202,12 +202,12 @@ def _facts(store: Store, stream: Stream) -> Facts:
         "split": stream.name,
         "task_labels": stream.task_labels,
         "experiences": [
-            {"name": e.name, "classes": list(e.classes), "domain": e.train.domain, "digest": _digest(e)} for e in stream
+            {"name": e.name, "classes": list(e.classes), "domain": e.train.domain, "digest": digest(e)} for e in stream
         ],
     }
 
 
-def _digest(experience: Experience) -> str:
+def digest(experience: Experience) -> str:
     """A hash of exactly these rows, for training and for tests, in exactly this guise."""
     train = experience.train
     warp = repr(train.warp)

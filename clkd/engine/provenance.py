@@ -1,4 +1,4 @@
-"""What a run must find again to go on as if it had never stopped: its scenario, its data, its plugins."""
+"""What a run must find again to go on as if it had never stopped: its scenario, its plugins, its own state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from clkd.data.store import Store
 from clkd.engine.directory import RunDirectory
 from clkd.errors import UserError, one_line
 from clkd.registry import Registry
@@ -46,7 +45,7 @@ def _version(origin: str) -> str:
 def check_scenario(directory: RunDirectory, manifest: Mapping[str, Any]) -> None:
     """Raises `UserError` where `resolved.yaml` or `run.json` is not what was written when the run began."""
     base, limit = manifest.get("base"), manifest.get("limit_batches", "missing")
-    noted = [manifest.get(key) or {} for key in ("plugins", "data", "tracking")]
+    noted = [manifest.get(key) or {} for key in ("plugins", "tracking")]
     sound = isinstance(base, str) and (limit is None or isinstance(limit, int))
     if not sound or not all(isinstance(each, dict) for each in noted):
         raise UserError(f"{directory.path / 'run.json'} is incomplete or was altered: start a new run")
@@ -77,19 +76,6 @@ def check_state(state: Mapping[str, Any], manifest: Mapping[str, Any], path: Pat
     owner = run.get("id") if isinstance(run, dict) else None
     if owner != manifest["id"]:
         raise UserError(f"{path} is a checkpoint of run {owner}, not of run {manifest['id']}: take it away from here")
-
-
-def check_data(directory: RunDirectory, store: Store) -> None:
-    """Notes what a new run learns from; raises `UserError` where a run that goes on would learn from something else."""
-    then = directory.manifest().get("data")
-    now = {"name": store.name, "fingerprint": store.fingerprint}
-    if then is None:
-        directory.update(data=now)
-    elif then != now:
-        raise UserError(
-            f"the data set '{store.name}' is not what the run began with ('{then.get('name')}'; its content is "
-            f"compared): bring that back, or start a new run"
-        )
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import pluggy
 
 from clkd.engine.evaluate import evaluate, known_experiences
 from clkd.engine.loop import Loop
+from clkd.engine.material import digest
 from clkd.engine.parts import Hygiene, Parts
 from clkd.engine.run import Run
 from clkd.engine.warped import Warped
@@ -167,11 +167,3 @@ class Scheduler:
         for purpose, since in self._since.items():
             self.run.seconds[purpose] = self.run.seconds.get(purpose, 0.0) + now - since
             self._since[purpose] = now
-
-
-def digest(experience: Experience) -> str:
-    """A short name for exactly these training rows in exactly this guise, as MLflow wants one for a data set."""
-    rows = experience.train
-    content = hashlib.sha256(repr((experience.classes, rows.domain, rows.warp)).encode())
-    content.update(rows.sample_id.cpu().numpy().tobytes())
-    return content.hexdigest()[:16]
