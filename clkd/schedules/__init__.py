@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,43 @@ class WarmupOptions(Options):
         return self
 
 
+class RampOptions(Options):
+    """Options of `linear` and `cosine`. By default it takes the whole experience, and begins anew in each."""
+
+    start: float = 0.0
+    end: float = 1.0
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """How long it takes, counted in each experience."""
+    steps: Annotated[int, Field(gt=0)] | None = None
+    """The same in optimiser steps."""
+    experiences: Annotated[float, Field(gt=0)] | None = None
+    """How long it takes, counted from the stream's begin, so that it does not begin anew."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> RampOptions:
+        if sum(length is not None for length in (self.epochs, self.steps, self.experiences)) > 1:
+            raise ValueError("give one length: epochs, steps or experiences")
+        return self
+
+
+class PerExperienceOptions(Options):
+    """Options of `per_experience`."""
+
+    values: Annotated[tuple[float, ...], Field(min_length=1)]
+    """One for each experience, from the first on."""
+    past: Literal["last", "repeat"] = "last"
+    """What is said past the end of `values`: the last one, or all of them again."""
+
+
+class AdaptiveOptions(Options):
+    """Options of `confidence` and `entropy`."""
+
+    low: float = 0.0
+    """Where the measure is 0."""
+    high: float = 1.0
+    """Where the measure is 1."""
+
+
 class OldFractionOptions(Options):
     """Options of `old_fraction`."""
 
@@ -58,4 +95,28 @@ def clkd_register_schedules(register: Register) -> None:
         "clkd.schedules.old_fraction:OldFraction",
         config=OldFractionOptions,
         summary="the share of old classes among those seen: 0 in the first experience, growing later",
+    )
+    register(
+        "linear", "clkd.schedules.ramp:Linear", config=RampOptions, summary="a straight line from one value to another"
+    )
+    register(
+        "cosine", "clkd.schedules.ramp:Cosine", config=RampOptions, summary="half a cosine from one value to another"
+    )
+    register(
+        "per_experience",
+        "clkd.schedules.per_experience:PerExperience",
+        config=PerExperienceOptions,
+        summary="a list, one value for each experience",
+    )
+    register(
+        "confidence",
+        "clkd.schedules.adaptive:Confidence",
+        config=AdaptiveOptions,
+        summary="follows how sure the student is of the batch",
+    )
+    register(
+        "entropy",
+        "clkd.schedules.adaptive:Entropy",
+        config=AdaptiveOptions,
+        summary="follows how unsure the student is of the batch",
     )
