@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from clkd.hooks import hookimpl
-from clkd.options import Options
+from clkd.options import Options, Part
 
 if TYPE_CHECKING:
     from clkd.registry import Register
+    from clkd.scenario.model import Scenario
 
 
 class ConstantOptions(Options):
@@ -71,6 +73,36 @@ class AdaptiveOptions(Options):
     """Where the measure is 1."""
 
 
+class CurriculumOptions(Options):
+    """Options of `curriculum`."""
+
+    low: Annotated[float, Field(gt=0)] = 1.0
+    """The lowest temperature."""
+    span: Annotated[float, Field(gt=0)] = 20.0
+    """What the highest is above it."""
+    epochs: Annotated[float, Field(gt=0)] = 10.0
+    """In how many epochs of each experience it comes to its full strength."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """As a weight it would raise itself as far as it can."""
+        options = [getattr(loss.options, name) for loss in scenario.losses for name in type(loss.options).model_fields]
+        if not any(isinstance(option, Part) and option.options is self for option in options):
+            yield "it is learned to raise the loss, so it can be a loss's temperature, but no weight"
+
+
+class UncertaintyOptions(Options):
+    """Options of `uncertainty`."""
+
+    value: float = 1.0
+    """What the loss is multiplied by, beside what is learned."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """What keeps it from falling to 0 is added where it weighs a term."""
+        weights = [getattr(loss.shared, "weight", None) for loss in scenario.losses]
+        if not any(isinstance(weight, Part) and weight.options is self for weight in weights):
+            yield "it weighs a loss: give it as a loss's `weight`"
+
+
 class OldFractionOptions(Options):
     """Options of `old_fraction`."""
 
@@ -119,4 +151,16 @@ def clkd_register_schedules(register: Register) -> None:
         "clkd.schedules.adaptive:Entropy",
         config=AdaptiveOptions,
         summary="follows how unsure the student is of the batch",
+    )
+    register(
+        "curriculum",
+        "clkd.schedules.curriculum:Curriculum",
+        config=CurriculumOptions,
+        summary="a learned temperature that makes distillation harder (CTKD)",
+    )
+    register(
+        "uncertainty",
+        "clkd.schedules.uncertainty:Uncertainty",
+        config=UncertaintyOptions,
+        summary="a learned weight: the less a term can be fitted, the less it counts",
     )

@@ -37,10 +37,17 @@ class Progress:
 
 
 class Schedule:
-    """A number that depends on where training stands, and may look at the student's signals."""
+    """A number that depends on where training stands, and may look at the student's signals.
+
+    One that is an `nn.Module`, too, has its parameters moved, optimised and saved with the term that it belongs to.
+    """
 
     def __call__(self, progress: Progress, signals: Signals | None = None) -> float | Tensor:
         raise NotImplementedError
+
+    def weigh(self, loss: Tensor, progress: Progress, signals: Signals | None = None) -> Tensor:
+        """What a term adds to the sum where this is its weight."""
+        return self(progress, signals) * loss
 
 
 def value_of(scheduled: float | Schedule, progress: Progress, signals: Signals | None = None) -> float | Tensor:

@@ -88,6 +88,17 @@ PARTS: dict[str, dict[str, Any]] = {
     },
     "class balanced": {"memory": {"kind": "class_balanced", "size": 25}},
     "no memory": {"memory": "none"},
+    "learned temperature and weights": {
+        "losses": [
+            {"kind": "cross_entropy", "weight": "uncertainty"},
+            {
+                "kind": "kd",
+                "between": ["student", "previous"],
+                "weight": {"kind": "uncertainty", "value": 0.5},
+                "temperature": {"kind": "curriculum", "epochs": 1},
+            },
+        ]
+    },
     "coral": {"transfer": {"kind": "coral", "weight": 0.5}},
     "fixed head": {"student": {**BASE["student"], "head": "fixed"}},
     "cosine head": {"student": {**BASE["student"], "head": "cosine"}},

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from clkd.losses.response import kd_rows
 from clkd.plugins import load_plugins
 from clkd.schedules.base import Progress, Schedule, value_of
 from clkd.schedules.old_fraction import OldFraction
@@ -115,3 +116,34 @@ def test_adaptive_schedules_are_means_over_rows_without_gradient():
     assert not sure.requires_grad
     assert not unsure.requires_grad
     assert built("entropy")(Progress(), said([[5.0]])) == 0  # one class leaves nothing to be unsure of
+
+
+def test_a_curriculum_climbs_where_the_student_descends():
+    """CTKD: the temperature gets the gradient of the loss, times minus the strength of the moment."""
+    schedule = built({"kind": "curriculum", "low": 1.0, "span": 4.0, "epochs": 2})
+    z, v = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[0.0, 3.0, 1.0]])
+    theta = torch.ones((), requires_grad=True)
+    kd_rows(z, v, 1.0 + 4.0 * torch.sigmoid(theta)).sum().backward()
+    for epoch, strength in [(0, 0.0), (1, 0.5), (2, 1.0), (7, 1.0)]:
+        schedule.zero_grad()
+        temperature = schedule(Progress(epoch=epoch, epochs=9, epoch_steps=5))
+        assert float(temperature.detach()) == pytest.approx(1 + 4 / (1 + math.exp(-1)))
+        kd_rows(z, v, temperature).sum().backward()
+        assert float(schedule.theta.grad) == pytest.approx(-strength * float(theta.grad), abs=1e-7)
+
+
+def test_uncertainty_settles_where_kendall_says():
+    weight = built({"kind": "uncertainty", "value": 2.0})
+    optimizer = torch.optim.SGD(weight.parameters(), 0.2)
+    for _ in range(400):
+        optimizer.zero_grad()
+        weight.weigh(torch.tensor(3.0), Progress()).backward()
+        optimizer.step()
+    assert float(weight(Progress()).detach()) == pytest.approx(2.0 / (2 * 2.0 * 3.0), rel=1e-3)
+
+
+def test_a_schedule_weighs_by_multiplying():
+    loss = torch.tensor(3.0, requires_grad=True)
+    weighed = Linear(2.0, 1.0, steps=2).weigh(loss, Progress(epoch_step=1, epoch_steps=4))
+    weighed.backward()
+    assert (float(weighed.detach()), float(loss.grad)) == (4.5, 1.5)
