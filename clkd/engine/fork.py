@@ -161,7 +161,7 @@ class _Carry:
             new.class_incremental[i][:width] = old.class_incremental[i][:width]
             new.task_aware[i][:width] = old.task_aware[i][:width]
         new.baseline[:width] = old.baseline[:width]
-        new.confusion, new.trained = old.confusion, old.trained
+        new.confusion, new.trained, new.validation = old.confusion, old.trained, old.validation
         return new.state_dict()
 
     def _student(self) -> State:

@@ -105,6 +105,7 @@ def _restore_run(saved: dict[str, Any], run: Run, loop: Loop) -> None:
     run.epoch, run.unevaluated = saved.get("epoch", 0), saved.get("unevaluated", False)
     run.record = Record.from_state(saved["record"])
     loop.rows, loop.progress.step = run.rows, run.step
+    loop.progress.forgetting = run.record.validated_forgetting
 
 
 def _refuse_other_ranks(then: int, run: Run, loop: Loop) -> None:

@@ -103,6 +103,20 @@ class UncertaintyOptions(Options):
             yield "it weighs a loss: give it as a loss's `weight`"
 
 
+class ForgettingOptions(Options):
+    """Options of `forgetting`."""
+
+    value: float = 1.0
+    """What it is where nothing was forgotten."""
+    gain: float = 1.0
+    """By how much it grows: it is `value · (1 + gain)` where everything was."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """Test rows may not steer training."""
+        if not getattr(scenario.stream.split.options, "validation", 0.0):
+            yield "it reads accuracy on validation rows, and none are kept aside: set stream.split.validation: 0.1"
+
+
 class OldFractionOptions(Options):
     """Options of `old_fraction`."""
 
@@ -163,4 +177,10 @@ def clkd_register_schedules(register: Register) -> None:
         "clkd.schedules.uncertainty:Uncertainty",
         config=UncertaintyOptions,
         summary="a learned weight: the less a term can be fitted, the less it counts",
+    )
+    register(
+        "forgetting",
+        "clkd.schedules.forgetting:Forgetting",
+        config=ForgettingOptions,
+        summary="grows with what validation rows show was forgotten",
     )

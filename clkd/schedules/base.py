@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Progress:
-    """Where training stands. `step` counts over the whole stream; `epoch_step` within the epoch."""
+    """Where training stands. `step` counts over the whole stream; `epoch_step` within the epoch. `forgetting` is what
+    validation rows showed before this experience: how far accuracy on earlier ones fell, from 0 to 1."""
 
     experience: int = 0
     experiences: int = 1
@@ -24,6 +25,7 @@ class Progress:
     step: int = 0
     old_classes: int = 0
     seen_classes: int = 1
+    forgetting: float = 0.0
 
     @property
     def experience_step(self) -> int:

@@ -85,6 +85,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
             {**KD, "weight": "confidence", "temperature": {"kind": "linear", "start": 4.0, "experiences": 3}},
         ],
     },
+    "forgetting": {
+        "stream": {**BASE["stream"], "split": {"by": "class", "experiences": 3, "validation": 0.25}},
+        "teachers": {"previous": "previous"},
+        "losses": ["cross_entropy", {**KD, "weight": {"kind": "forgetting", "gain": 9.0}}],
+    },
     "scheduler": {"train": {**BASE["train"], "scheduler": {"kind": "cosine"}}},
     "cosine": {"student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "cosine"}},
     "multi": {
