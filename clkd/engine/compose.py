@@ -290,15 +290,15 @@ def refuse_lost_views(parts: Parts) -> None:
 
 def refuse_gaps(parts: Parts, stream: Stream) -> None:
     """A loss that knows nothing of the columns a row did not know would take the zeros in them for answers."""
-    if not any(experience.new_classes for experience in stream[1:]):
-        return
+    grows = any(experience.new_classes for experience in stream[1:])
     for place, term in enumerate(parts.terms):
         teacher = parts.teachers.get(term.teacher or "")
-        if teacher and teacher.partial and term.loss.needs.logits and not term.loss.reads_known:
+        gaps = teacher is not None and (teacher.partial == "always" or (teacher.partial and grows))
+        if gaps and term.loss.needs.logits and not term.loss.reads_known:
             raise UserError(
-                f"losses.{place}: {term.name} compares all columns of '{term.teacher}', but its rows know only the "
-                "classes of their own time, and here classes come later: use kd, or leave out what `known` of the "
-                "signals says and set reads_known = True in the loss"
+                f"losses.{place}: {term.name} compares all columns of '{term.teacher}', but its rows know only some of "
+                "them (the classes of their own time, or those that their teachers share): use kd, or leave out what "
+                "`known` of the signals says and set reads_known = True in the loss"
             )
 
 

@@ -71,6 +71,10 @@ PARTS: dict[str, dict[str, Any]] = {
             {"kind": "features", "between": ["student.penultimate", "big.penultimate"], "align": "linear"},
         ],
     },
+    "snapshots": {
+        "teachers": {"past": {"kind": "snapshot", "last": 2}},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "past"]}],
+    },
     "relation": {"losses": ["cross_entropy", {"kind": "relation", "between": ["student", "previous"]}]},
     "asked in every step": {
         "teachers": {"previous": {"kind": "previous", "recall": False}, "big": {**BIG, "recall": "memory"}},

@@ -47,6 +47,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         },
         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "both"]}],
     },
+    "snapshots": {
+        "teachers": {"past": {"kind": "snapshot", "last": 2}},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "past"]}],
+    },
     "relation": {
         "teachers": {"previous": "previous"},
         "losses": ["cross_entropy", {"kind": "relation", "between": ["student", "previous"]}],
