@@ -155,7 +155,8 @@ class Composer:
         fixed = self.registry.parse("heads", "fixed")
 
         def network(model: Part, class_ids: tuple[int, ...], seed: int) -> Student:
-            names = tuple(stream.class_names[c] for c in class_ids)
+            own = stream.class_names
+            names = tuple(own[c] if c < len(own) else f"output {i}" for i, c in enumerate(class_ids))
             made = self._network(model, fixed, context, seed, class_names=names)
             if class_ids != made.class_ids:  # a teacher whose outputs come in another order
                 made.lay_out({"class_ids": class_ids, "born": (-1,) * len(class_ids)})

@@ -93,8 +93,9 @@ class ViewOptions(Options):
 class ExternalOptions(Options):
     """What every teacher from outside may say."""
 
-    classes: tuple[int | str, ...] | None = None
-    """The stream's class (id or name) of each output; by default output k is class k, and the counts must agree."""
+    classes: tuple[int | str | None, ...] | None = None
+    """The stream's class (id or name) of each output, `null` for one that is no class of the stream and takes no part;
+    by default output k is class k, and the counts must agree."""
     view: ViewOptions | None = None
 
 
