@@ -155,7 +155,8 @@ class Composer:
         fixed = self.registry.parse("heads", "fixed")
 
         def network(model: Part, class_ids: tuple[int, ...], seed: int) -> Student:
-            names = tuple(stream.class_names[c] for c in class_ids)
+            own = stream.class_names
+            names = tuple(own[c] if c < len(own) else f"output {i}" for i, c in enumerate(class_ids))
             made = self._network(model, fixed, context, seed, class_names=names)
             if class_ids != made.class_ids:  # a teacher whose outputs come in another order
                 made.lay_out({"class_ids": class_ids, "born": (-1,) * len(class_ids)})
@@ -290,15 +291,15 @@ def refuse_lost_views(parts: Parts) -> None:
 
 def refuse_gaps(parts: Parts, stream: Stream) -> None:
     """A loss that knows nothing of the columns a row did not know would take the zeros in them for answers."""
-    if not any(experience.new_classes for experience in stream[1:]):
-        return
+    grows = any(experience.new_classes for experience in stream[1:])
     for place, term in enumerate(parts.terms):
         teacher = parts.teachers.get(term.teacher or "")
-        if teacher and teacher.partial and term.loss.needs.logits and not term.loss.reads_known:
+        gaps = teacher is not None and (teacher.partial == "always" or (teacher.partial and grows))
+        if gaps and term.loss.needs.logits and not term.loss.reads_known:
             raise UserError(
-                f"losses.{place}: {term.name} compares all columns of '{term.teacher}', but its rows know only the "
-                "classes of their own time, and here classes come later: use kd, or leave out what `known` of the "
-                "signals says and set reads_known = True in the loss"
+                f"losses.{place}: {term.name} compares all columns of '{term.teacher}', but its rows know only some of "
+                "them (the classes of their own time, or those that their teachers share): use kd, or leave out what "
+                "`known` of the signals says and set reads_known = True in the loss"
             )
 
 

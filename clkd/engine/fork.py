@@ -26,7 +26,7 @@ from clkd.engine.evaluate import evaluate, known_experiences
 from clkd.engine.loop import Loop
 from clkd.engine.material import Past, differing
 from clkd.engine.run import Run
-from clkd.engine.state import restore, spec_of
+from clkd.engine.state import restore, spec_of, term_state
 from clkd.engine.term import Term
 from clkd.errors import UserError, did_you_mean
 from clkd.experience import Experience
@@ -161,7 +161,7 @@ class _Carry:
             new.class_incremental[i][:width] = old.class_incremental[i][:width]
             new.task_aware[i][:width] = old.task_aware[i][:width]
         new.baseline[:width] = old.baseline[:width]
-        new.confusion, new.trained = old.confusion, old.trained
+        new.confusion, new.trained, new.validation = old.confusion, old.trained, old.validation
         return new.state_dict()
 
     def _student(self) -> State:
@@ -189,11 +189,14 @@ class _Carry:
     def _term(self, term: Term) -> State:
         """What a term had learned, if it is still of the same kind and shape."""
         saved = self.saved["terms"].get(term.name)
-        fresh = {"specs": None, "state": term.loss.state_dict()}
+        fresh = {**term_state(term), "specs": None}
         kinds = [{term_name(part): part.name for part in each.losses} for each in (self.before, self.now)]
         if saved is None or kinds[0].get(term.name) != kinds[1][term.name]:
             return fresh
-        return saved if self._fits(term, saved) else fresh
+        weight = {"weight": fresh["weight"]} if "weight" in fresh else {}
+        if weight and _shapes(saved.get("weight", {})) == _shapes(weight["weight"]):
+            weight = {"weight": saved["weight"]}
+        return {**(saved if self._fits(term, saved) else fresh), **weight}
 
     def _fits(self, term: Term, saved: State) -> bool:
         trial = copy.deepcopy(term.loss)

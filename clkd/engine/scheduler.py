@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -96,16 +97,19 @@ class Scheduler:
         record.task_aware[i][: len(aware)] = aware
         record.confusion = confusion
         record.trained = i + 1
+        if validation:
+            record.validation.append([validation.get(j, math.nan) for j in range(i + 1)])
+        self.loop.progress.forgetting = record.validated_forgetting
         return self._result(experience, validation)
 
-    def _validation(self, experience: Experience) -> dict[str, float]:
-        """Accuracy on the rows held out of training: what may be selected on, since test rows may not."""
+    def _validation(self, experience: Experience) -> dict[int, float]:
+        """Accuracy on rows held out of training, by experience: what may be selected on, since test rows may not."""
         held = [e for e in self.stream[: experience.index + 1] if len(e.validation)]
         if not held:
             return {}
         accuracy, aware, _ = self._pass(held, "validation")
         counts = aware if self.run.record.task_labels else accuracy
-        return {"validation/average_accuracy": sum(counts) / len(counts)}
+        return dict(zip((e.index for e in held), counts, strict=True))
 
     def _pass(
         self, experiences: Sequence[Experience], split: Literal["test", "validation"] = "test"
@@ -120,7 +124,7 @@ class Scheduler:
         confusion: list[list[int]] = found.confusion.tolist()
         return found.accuracy, found.task_aware, confusion
 
-    def _result(self, experience: Experience, validation: dict[str, float]) -> dict[str, Any]:
+    def _result(self, experience: Experience, validation: dict[int, float]) -> dict[str, Any]:
         """What trackers and plugins are told about a finished experience."""
         record = self.run.record
         return {
@@ -131,7 +135,7 @@ class Scheduler:
             "rows": {"train": len(experience.train), "test": len(experience.test)},
             "digest": digest(experience),
             "metrics": {f"stream/{name}": metric(record) for name, metric in self.metrics.items()}
-            | validation
+            | ({"validation/average_accuracy": sum(validation.values()) / len(validation)} if validation else {})
             | self._resources(),
         }
 

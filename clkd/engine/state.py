@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from torch import nn
+
 from clkd.engine.course import Course
 from clkd.engine.loop import Loop
 from clkd.engine.parts import Parts
 from clkd.engine.provenance import fitting
 from clkd.engine.run import Run
 from clkd.engine.saver import Saved
+from clkd.engine.term import Term
 from clkd.errors import UserError
 from clkd.metrics.base import Record
 from clkd.optimizers import build_optimizer
@@ -102,6 +105,7 @@ def _restore_run(saved: dict[str, Any], run: Run, loop: Loop) -> None:
     run.epoch, run.unevaluated = saved.get("epoch", 0), saved.get("unevaluated", False)
     run.record = Record.from_state(saved["record"])
     loop.rows, loop.progress.step = run.rows, run.step
+    loop.progress.forgetting = run.record.validated_forgetting
 
 
 def _refuse_other_ranks(then: int, run: Run, loop: Loop) -> None:
@@ -117,7 +121,7 @@ def _refuse_other_ranks(then: int, run: Run, loop: Loop) -> None:
 def _parts(parts: Parts) -> dict[str, Any]:
     return {
         "student": {"layout": parts.student.layout(), "state": parts.student.state_dict()},
-        "terms": {term.name: _term(term.specs, term.loss.state_dict()) for term in parts.terms},
+        "terms": {term.name: term_state(term) for term in parts.terms},
         "teachers": {name: teacher.state_dict() for name, teacher in parts.teachers.items()},
         "memory": parts.memory.state_dict(),
         "transfer": parts.transfer.state_dict(),
@@ -131,14 +135,18 @@ def _fill(parts: Parts, state: dict[str, Any]) -> None:
         teacher.load_state_dict(state["teachers"][name])
     for term in parts.terms:
         term.loss.load_state_dict(state["terms"][term.name]["state"])
+        if isinstance(term.weight, nn.Module):
+            term.weight.load_state_dict(state["terms"][term.name]["weight"])
     parts.memory.load_state_dict(state["memory"])
     parts.memory.to(parts.device)
     parts.transfer.load_state_dict(state["transfer"])
 
 
-def _term(specs: tuple[Spec, Spec | None] | None, state: dict[str, Any]) -> dict[str, Any]:
-    plain = None if specs is None else [None if spec is None else asdict(spec) for spec in specs]
-    return {"specs": plain, "state": dict(state)}
+def term_state(term: Term) -> dict[str, Any]:
+    """What a term was bound to, and what its loss and its weight have learned."""
+    plain = None if term.specs is None else [None if spec is None else asdict(spec) for spec in term.specs]
+    learned = {"weight": dict(term.weight.state_dict())} if isinstance(term.weight, nn.Module) else {}
+    return {"specs": plain, "state": dict(term.loss.state_dict()), **learned}
 
 
 def spec_of(plain: dict[str, Any]) -> Spec:

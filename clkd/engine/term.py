@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from clkd.losses.base import Loss
-from clkd.schedules.base import Progress, Schedule, value_of
+from clkd.schedules.base import Progress, Schedule
 from clkd.signals import Batch, Needs, Signals, Spec
 
 STUDENT = "student"
@@ -99,8 +99,9 @@ class Term(nn.Module):
 
     def weighted(self, value: Tensor, progress: Progress, student: Signals) -> Tensor:
         """`weight · value`; a weight of one leaves the value, bit for bit."""
-        weight = value_of(self.weight, progress, student)
-        return value if isinstance(weight, float) and weight == 1.0 else weight * value
+        if isinstance(self.weight, Schedule):
+            return self.weight.weigh(value, progress, student)
+        return value if self.weight == 1.0 else self.weight * value
 
     def _other(self, batch: Batch, said: Mapping[str, Signals]) -> Signals | None:
         if self.b is None:

@@ -31,6 +31,8 @@ class Record:
     task_labels: bool = False
     trained: int = 0
     """How many experiences have been trained and evaluated: rows `0 … trained-1` are filled."""
+    validation: list[list[float]] = field(default_factory=list)
+    """One row after each experience: accuracy on the validation rows of each so far, as the matrix that counts."""
 
     @classmethod
     def empty(cls, experiences: int, task_labels: bool = False) -> Record:
@@ -45,6 +47,22 @@ class Record:
     def matrix(self) -> list[list[float]]:
         """The matrix that counts in this stream."""
         return self.task_aware if self.task_labels else self.class_incremental
+
+    @property
+    def validated_forgetting(self) -> float:
+        """How far validation accuracy on earlier experiences is below its best; 0 where there is nothing to tell by.
+
+        >>> Record(3, validation=[[0.9], [0.5, 0.75], [0.7, 0.25, 1.0]]).validated_forgetting
+        0.35
+        """
+        if not self.validation:
+            return 0.0
+        *earlier, last = self.validation
+        best = [max((row[j] for row in earlier if j < len(row)), default=math.nan) for j in range(len(last) - 1)]
+        drops = [
+            max(before - now, 0.0) for before, now in zip(best, last, strict=False) if before - now == before - now
+        ]
+        return sum(drops) / len(drops) if drops else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Only the rows that are filled: a checkpoint of a long stream would be large, and nearly all of it NaN."""

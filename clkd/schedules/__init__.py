@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from clkd.hooks import hookimpl
-from clkd.options import Options
+from clkd.options import Options, Part
 
 if TYPE_CHECKING:
     from clkd.registry import Register
+    from clkd.scenario.model import Scenario
 
 
 class ConstantOptions(Options):
@@ -32,6 +34,87 @@ class WarmupOptions(Options):
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give the length in epochs or in steps, not both")
         return self
+
+
+class RampOptions(Options):
+    """Options of `linear` and `cosine`. By default it takes the whole experience, and begins anew in each."""
+
+    start: float = 0.0
+    end: float = 1.0
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """How long it takes, counted in each experience."""
+    steps: Annotated[int, Field(gt=0)] | None = None
+    """The same in optimiser steps."""
+    experiences: Annotated[float, Field(gt=0)] | None = None
+    """How long it takes, counted from the stream's begin, so that it does not begin anew."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> RampOptions:
+        if sum(length is not None for length in (self.epochs, self.steps, self.experiences)) > 1:
+            raise ValueError("give one length: epochs, steps or experiences")
+        return self
+
+
+class PerExperienceOptions(Options):
+    """Options of `per_experience`."""
+
+    values: Annotated[tuple[float, ...], Field(min_length=1)]
+    """One for each experience, from the first on."""
+    past: Literal["last", "repeat"] = "last"
+    """What is said past the end of `values`: the last one, or all of them again."""
+
+
+class AdaptiveOptions(Options):
+    """Options of `confidence` and `entropy`."""
+
+    low: float = 0.0
+    """Where the measure is 0."""
+    high: float = 1.0
+    """Where the measure is 1."""
+
+
+class CurriculumOptions(Options):
+    """Options of `curriculum`."""
+
+    low: Annotated[float, Field(gt=0)] = 1.0
+    """The lowest temperature."""
+    span: Annotated[float, Field(gt=0)] = 20.0
+    """What the highest is above it."""
+    epochs: Annotated[float, Field(gt=0)] = 10.0
+    """In how many epochs of each experience it comes to its full strength."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """As a weight it would raise itself as far as it can."""
+        options = [getattr(loss.options, name) for loss in scenario.losses for name in type(loss.options).model_fields]
+        if not any(isinstance(option, Part) and option.options is self for option in options):
+            yield "it is learned to raise the loss, so it can be a loss's temperature, but no weight"
+
+
+class UncertaintyOptions(Options):
+    """Options of `uncertainty`."""
+
+    value: float = 1.0
+    """What the loss is multiplied by, beside what is learned."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """What keeps it from falling to 0 is added where it weighs a term."""
+        weights = [getattr(loss.shared, "weight", None) for loss in scenario.losses]
+        if not any(isinstance(weight, Part) and weight.options is self for weight in weights):
+            yield "it weighs a loss: give it as a loss's `weight`"
+
+
+class ForgettingOptions(Options):
+    """Options of `forgetting`."""
+
+    value: float = 1.0
+    """What it is where nothing was forgotten."""
+    gain: float = 1.0
+    """By how much it grows: it is `value · (1 + gain)` where everything was."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """Test rows may not steer training."""
+        if not getattr(scenario.stream.split.options, "validation", 0.0):
+            yield "it reads accuracy on validation rows, and none are kept aside: set stream.split.validation: 0.1"
 
 
 class OldFractionOptions(Options):
@@ -58,4 +141,46 @@ def clkd_register_schedules(register: Register) -> None:
         "clkd.schedules.old_fraction:OldFraction",
         config=OldFractionOptions,
         summary="the share of old classes among those seen: 0 in the first experience, growing later",
+    )
+    register(
+        "linear", "clkd.schedules.ramp:Linear", config=RampOptions, summary="a straight line from one value to another"
+    )
+    register(
+        "cosine", "clkd.schedules.ramp:Cosine", config=RampOptions, summary="half a cosine from one value to another"
+    )
+    register(
+        "per_experience",
+        "clkd.schedules.per_experience:PerExperience",
+        config=PerExperienceOptions,
+        summary="a list, one value for each experience",
+    )
+    register(
+        "confidence",
+        "clkd.schedules.adaptive:Confidence",
+        config=AdaptiveOptions,
+        summary="follows how sure the student is of the batch",
+    )
+    register(
+        "entropy",
+        "clkd.schedules.adaptive:Entropy",
+        config=AdaptiveOptions,
+        summary="follows how unsure the student is of the batch",
+    )
+    register(
+        "curriculum",
+        "clkd.schedules.curriculum:Curriculum",
+        config=CurriculumOptions,
+        summary="a learned temperature that makes distillation harder (CTKD)",
+    )
+    register(
+        "uncertainty",
+        "clkd.schedules.uncertainty:Uncertainty",
+        config=UncertaintyOptions,
+        summary="a learned weight: the less a term can be fitted, the less it counts",
+    )
+    register(
+        "forgetting",
+        "clkd.schedules.forgetting:Forgetting",
+        config=ForgettingOptions,
+        summary="grows with what validation rows show was forgotten",
     )

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Progress:
-    """Where training stands. `step` counts over the whole stream; `epoch_step` within the epoch."""
+    """Where training stands. `step` counts over the whole stream; `epoch_step` within the epoch. `forgetting` is what
+    validation rows showed before this experience: how far accuracy on earlier ones fell, from 0 to 1."""
 
     experience: int = 0
     experiences: int = 1
@@ -24,6 +25,7 @@ class Progress:
     step: int = 0
     old_classes: int = 0
     seen_classes: int = 1
+    forgetting: float = 0.0
 
     @property
     def experience_step(self) -> int:
@@ -37,10 +39,17 @@ class Progress:
 
 
 class Schedule:
-    """A number that depends on where training stands, and may look at the student's signals."""
+    """A number that depends on where training stands, and may look at the student's signals.
+
+    One that is an `nn.Module`, too, has its parameters moved, optimised and saved with the term that it belongs to.
+    """
 
     def __call__(self, progress: Progress, signals: Signals | None = None) -> float | Tensor:
         raise NotImplementedError
+
+    def weigh(self, loss: Tensor, progress: Progress, signals: Signals | None = None) -> Tensor:
+        """What a term adds to the sum where this is its weight."""
+        return self(progress, signals) * loss
 
 
 def value_of(scheduled: float | Schedule, progress: Progress, signals: Signals | None = None) -> float | Tensor:

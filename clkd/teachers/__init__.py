@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clkd.hooks import hookimpl
 from clkd.optimizers import OptimizerOptions, SchedulerOptions
@@ -59,6 +59,27 @@ class EnsembleOptions(Options):
     members: Annotated[tuple[str, ...], Field(min_length=2)]
     """Names of other teachers of this scenario."""
     mean: Literal["probabilities", "logits"] = "probabilities"
+    weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """How much each member counts, in their order; only the ratios matter. By default all count the same."""
+    by: Literal["weight", "entropy", "class"] = "weight"
+    """Who is heard: all as `weights` say; those that are surer of a row more (`entropy`); or of each row those members
+    that know its class (`class`)."""
+
+    @model_validator(mode="after")
+    def _a_weight_each(self) -> EnsembleOptions:
+        if self.weights is not None and len(self.weights) != len(self.members):
+            raise ValueError(f"weights: give one for each of the {len(self.members)} members")
+        return self
+
+
+class SnapshotOptions(Options):
+    """Past selves of the student that speak as one."""
+
+    last: Positive | None = 3
+    """How many are kept; `null` keeps all, which takes one student's memory for every experience."""
+    mean: Literal["probabilities", "logits"] = "probabilities"
+    by: Literal["weight", "entropy", "class"] = "class"
+    """As of an ensemble: a row hears those past selves that know its class, all of them, or the surer ones more."""
 
 
 class ViewOptions(Options):
@@ -72,8 +93,9 @@ class ViewOptions(Options):
 class ExternalOptions(Options):
     """What every teacher from outside may say."""
 
-    classes: tuple[int | str, ...] | None = None
-    """The stream's class (id or name) of each output; by default output k is class k, and the counts must agree."""
+    classes: tuple[int | str | None, ...] | None = None
+    """The stream's class (id or name) of each output, `null` for one that is no class of the stream and takes no part;
+    by default output k is class k, and the counts must agree."""
     view: ViewOptions | None = None
 
 
@@ -119,6 +141,12 @@ def clkd_register_teachers(register: Register) -> None:
         "clkd.teachers.previous:Previous",
         config=PreviousOptions,
         summary="the student before this experience",
+    )
+    register(
+        "snapshot",
+        "clkd.teachers.snapshots:Snapshots",
+        config=SnapshotOptions,
+        summary="the last few past selves of the student, as one",
     )
     register("ema", "clkd.teachers.ema:Ema", config=EmaOptions, summary="a moving average of the student")
     register(

@@ -22,9 +22,9 @@ class Teacher:
     frozen = True
     """Whether its parameters and buffers must stay what they are while it teaches (an `ema` follows the student)."""
 
-    partial = False
+    partial: bool | Literal["always"] = False
     """Whether a row may know fewer columns than its `spec` names, as `Signals.known` then says, once classes come later
-    than in the first experience. Only losses that read that are compared with it."""
+    than in the first experience (or "always"). Only losses that read that are compared with it."""
 
     recall: bool | Literal["memory"] = True
     """Whether it may answer about each row once and recall the answers, where rows come in fixed views: on disk if it

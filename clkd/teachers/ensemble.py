@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -19,9 +18,13 @@ if TYPE_CHECKING:
 
 
 class Ensemble(Teacher):
-    """The mean of its members' probabilities (given as their logarithm) or logits, over the classes all of them know.
+    """The weighted mean of its members' probabilities (given as their logarithm) or logits.
 
-    Members that are not ready yet stay silent; the ensemble is ready with its first ready member.
+    Members that are not ready yet stay silent; the ensemble is ready with its first ready member. Member m counts
+    `w_m` in every row; with `by: entropy` it counts `w_m · e^(−H)` there, H the entropy of what it says, so that the
+    surer it is, the more it counts. All of them speak, over the classes that all of them know. With `by: class` a row
+    hears only members that know its class, over the classes that all of *those* know, as `known` of the signals says; a
+    row whose class nobody knows is told nothing.
     """
 
     def __init__(
@@ -29,13 +32,16 @@ class Ensemble(Teacher):
         members: tuple[str, ...],
         teachers: Mapping[str, Teacher],
         mean: Literal["probabilities", "logits"] = "probabilities",
+        weights: tuple[float, ...] | None = None,
+        by: Literal["weight", "entropy", "class"] = "weight",
     ) -> None:
         for name in members:
             if teachers[name].partial:
                 raise UserError(f"members: '{name}' does not know all its classes of every row: it cannot be averaged")
-        self.members = [teachers[name] for name in members]
-        self.mean = mean
-        self._columns: list[Tensor] = []
+        self.members: list[Teacher] = [teachers[name] for name in members]
+        self.mean, self.weights, self.by = mean, weights, by
+        self.partial = "always" if by == "class" else False
+        self._columns: list[tuple[Tensor, Tensor]] = []
         self._class_ids: Tensor | None = None
 
     @property
@@ -51,41 +57,70 @@ class Ensemble(Teacher):
             raise UserError(
                 f"an ensemble has no features, so '{feature}' cannot be read of it: name one of its members"
             )
-        first, *rest = [member.spec() for member in self._speakers()]
-        common = [c for c in first.class_ids if all(c in other.class_ids for other in rest)]
-        if not common:
+        specs = [member.spec() for member in self._speakers()]
+        born = {c: b for spec in reversed(specs) for c, b in zip(spec.class_ids, spec.born, strict=True)}
+        ordered = dict.fromkeys(c for spec in specs for c in spec.class_ids)
+        said = [c for c in ordered if self.by == "class" or all(c in spec.class_ids for spec in specs)]
+        if not said:
             raise UserError("the members of the ensemble share no class: there is nothing they could say together")
-        born = dict(zip(first.class_ids, first.born, strict=True))
-        return Spec(class_ids=tuple(common), born=tuple(born[c] for c in common))
+        return Spec(class_ids=tuple(said), born=tuple(born[c] for c in said))
+
+    def request(self, features: tuple[str, ...]) -> None:
+        for feature in features:
+            raise UserError(f"an ensemble has no features: it cannot say '{feature}'; name one of its members")
 
     def signals(self, batch: Batch, needs: Needs) -> Signals:
         class_ids = self._settle(batch.y.device)
-        said = [
-            _logits(member, batch).index_select(1, columns)
-            for member, columns in zip(self._speakers(), self._columns, strict=True)
-        ]
-        return Signals(self._average(torch.stack(said)), class_ids, {}, torch.isin(batch.y, class_ids))
+        told = [member.signals(batch, Needs()) for member in self._speakers()]
+        said = torch.stack([_taken(each, *at) for each, at in zip(told, self._columns, strict=True)])
+        weights = self._weights(said.device)[:, None].expand(said.shape[:2])
+        if self.by != "class":
+            return Signals(self._average(said, weights), class_ids, {}, torch.isin(batch.y, class_ids))
+        speaks = torch.stack([_knows(each, batch) for each in told])  # [members, B]
+        has = torch.stack([there for _, there in self._columns])  # [members, C]
+        valid = speaks.any(0)
+        known = (has[:, None] | ~speaks[..., None]).all(0) & valid[:, None]
+        masked = said.masked_fill(~known, torch.finfo(said.dtype).min / 2)
+        logits = self._average(masked, torch.where(valid, weights * speaks, weights))
+        return Signals(logits.masked_fill(~known, 0.0), class_ids, {}, valid, known)
 
     def _settle(self, device: torch.device) -> Tensor:
+        """For each member: which of its columns stands at each of ours, and whether it has it at all."""
         if self._class_ids is None:
-            common = self.spec().class_ids
-            self._class_ids = torch.tensor(common, device=device)
+            own = self.spec().class_ids
+            self._class_ids = torch.tensor(own, device=device)
             for member in self._speakers():
                 place = {c: i for i, c in enumerate(member.spec().class_ids)}
-                self._columns.append(torch.tensor([place[c] for c in common], device=device))
+                at = torch.tensor([place.get(c, -1) for c in own], device=device)
+                self._columns.append((at.clamp(min=0), at >= 0))
         return self._class_ids
 
-    def _average(self, logits: Tensor) -> Tensor:
-        """`[members, B, C]` → `[B, C]`."""
-        if self.mean == "logits":
-            return logits.mean(0)
-        return torch.logsumexp(torch.log_softmax(logits, -1), 0) - math.log(len(logits))
+    def _weights(self, device: torch.device) -> Tensor:
+        """`[members that speak]`."""
+        weights = self.weights or (1.0,) * len(self.members)
+        speak = [weight for weight, member in zip(weights, self.members, strict=True) if member.ready]
+        return torch.tensor(speak, device=device)
 
-    def _speakers(self) -> list[Teacher]:
+    def _average(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """`[members, B, C]` and `[members, B]` → `[B, C]`."""
+        logp = torch.log_softmax(logits, -1)
+        if self.by == "entropy":
+            weights = weights * (logp.exp() * logp).sum(-1).exp()
+        share = weights / weights.sum(0)
+        if self.mean == "logits":
+            return (share[..., None] * logits).sum(0)
+        return torch.logsumexp(share.log()[..., None] + logp, 0)
+
+    def _speakers(self) -> Sequence[Teacher]:
         return [member for member in self.members if member.ready]
 
 
-def _logits(member: Teacher, batch: Batch) -> Tensor:
-    logits = member.signals(batch, Needs()).logits
-    assert logits is not None, "logits were asked for"
-    return logits.float()
+def _taken(said: Signals, at: Tensor, there: Tensor) -> Tensor:
+    """`[B, C]`: what a member said, in our columns; 0 where it has none."""
+    assert said.logits is not None, "logits were asked for"
+    return said.logits.float().index_select(1, at).masked_fill(~there, 0.0)
+
+
+def _knows(said: Signals, batch: Batch) -> Tensor:
+    """`[B]` bool: rows whose class a member has learned."""
+    return torch.isin(batch.y, said.class_ids) if said.valid is None else said.valid

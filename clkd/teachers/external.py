@@ -97,7 +97,7 @@ def checkpoint(
     path: str,
     model: Part,
     context: Context,
-    classes: tuple[int | str, ...] | None = None,
+    classes: tuple[int | str | None, ...] | None = None,
     view: ViewOptions | None = None,
 ) -> NetworkTeacher:
     """One of clkd's networks with weights from a file.
@@ -116,7 +116,7 @@ def torchvision(
     model: str,
     weights: str,
     context: Context,
-    classes: tuple[int | str, ...] | None = None,
+    classes: tuple[int | str | None, ...] | None = None,
     view: ViewOptions | None = None,
 ) -> NetworkTeacher:
     """A torchvision classifier with its own output layer; `weights` is a file, or a name torchvision can download."""
@@ -141,7 +141,7 @@ def torchvision(
 def mlflow(
     uri: str,
     context: Context,
-    classes: tuple[int | str, ...] | None = None,
+    classes: tuple[int | str | None, ...] | None = None,
     view: ViewOptions | None = None,
     trust: bool = False,
 ) -> NetworkTeacher:
@@ -187,7 +187,7 @@ class Foreign(NetworkTeacher):
     """A module that is not clkd's: rows in, logits out, no features."""
 
     def __init__(
-        self, module: nn.Module, context: Context, classes: tuple[int | str, ...] | None, view: View | None
+        self, module: nn.Module, context: Context, classes: tuple[int | str | None, ...] | None, view: View | None
     ) -> None:
         probe = torch.zeros(2, *context.shape, device=context.device)
         with torch.no_grad():
@@ -220,7 +220,7 @@ class _Speaker(nn.Module):
         return {}
 
 
-def _class_ids(classes: tuple[int | str, ...] | None, outputs: int, context: Context) -> tuple[int, ...]:
+def _class_ids(classes: tuple[int | str | None, ...] | None, outputs: int, context: Context) -> tuple[int, ...]:
     """The stream's class of each output of a teacher."""
     names = context.class_names
     if classes is None:
@@ -232,7 +232,10 @@ def _class_ids(classes: tuple[int | str, ...] | None, outputs: int, context: Con
         return tuple(range(outputs))
     if len(classes) != outputs:
         raise UserError(f"'classes' names {len(classes)} classes, but the teacher has {outputs} outputs")
-    return tuple(_class_id(one, names) for one in classes)
+    if all(one is None for one in classes):
+        raise UserError("'classes': no output is a class of the stream, so its logits say nothing here")
+    # What is no class of the stream gets an id that no class has, so that nothing is ever compared with it.
+    return tuple(len(names) + i if one is None else _class_id(one, names) for i, one in enumerate(classes))
 
 
 def _class_id(one: int | str, names: tuple[str, ...]) -> int:

@@ -69,6 +69,10 @@ PARTS: dict[str, dict[str, Any]] = {
             {"kind": "features", "between": ["student.penultimate", "big.penultimate"], "align": "linear"},
         ],
     },
+    "snapshots": {
+        "teachers": {"past": {"kind": "snapshot", "last": 2}},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "past"]}],
+    },
     "relation": {"losses": ["cross_entropy", {"kind": "relation", "between": ["student", "previous"]}]},
     "asked in every step": {
         "teachers": {"previous": {"kind": "previous", "recall": False}, "big": {**BIG, "recall": "memory"}},
@@ -86,6 +90,17 @@ PARTS: dict[str, dict[str, Any]] = {
     },
     "class balanced": {"memory": {"kind": "class_balanced", "size": 25}},
     "no memory": {"memory": "none"},
+    "learned temperature and weights": {
+        "losses": [
+            {"kind": "cross_entropy", "weight": "uncertainty"},
+            {
+                "kind": "kd",
+                "between": ["student", "previous"],
+                "weight": {"kind": "uncertainty", "value": 0.5},
+                "temperature": {"kind": "curriculum", "epochs": 1},
+            },
+        ]
+    },
     "coral": {"transfer": {"kind": "coral", "weight": 0.5}},
     "fixed head": {"student": {**BASE["student"], "head": "fixed"}},
     "cosine head": {"student": {**BASE["student"], "head": "cosine"}},

@@ -235,3 +235,18 @@ def test_in_mlflow_it_is_linked_and_has_the_origins_rows(plugins: Plugins, tmp_p
         theirs, ours = (client.get_metric_history(run, name) for run in (identity, found.info.run_id))
         assert [point.step for point in ours] == [0, 1, 2]
         assert [point.value for point in ours][:2] == [point.value for point in theirs]
+
+
+def test_a_learned_weight_is_carried_over_and_a_new_one_starts_afresh(plugins: Plugins, tmp_path: Path) -> None:
+    losses = [{"kind": "cross_entropy", "weight": "uncertainty"}, KD]
+    scenario = tmp_path / "learned.yaml"
+    scenario.write_text(to_yaml({**BASE, "teachers": {"previous": "previous"}, "losses": losses}))
+    request = RunRequest(scenario=scenario, overrides=(f"output={tmp_path / 'first'}",), quiet=True)
+    execute(request, plugins)
+    fork(plugins, f"{tmp_path / 'first'}@1", tmp_path / "second", "losses.1.weight={kind: uncertainty}")
+    before, begun = (state(tmp_path / name, "exp_001")["terms"] for name in ("first", "second"))
+    learned = before["cross_entropy"]["weight"]["log_variance"]
+    assert learned != 0
+    assert torch.equal(begun["cross_entropy"]["weight"]["log_variance"], learned)
+    assert begun["kd_previous"]["weight"]["log_variance"] == 0
+    assert state(tmp_path / "second")["terms"]["kd_previous"]["weight"]["log_variance"] != 0

@@ -45,6 +45,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         },
         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "both"]}],
     },
+    "snapshots": {
+        "teachers": {"past": {"kind": "snapshot", "last": 2}},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "past"]}],
+    },
     "relation": {
         "teachers": {"previous": "previous"},
         "losses": ["cross_entropy", {"kind": "relation", "between": ["student", "previous"]}],
@@ -68,6 +72,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "class_balanced": {"memory": {"kind": "class_balanced", "size": 25}},
     "coral": {"memory": {"kind": "reservoir", "size": 30}, "transfer": {"kind": "coral", "weight": 0.5}},
     "kept_adam": {"train": {**BASE["train"], "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True}},
+    "learned": {  # a temperature and a weight with parameters of their own
+        "teachers": {"previous": "previous"},
+        "losses": [
+            {"kind": "cross_entropy", "weight": "uncertainty"},
+            {**KD, "weight": {"kind": "uncertainty", "value": 0.5}, "temperature": {"kind": "curriculum", "epochs": 1}},
+        ],
+        "train": {**BASE["train"], "keep_optimizer": True},
+    },
+    "adaptive": {
+        "teachers": {"previous": "previous"},
+        "losses": [
+            {"kind": "cross_entropy", "weight": {"kind": "cosine", "start": 1.0, "end": 0.5}},
+            {**KD, "weight": "confidence", "temperature": {"kind": "linear", "start": 4.0, "experiences": 3}},
+        ],
+    },
+    "forgetting": {
+        "stream": {**BASE["stream"], "split": {"by": "class", "experiences": 3, "validation": 0.25}},
+        "teachers": {"previous": "previous"},
+        "losses": ["cross_entropy", {**KD, "weight": {"kind": "forgetting", "gain": 9.0}}],
+    },
     "scheduler": {"train": {**BASE["train"], "scheduler": {"kind": "cosine"}}},
     "cosine": {"student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "cosine"}},
     "multi": {

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from clkd.losses.response import kd_rows
 from clkd.plugins import load_plugins
 from clkd.schedules.base import Progress, Schedule, value_of
 from clkd.schedules.old_fraction import OldFraction
+from clkd.schedules.ramp import Cosine, Linear
 from clkd.schedules.warmup import Warmup
+from clkd.signals import Signals
 
 REGISTRY = load_plugins().registry
 
@@ -15,14 +20,19 @@ def built(raw) -> Schedule:
     return REGISTRY.build(REGISTRY.parse("schedules", raw))
 
 
+def said(logits) -> Signals:
+    return Signals(torch.tensor(logits), torch.arange(len(logits[0])))
+
+
 def experience(epochs: int, steps: int, index: int = 0) -> list[Progress]:
     places = [(epoch, step) for epoch in range(epochs) for step in range(steps)]
     return [Progress(index, 3, e, epochs, s, steps, step=99 + i) for i, (e, s) in enumerate(places)]
 
 
-@pytest.mark.parametrize("name", REGISTRY.names("schedules"))
-def test_each_works_by_its_bare_name_and_gives_a_plain_number(name):
-    assert isinstance(built(name)(Progress()), float)
+@pytest.mark.parametrize("name", sorted({*REGISTRY.names("schedules")} - {"per_experience"}))
+def test_each_works_by_its_bare_name_and_gives_a_number(name):
+    value = built(name)(Progress(), said([[1.0, 2.0]]))
+    assert isinstance(value, float) or value.shape == ()
 
 
 def test_constant_stays():
@@ -63,3 +73,77 @@ def test_value_of_a_number_is_the_number_and_of_a_schedule_what_it_says():
     assert value_of(2.0, Progress()) == 2.0
     said = torch.tensor(3.0)
     assert value_of(Logits(), Progress(), said) is said
+
+
+@pytest.mark.parametrize("options", [{}, {"epochs": 2}, {"steps": 7}])
+def test_linear_and_cosine_are_their_formulas_and_stay(options):
+    length = {"epochs": 8, "steps": 7}.get(next(iter(options), ""), 20)
+    shares = [min(1, t / length) for t in range(20)]
+    line, wave = (
+        [made(4.0, 1.0, **options)(progress) for progress in experience(epochs=5, steps=4)] for made in (Linear, Cosine)
+    )
+    assert line == pytest.approx([4.0 - 3.0 * share for share in shares])
+    assert wave == pytest.approx([1.0 + 3.0 * math.cos(math.pi * share / 2) ** 2 for share in shares])
+
+
+def test_a_length_in_experiences_counts_over_the_stream():
+    schedule = Linear(0.0, 1.0, experiences=2)
+    values = [schedule(progress) for i in range(3) for progress in experience(epochs=2, steps=2, index=i)]
+    assert values == pytest.approx([*(t / 8 for t in range(8)), 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_ramp_has_one_length(kind):
+    with pytest.raises(ValueError, match="give one length: epochs, steps or experiences"):
+        built({"kind": kind, "epochs": 1, "experiences": 3})
+
+
+def test_per_experience_needs_values_and_says_what_comes_past_them():
+    assert [built({"kind": "per_experience", "values": [3, 1]})(Progress(i)) for i in range(4)] == [3, 1, 1, 1]
+    repeated = built({"kind": "per_experience", "values": [3, 1], "past": "repeat"})
+    assert [repeated(Progress(i)) for i in range(4)] == [3, 1, 3, 1]
+    with pytest.raises(ValueError, match="values"):
+        built({"kind": "per_experience", "values": []})
+
+
+def test_adaptive_schedules_are_means_over_rows_without_gradient():
+    rows = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    p = rows.detach().double().exp() / rows.detach().double().exp().sum(1, keepdim=True)
+    sure = built({"kind": "confidence", "low": 1.0, "high": 3.0})(Progress(), Signals(rows, torch.arange(3)))
+    unsure = built({"kind": "entropy", "low": 4.0, "high": 2.0})(Progress(), Signals(rows, torch.arange(3)))
+    assert float(sure) == pytest.approx(1 + 2 * float(p.max(1).values.mean()), rel=1e-6)
+    assert float(unsure) == pytest.approx(4 + 2 * float((p * p.log()).sum(1).mean()) / math.log(3), rel=1e-6)
+    assert not sure.requires_grad
+    assert not unsure.requires_grad
+    assert built("entropy")(Progress(), said([[5.0]])) == 0  # one class leaves nothing to be unsure of
+
+
+def test_a_curriculum_climbs_where_the_student_descends():
+    """CTKD: the temperature gets the gradient of the loss, times minus the strength of the moment."""
+    schedule = built({"kind": "curriculum", "low": 1.0, "span": 4.0, "epochs": 2})
+    z, v = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[0.0, 3.0, 1.0]])
+    theta = torch.ones((), requires_grad=True)
+    kd_rows(z, v, 1.0 + 4.0 * torch.sigmoid(theta)).sum().backward()
+    for epoch, strength in [(0, 0.0), (1, 0.5), (2, 1.0), (7, 1.0)]:
+        schedule.zero_grad()
+        temperature = schedule(Progress(epoch=epoch, epochs=9, epoch_steps=5))
+        assert float(temperature.detach()) == pytest.approx(1 + 4 / (1 + math.exp(-1)))
+        kd_rows(z, v, temperature).sum().backward()
+        assert float(schedule.theta.grad) == pytest.approx(-strength * float(theta.grad), abs=1e-7)
+
+
+def test_uncertainty_settles_where_kendall_says():
+    weight = built({"kind": "uncertainty", "value": 2.0})
+    optimizer = torch.optim.SGD(weight.parameters(), 0.2)
+    for _ in range(400):
+        optimizer.zero_grad()
+        weight.weigh(torch.tensor(3.0), Progress()).backward()
+        optimizer.step()
+    assert float(weight(Progress()).detach()) == pytest.approx(2.0 / (2 * 2.0 * 3.0), rel=1e-3)
+
+
+def test_a_schedule_weighs_by_multiplying():
+    loss = torch.tensor(3.0, requires_grad=True)
+    weighed = Linear(2.0, 1.0, steps=2).weigh(loss, Progress(epoch_step=1, epoch_steps=4))
+    weighed.backward()
+    assert (float(weighed.detach()), float(loss.grad)) == (4.5, 1.5)

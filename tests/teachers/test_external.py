@@ -139,6 +139,39 @@ def test_a_checkpoint_gives_the_weights_in_the_file_and_maps_its_classes(
     assert torch.equal(logits(backwards), logits(plain))
 
 
+def test_outputs_that_are_no_class_of_the_stream_take_no_part(composed: Composing, tmp_path: Path) -> None:
+    """Overlapping label sets: by name, by id, and strangers between them; only the common columns are compared."""
+    torch.manual_seed(0)
+    weight = torch.randn(4, 12)
+    state = composed(FIT).parts.teachers["big"].module().state_dict()
+    named = {**state, "head.weight": weight, "head.bias": torch.zeros(4)}
+    save_file(named, tmp_path / "t.safetensors")
+    teacher = {"kind": "checkpoint", "path": "t.safetensors", "model": MLP, "classes": ["3", None, 1, None]}
+    made = composed(teacher)
+    ids = made.parts.teachers["big"].spec().class_ids
+    assert (ids[0], ids[2]) == (3, 1)
+    assert min(ids[1], ids[3]) >= 10
+    made.parts.begin(made.stream[0], 0)
+    kd = made.parts.terms[1].loss
+    student = made.parts.student
+    pairs = [(student.class_ids[a], ids[b]) for a, b in zip(kd.a_columns, kd.b_columns, strict=True)]
+    assert sorted(pairs) == [(1, 1), (3, 3)]
+    rows = made.stream[0].train.gather(torch.arange(24))
+    valid = made.parts.teachers["big"].signals(rows.seen_as(made.parts.augment.plain(rows.x)), Needs()).valid
+    assert torch.equal(valid, torch.isin(rows.y, torch.tensor([1, 3])))
+    with pytest.raises(UserError, match="no output is a class of the stream"):
+        composed({**teacher, "classes": [None] * 4})
+
+
+def test_a_teacher_that_shares_no_class_with_the_student_is_refused(composed: Composing, tmp_path: Path) -> None:
+    state = composed(FIT).parts.teachers["big"].module().state_dict()
+    cut = {**state, "head.weight": state["head.weight"][8:].clone(), "head.bias": state["head.bias"][8:].clone()}
+    save_file(cut, tmp_path / "t.safetensors")
+    made = composed({"kind": "checkpoint", "path": "t.safetensors", "model": MLP, "classes": [8, 9]})
+    with pytest.raises(UserError, match="no class in common"):
+        made.parts.begin(made.stream[0], 0)
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return (pytest.fail, ("a pickle was executed",))

@@ -18,6 +18,7 @@ from clkd.teachers.ema import Ema
 from clkd.teachers.ensemble import Ensemble
 from clkd.teachers.network import NetworkTeacher, View
 from clkd.teachers.previous import Previous
+from clkd.teachers.snapshots import Snapshots
 from clkd.teachers.stored import Stored
 
 SHAPE = (3, 8, 8)
@@ -176,6 +177,60 @@ def test_an_ensemble_averages_over_the_classes_all_members_know(experience: Expe
     logits = ensemble(a, b, mean="logits")
     logits.begin(experience, student)
     torch.testing.assert_close(logits.signals(batch([9]), Needs()).logits[0], torch.tensor([0.0, 1.75]))
+
+
+def test_weights_and_entropy_decide_how_much_a_member_counts(experience: Experience, student: Student) -> None:
+    a, b = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[0.0, 0.5, 0.0]])
+    members = Says(a, (0, 1, 2)), Says(b, (0, 1, 2))
+    pa, pb = a.softmax(1), b.softmax(1)
+    uneven = ensemble(*members, weights=(3.0, 1.0)).signals(batch([0]), Needs())
+    torch.testing.assert_close(uneven.logits.softmax(1), 0.75 * pa + 0.25 * pb)
+    surer = ensemble(*members, by="entropy").signals(batch([0]), Needs())
+    wa, wb = ((p * p.log()).sum().exp() for p in (pa, pb))
+    assert wa > wb
+    torch.testing.assert_close(surer.logits.softmax(1), (wa * pa + wb * pb) / (wa + wb))
+    both = ensemble(*members, mean="logits", weights=(3.0, 1.0)).signals(batch([0]), Needs())
+    torch.testing.assert_close(both.logits, 0.75 * a + 0.25 * b)
+
+
+def test_routed_by_class_a_row_hears_those_that_know_it(experience: Experience, student: Student) -> None:
+    old = Says(torch.tensor([[1.0, 2.0, 3.0]]).expand(4, 3), (0, 1, 2))
+    new = Says(torch.tensor([[5.0, 1.0, 0.0]]).expand(4, 3), (4, 2, 1))
+    routed = ensemble(old, new, by="class")
+    routed.begin(experience, student)
+    assert routed.spec().class_ids == (0, 1, 2, 4)
+    said = routed.signals(batch([0, 4, 2, 7]), Needs())
+    assert said.valid.tolist() == [True, True, True, False]
+    assert said.known.int().tolist() == [[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0]]
+    p = [said.logits[i][said.known[i]].softmax(0) for i in range(3)]
+    torch.testing.assert_close(p[0], torch.tensor([1.0, 2.0, 3.0]).softmax(0))
+    torch.testing.assert_close(p[1], torch.tensor([0.0, 1.0, 5.0]).softmax(0))
+    mixed = (torch.tensor([2.0, 3.0]).softmax(0) + torch.tensor([0.0, 1.0]).softmax(0)) / 2
+    torch.testing.assert_close(p[2], mixed)
+    assert said.logits.isfinite().all()
+
+
+def test_snapshots_keep_the_last_selves_and_survive_a_checkpoint(student: Student, experience: Experience) -> None:
+    past, rows, selves = Snapshots(last=2, by="weight"), batch([0, 1]), []
+    assert not past.ready
+    for i in range(3):
+        past.begin(experience, student)
+        learn(student, rows)
+        student.eval()
+        past.end(experience, student)
+        selves.append(student(rows.x).detach()[:, :2].softmax(1))
+        student.grow((2 + i,), i + 1, generator(i))
+    past.begin(experience, student)
+    said = past.signals(rows, Needs())
+    own = [m.signals(rows, Needs()).logits[:, :3].softmax(1) for m in past.members]
+    torch.testing.assert_close(own[0][:, :2] / own[0][:, :2].sum(1, keepdim=True), selves[1])
+    assert [len(m.spec().class_ids) for m in past.members] == [3, 4]
+    torch.testing.assert_close(said.logits.softmax(1), sum(own) / 2)
+    again = Snapshots(last=2, by="weight")
+    again.load_state_dict(past.state_dict())
+    again.begin(experience, student)
+    assert torch.equal(again.signals(rows, Needs()).logits, said.logits)
+    assert again.fingerprint() == past.fingerprint()
 
 
 def test_an_ensemble_waits_for_its_members_and_refuses_strangers(experience: Experience, student: Student) -> None:
