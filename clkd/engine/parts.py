@@ -49,11 +49,14 @@ class Parts:
     transfer_weight: float | Schedule = 1.0
     cache: TeacherCache | None = None
     """Where the answers of teachers from outside are kept from one run to the next."""
+    experience: int = 0
+    """The one under way."""
     look: Callable[[], None] = lambda: None
     """Called while teachers answer ahead of training: may stop the run."""
 
     def begin(self, experience: Experience, seed: int) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
+        self.experience = experience.index
         replaced = self.student.grow(experience.classes, experience.index, generator(seed, "head", experience.index))
         for teacher in self.teachers.values():
             teacher.begin(experience, self.student)
@@ -134,8 +137,12 @@ class Parts:
         ranks.agree("the memory", "" if kept is None else str(kept.sample_id.tolist()))
 
     def active(self) -> list[Term]:
-        """The terms whose teacher has something to say."""
-        return [term for term in self.terms if term.teacher is None or self.teachers[term.teacher].ready]
+        """The terms whose teacher has something to say, and that the experience's classes leave something to teach."""
+        return [
+            term
+            for term in self.terms
+            if (term.teacher is None or self.teachers[term.teacher].ready) and self.experience not in term.undefined
+        ]
 
     def needs(self, model: str) -> Needs:
         """What all active terms together read of a model."""
