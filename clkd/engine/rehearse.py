@@ -1,4 +1,4 @@
-"""Going through a stream before anything is trained: what each loss will be bound to, and whether it can teach there."""
+"""Going through a stream before anything is trained: what losses are bound to, and whether they can teach."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def refuse_undefined(parts: Parts, stream: Sequence[Experience], start: int = 0)
         if term.undefined and term.skips:
             log.info("%s", _told(place, term, "is left out of"))
         elif term.undefined:
-            refused.append(f"{_told(place, term, 'has nothing to teach in')} (if_undefined: skip trains without it there)")
+            refused.append(
+                f"{_told(place, term, 'has nothing to teach in')} (if_undefined: skip trains without it there)"
+            )
     if refused:
         raise UserError("; ".join(refused))
 

@@ -51,7 +51,9 @@ class Side:
 class Term(nn.Module):
     """A loss, its sides and its weight."""
 
-    def __init__(self, name: str, loss: Loss, sides: tuple[Side, ...], weight: float | Schedule = 1.0, skips: bool = False) -> None:
+    def __init__(
+        self, name: str, loss: Loss, sides: tuple[Side, ...], weight: float | Schedule = 1.0, skips: bool = False
+    ) -> None:
         super().__init__()
         self.name, self.loss, self.weight, self.skips = name, loss, weight, skips
         self.undefined: dict[int, str] = {}

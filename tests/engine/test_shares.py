@@ -34,7 +34,9 @@ def trained(student: Student, augment: Augment, experiences: list[Experience], e
         Term("rising", KD(variant="mse"), between, Warmup(2.0)),
         Term("replayed", CrossEntropy(), (Side("student", rows="replay"),), 0.5),
     ]
-    parts = Parts(student, augment, terms, {"previous": Previous()}, Reservoir(size=8, class_names=("a", "b", "c", "d")))
+    parts = Parts(
+        student, augment, terms, {"previous": Previous()}, Reservoir(size=8, class_names=("a", "b", "c", "d"))
+    )
     options = TrainOptions(
         optimizer=OptimizerOptions(kind="sgd", lr=0.05), batch_size=16, epochs=2, gradient_shares=every
     )
