@@ -61,14 +61,18 @@ class Parts:
         for teacher in self.teachers.values():
             teacher.begin(experience, self.student)
         for term in self.active():
-            term.bind(self.spec)
-            if term.loss.wants_classifier:
-                term.loss.borrow(self._classifier(term))
-            term.to(self.device)
-            term.loss.begin(experience, self.student)
+            self.ready(term, experience)
         self.transfer.begin(experience, self.student)
         self._foretell(experience)
         return replaced
+
+    def ready(self, term: Term, experience: Experience) -> None:
+        """Bind a term to what both its sides are now, and let it begin. Raises `UserError` where it cannot."""
+        term.bind(self.spec)
+        if term.loss.wants_classifier:
+            term.loss.borrow(self._classifier(term))
+        term.to(self.device)
+        term.loss.begin(experience, self.student)
 
     def _classifier(self, term: Term) -> nn.Module:
         """The last layer of a term's teacher, for a loss that wants it."""

@@ -134,9 +134,7 @@ def _enter(parts: Parts, experience: Experience, probe: Probe | None) -> Scene:
 def _bound(parts: Parts, term: Term, experience: Experience) -> str | None:
     """Bind the term; why it cannot be, where it cannot."""
     try:
-        term.bind(parts.spec)
-        term.to(parts.device)
-        term.loss.begin(experience, parts.student)
+        parts.ready(term, experience)
     except UserError as error:
         return str(error)
     return None
