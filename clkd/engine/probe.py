@@ -23,7 +23,7 @@ SPREADS = (1.0, 1.0, 5.0)
 class Probe:
     """Tries terms in the last of the `experiences` that have come: made-up signals, in the shapes that were bound.
 
-    A loss that gives no gradient whatever both sides say is a silent zero. That is found here without knowing the loss.
+    A comparison that gives no gradient whatever both sides say is a silent zero: found without knowing the loss.
     """
 
     def __init__(self, parts: Parts, experiences: Sequence[Experience], replays: bool) -> None:
@@ -34,16 +34,15 @@ class Probe:
         """Why the term has nothing to teach; None where it has, or where there are no rows to tell by."""
         if term.a.rows not in (None, "new") and not self.replays:
             return f"it is about replayed rows ({term.a}), and there is no memory: declare one"
-        if not len(self.experiences[-1].train):
-            return None
+        if term.teacher is None or not len(self.experiences[-1].train):
+            return None  # of one model alone, a zero may be right: cross-entropy where a single class has come
         batch = self._batch(term)
         if any(self._teaches(term, batch, spread) for spread in SPREADS):
             return None
         classes = ", ".join(map(str, sorted(set(batch.rows(*term.a.cut(batch)).y.tolist()))))
-        knows = f" and '{term.teacher}' knows {_known(term)}" if term.teacher else ""
         return (
-            f"it is 0 whatever the models say: the rows it is about are of class {classes}{knows}; give it rows or a "
-            "teacher that it can learn from"
+            f"it is 0 whatever the models say: the rows it is about are of class {classes} and '{term.teacher}' knows "
+            f"{_known(term)}; give it rows or a teacher that it can learn from"
         )
 
     def _batch(self, term: Term) -> Batch:

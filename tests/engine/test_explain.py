@@ -58,8 +58,8 @@ def test_costs_and_projectors_are_those_of_the_layers(path: str) -> None:
     assert last["student_parameters"] == 64 * 8 + 8 + 8 * 7 + 7
     first, second, _ = json.loads(run("explain", path, "--json")[1])["experiences"]
     assert first["created"] == {
-        "features_external.projector.weight": 8 * 16,
-        "features_external.projector.bias": 16,
+        "features_external.aligners.0.projector.weight": 8 * 16,
+        "features_external.aligners.0.projector.bias": 16,
     }
     assert second["created"] == {}
 

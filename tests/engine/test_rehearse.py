@@ -60,7 +60,7 @@ class Zero(Loss):
     ("loss", "sides", "said"),
     [
         (Pairs(), (Side("student"),), "losses.1: x has nothing to teach in experience 1: pairs: at most two classes"),
-        (Zero(), (Side("student"),), "experience 1: it is 0 whatever the models say: the rows .* are of class 2, 3"),
+        (Zero(), BETWEEN, "experience 1: it is 0 whatever the models say: the rows .* are of class 2, 3"),
         (KD(rows="valid"), BETWEEN, "are of class 2, 3 and 'previous' knows 0, 1"),
         (CrossEntropy(), (Side("student", rows="replay"),), "experience 0 and 1 more: it is about replayed rows"),
     ],
@@ -82,8 +82,15 @@ def test_what_has_nothing_to_teach_later_is_refused_first_or_left_out_there(
 
 
 def test_what_is_trained_already_is_not_asked(parts: Callable[..., Parts], experiences: list[Experience]) -> None:
-    refuse_undefined(parts(Term("x", Zero(), (Side("student"),))), experiences[:1])
-    refuse_undefined(parts(Term("x", Zero(), (Side("student"),))), experiences, start=2)
+    refuse_undefined(parts(Term("x", Zero(), BETWEEN)), experiences[:1])
+    refuse_undefined(parts(Term("x", Zero(), BETWEEN)), experiences, start=2)
+
+
+def test_one_class_alone_is_no_mistake_for_cross_entropy(
+    parts: Callable[..., Parts], experiences: list[Experience]
+) -> None:
+    rows = experiences[0].train.select(experiences[0].train.y == 0)
+    refuse_undefined(parts(), [Experience(0, (0,), (0,), rows, rows, rows, "[0]", 1)])
 
 
 def test_a_stream_without_a_word_to_say_is_refused(parts: Callable[..., Parts], experiences: list[Experience]) -> None:
