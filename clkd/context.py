@@ -34,6 +34,8 @@ class Context:
             `options` has `epochs`, `batch_size`, `optimizer`, `scheduler` and `seed`.
         extended: how many classes, the last ones, came by an extension of the stream: what was there before knows
             nothing of them.
+        untrained: whether a stand-in will do for a teacher that takes long to fit: its classes and shapes are all that
+            will be looked at.
     """
 
     seed: int
@@ -50,3 +52,4 @@ class Context:
     network: Callable[[Part, tuple[int, ...], int], Any]
     fit: Callable[[Any, Any], None]
     extended: int = 0
+    untrained: bool = False

@@ -184,6 +184,9 @@ class TermOptions(Options):
     between: tuple[str, ...] | None = None
     """`[student, previous]`, `[student.stage3, external.stage3]`, `[student@new]`: model, tap, rows."""
     weight: Scheduled = 1.0
+    if_undefined: Literal["error", "skip"] = "error"
+    """What happens where an experience's classes or layers leave this loss nothing to teach: the run is refused before
+    any training, or goes on without the loss in that experience."""
 
 
 class TransferOptions(Options):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from clkd.data.store import Store
 from clkd.engine.fit import fit
 from clkd.engine.material import Material, Past, Reader
 from clkd.engine.parts import Parts
+from clkd.engine.rehearse import refuse_undefined
 from clkd.engine.residence import stays_resident
 from clkd.engine.speed import set_precision, speed_up
 from clkd.engine.teacher_cache import TeacherCache
@@ -76,7 +77,12 @@ class Composer:
     """What is known of a stream that was trained in part."""
 
     def compose(self, teach: bool = True) -> Composition:
-        """Build everything. With `teach=False` (a dry run) teachers are left out: one may take minutes to fit."""
+        """Build everything, and try every loss in every experience. With `teach=False` nothing takes minutes: teachers
+        that are to be fitted are represented by untrained networks, good for looking at only.
+
+        Raises:
+            UserError: parts do not fit together, or a loss would have nothing to teach in an experience.
+        """
         scenario, build = self.scenario, self.registry.build
         material, augment, context = self._ground()
         stream = material.stream
@@ -84,7 +90,7 @@ class Composer:
             student=self._student(context),
             augment=augment,
             terms=[self._term(part, context, place) for place, part in enumerate(scenario.losses)],
-            teachers=self._teachers(context) if teach else {},
+            teachers=self._teachers(replace(context, untrained=True)),
             memory=build(
                 scenario.memory,
                 seed=scenario.seed,
@@ -100,8 +106,12 @@ class Composer:
         refuse_lost_views(parts)
         refuse_gaps(parts, stream)
         request_taps(parts)
-        speed_up(parts, scenario.train)
         rehearse_growth(parts.student, stream)
+        refuse_undefined(parts, stream, self.past.trained if self.past else 0)
+        if teach and any(teacher.untrained for teacher in parts.teachers.values()):
+            parts.teachers = self._teachers(context)
+            request_taps(parts)
+        speed_up(parts, scenario.train)
         return Composition(material, parts, {part.name: build(part) for part in scenario.metrics})
 
     def material(self) -> Material:
@@ -240,7 +250,7 @@ class Composer:
         assert isinstance(shared, TermOptions), "the registry gives every loss its shared keys"
         sides = tuple(Side.read(side) for side in shared.between or (STUDENT,))
         loss = self.registry.build(part, context=context, seed=derive(self.scenario.seed, "loss", place))
-        return Term(term_name(part), loss, sides, self._scheduled(shared.weight))
+        return Term(term_name(part), loss, sides, self._scheduled(shared.weight), shared.if_undefined == "skip")
 
     def _transfer_weight(self) -> float | Schedule:
         shared = self.scenario.transfer.shared

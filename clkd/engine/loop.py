@@ -17,6 +17,7 @@ from clkd.engine.carry import carry_state
 from clkd.engine.course import Course
 from clkd.engine.guard import Guard, NonFiniteError, refuse_broken_weights
 from clkd.engine.parts import Parts
+from clkd.engine.shares import named
 from clkd.engine.step import Step
 from clkd.experience import Experience
 from clkd.optimizers import build_optimizer, build_scheduler
@@ -104,7 +105,15 @@ class Loop:
         if self.guarded or options.on_nan == "skip":
             guard = Guard(self.parts, self.progress, self.ranks, 0 if self.guarded else options.most_skips)
         return Step(
-            self.parts, optimizer, self.progress, replay, options.clip_norm, options.replay_draws, self.ranks, guard
+            self.parts,
+            optimizer,
+            self.progress,
+            replay,
+            options.clip_norm,
+            options.replay_draws,
+            self.ranks,
+            guard,
+            options.gradient_shares,
         )
 
     def _schedule(self, optimizer: Optimizer) -> dict[str, LRScheduler]:
@@ -138,7 +147,7 @@ class Loop:
         step.rows = 0
         means = epoch.meter.means(p)
         return {
-            **{f"train/{name if name == 'loss' else f'loss_{name}'}": mean for name, mean in means.items()},
+            **named(means, step.constant),
             "train/lr": epoch.lr,
             **({"train/skipped_steps": step.guard.skipped} if step.guard else {}),
         }

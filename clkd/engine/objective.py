@@ -28,8 +28,8 @@ class Objective(nn.Module):
         self.losses = nn.ModuleList(self.terms)  # which registers their parameters
         self.speakers = {term.teacher: parts.teachers[term.teacher] for term in self.terms if term.teacher}
 
-    def forward(self, batch: Batch, whole: Batch) -> tuple[Tensor, dict[str, Tensor], Signals]:
-        """The loss, the unweighted terms, and what the student said. `batch` is this rank's share of `whole`.
+    def forward(self, batch: Batch, whole: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Signals]:
+        """The loss, the terms unweighted and weighted, and what the student said. `batch` is this rank's share.
 
         What it said goes without its gradient: DistributedDataParallel waits for one from all that is put out.
         """
@@ -37,15 +37,15 @@ class Objective(nn.Module):
         said = {STUDENT: student} | {name: t.signals(batch, self.needs[name]) for name, t in self.speakers.items()}
 
         values: dict[str, Tensor] = {}
-        weighted: list[Tensor] = []
+        weighted: dict[str, Tensor] = {}
         for term in self.terms:
             if (value := term(batch, said, self.progress)) is not None:
                 values[term.name] = value = self.ranks.part(value, term.count(batch), term.count(whole))
-                weighted.append(term.weighted(value, self.progress, student))
+                weighted[term.name] = term.weighted(value, self.progress, student)
         if (shift := self.transfer(batch, student)) is not None:
             values["transfer"] = shift = self.ranks.part(shift, len(batch), len(whole))
-            weighted.append(value_of(self.parts.transfer_weight, self.progress, student) * shift)
-        return _sum(weighted), values, student.detached()
+            weighted["transfer"] = value_of(self.parts.transfer_weight, self.progress, student) * shift
+        return _sum(list(weighted.values())), values, weighted, student.detached()
 
     def spread(self) -> nn.Module:
         """Itself, with gradients averaged over the ranks if there are several."""

@@ -49,23 +49,30 @@ class Parts:
     transfer_weight: float | Schedule = 1.0
     cache: TeacherCache | None = None
     """Where the answers of teachers from outside are kept from one run to the next."""
+    experience: int = 0
+    """The one under way."""
     look: Callable[[], None] = lambda: None
     """Called while teachers answer ahead of training: may stop the run."""
 
     def begin(self, experience: Experience, seed: int) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
+        self.experience = experience.index
         replaced = self.student.grow(experience.classes, experience.index, generator(seed, "head", experience.index))
         for teacher in self.teachers.values():
             teacher.begin(experience, self.student)
         for term in self.active():
-            term.bind(self.spec)
-            if term.loss.wants_classifier:
-                term.loss.borrow(self._classifier(term))
-            term.to(self.device)
-            term.loss.begin(experience, self.student)
+            self.ready(term, experience)
         self.transfer.begin(experience, self.student)
         self._foretell(experience)
         return replaced
+
+    def ready(self, term: Term, experience: Experience) -> None:
+        """Bind a term to what both its sides are now, and let it begin. Raises `UserError` where it cannot."""
+        term.bind(self.spec)
+        if term.loss.wants_classifier:
+            term.loss.borrow(self._classifier(term))
+        term.to(self.device)
+        term.loss.begin(experience, self.student)
 
     def _classifier(self, term: Term) -> nn.Module:
         """The last layer of a term's teacher, for a loss that wants it."""
@@ -134,8 +141,12 @@ class Parts:
         ranks.agree("the memory", "" if kept is None else str(kept.sample_id.tolist()))
 
     def active(self) -> list[Term]:
-        """The terms whose teacher has something to say."""
-        return [term for term in self.terms if term.teacher is None or self.teachers[term.teacher].ready]
+        """The terms whose teacher has something to say, and that the experience's classes leave something to teach."""
+        return [
+            term
+            for term in self.terms
+            if (term.teacher is None or self.teachers[term.teacher].ready) and self.experience not in term.undefined
+        ]
 
     def needs(self, model: str) -> Needs:
         """What all active terms together read of a model."""

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from clkd.engine.guard import Guard
 from clkd.engine.objective import Objective
 from clkd.engine.parts import Parts
+from clkd.engine.shares import constant_weights, gradient_shares, moving
 from clkd.ranks import ALONE, Ranks
 from clkd.schedules.base import Progress
 from clkd.signals import Batch
@@ -18,7 +19,7 @@ from clkd.signals import Batch
 
 @dataclass
 class Step:
-    """What one experience's steps share. `terms` of the result are unweighted, `loss` is the weighted sum."""
+    """What one experience's steps share. Terms of the result are unweighted, `loss` is their weighted sum."""
 
     parts: Parts
     optimizer: Optimizer
@@ -28,6 +29,8 @@ class Step:
     replay_draws: int = 1
     ranks: Ranks = ALONE
     guard: Guard | None = None
+    shares: int | None = None
+    """Steps from one look at each term's share of the gradient to the next."""
     rows: int = 0
     """Rows seen so far, replayed ones and those of all ranks included."""
 
@@ -35,6 +38,7 @@ class Step:
         self.objective = Objective(self.parts, self.progress, self.ranks).spread()
         self.terms = self.parts.active()
         self.trained = list(self.parts.parameters())
+        self.constant = constant_weights(self.parts)
 
     def __call__(self, new: Batch, draws: torch.Generator, noise: torch.Generator) -> dict[str, Tensor]:
         """Learn from `new` rows and as many replayed ones as the memory gives; nothing from a step the guard stops."""
@@ -45,7 +49,8 @@ class Step:
 
         if self.guard:
             self.guard.remember()
-        loss, values, student = self.objective(share, batch)
+        loss, values, weighted, student = self.objective(share, batch)
+        shares = gradient_shares(weighted, parts) if self.shares and progress.step % self.shares == 0 else {}
 
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss, retain_graph=self.guard is not None)
@@ -63,4 +68,5 @@ class Step:
             teacher.after_step(parts.student)
         for term in self.terms:
             term.loss.after_step(parts.student)
-        return {"loss": loss.detach()} | {name: value.detach() for name, value in values.items()}
+        raw = {"loss": loss.detach()} | {name: value.detach() for name, value in values.items()}
+        return raw | moving(weighted, self.constant) | shares

@@ -51,9 +51,13 @@ class Side:
 class Term(nn.Module):
     """A loss, its sides and its weight."""
 
-    def __init__(self, name: str, loss: Loss, sides: tuple[Side, ...], weight: float | Schedule = 1.0) -> None:
+    def __init__(
+        self, name: str, loss: Loss, sides: tuple[Side, ...], weight: float | Schedule = 1.0, skips: bool = False
+    ) -> None:
         super().__init__()
-        self.name, self.loss, self.weight = name, loss, weight
+        self.name, self.loss, self.weight, self.skips = name, loss, weight, skips
+        self.undefined: dict[int, str] = {}
+        """Experiences that are trained without it, and why."""
         self.a, self.b = _same_rows(sides)
         self.specs: tuple[Spec, Spec | None] | None = None
 

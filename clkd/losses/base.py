@@ -66,6 +66,10 @@ class Loss(nn.Module):
         assert self.progress is not None, "whoever gives a loss a schedule also sets loss.progress before each step"
         return option(self.progress, a)
 
+    def formula(self, sides: str) -> str:
+        """How `clkd explain` writes it, once bound; `sides` is what it compares: `student ‖ previous, classes 0–3`."""
+        return f"{type(self).__name__}({sides})"
+
     def begin(self, experience: Experience, student: Student) -> None:
         """Before an experience, after `bind`."""
 

@@ -53,6 +53,9 @@ class CrossEntropy(Loss):
         latest = max(a.born)
         self._compete({c for c, born in zip(a.class_ids, a.born, strict=True) if self.over != "new" or born == latest})
 
+    def formula(self, sides: str) -> str:
+        return f"CE({self.chosen}{sides.removeprefix('student')})"
+
     def begin(self, experience: Experience, student: Student) -> None:
         """In a domain stream no column is new: what counts are the classes of the experience's data."""
         if self.over == "new":

@@ -46,6 +46,10 @@ class Features(Layered):
         assert isinstance(aligner, Aligner)
         aligner.bind(self.called, taps, shapes, self.seed)
 
+    def formula(self, sides: str) -> str:
+        learned = any(True for _ in self.aligners.parameters())
+        return f"MSE({sides.replace('student', 'projected student', 1) if learned else sides})"
+
     def compare(self, place: int, f: Tensor, g: Tensor) -> Tensor:
         f, g = self.aligners[place](f, g)
         return (f - g).square().flatten(1).mean(1)

@@ -66,6 +66,9 @@ class KD(LogitLoss):
     def per_task(self, a: Spec) -> bool:
         return a.task_aware if self.scope == "auto" else self.scope == "per_task"
 
+    def formula(self, sides: str) -> str:
+        return f"{'T²' if self.t2 and self.variant != 'mse' else ''}{self.variant.upper()}({sides})"
+
     def common(self, a: Spec, b: Spec) -> tuple[Tensor, Tensor]:
         return common_columns(a, b, unseen=self.over == "all" and not self.per_task(a))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from clkd.losses.base import among, logits_of, take
+from clkd.losses.base import Loss, among, logits_of, take
 from clkd.losses.classification import IGNORE, CrossEntropy
 from clkd.losses.divergence import kd_rows
 from clkd.signals import Batch, Signals
@@ -44,6 +44,9 @@ class VirtualTeacher(CrossEntropy):
     ) -> None:
         super().__init__(over)
         self.correct, self.temperature, self.t2 = correct, temperature, convention == "t2"
+
+    def formula(self, sides: str) -> str:
+        return Loss.formula(self, sides)
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
         z = take(logits_of(a), self.columns, self.prefix)

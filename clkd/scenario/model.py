@@ -125,6 +125,9 @@ class TrainOptions(Options):
     optimizer: OptimizerOptions
     scheduler: SchedulerOptions | None = None
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    gradient_shares: Positive | None = None
+    """Every so many steps, log each term's share of the gradient norms (`train/gradient_share_<term>`), which costs a
+    backward pass for each term; by default never."""
     on_nan: Literal["stop", "skip"] = "stop"
     """What a NaN or infinite loss or gradient does. `stop` ends the run, at the latest 50 steps later, and leaves a
     checkpoint of the state before. `skip` leaves such steps out and counts them; it looks at every step before it is

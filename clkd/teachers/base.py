@@ -26,6 +26,9 @@ class Teacher:
     """Whether a row may know fewer columns than its `spec` names, as `Signals.known` then says, once classes come later
     than in the first experience (or "always"). Only losses that read that are compared with it."""
 
+    untrained = False
+    """Whether it only stands in for one that has yet to be fitted, before anything is trained."""
+
     recall: bool | Literal["memory"] = True
     """Whether it may answer about each row once and recall the answers, where rows come in fixed views: on disk if it
     stays the same from run to run, else (or where this is "memory") in memory."""

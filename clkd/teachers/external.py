@@ -56,6 +56,10 @@ def fit(
         model=model, epochs=epochs, batch_size=batch_size, optimizer=optimizer, scheduler=scheduler, seed=seed
     )
     network = context.network(model, tuple(range(len(context.class_names) - context.extended)), seed)
+    if context.untrained:
+        stand_in = NetworkTeacher(freeze(network.to(context.device)))
+        stand_in.untrained = True
+        return stand_in
     path = context.cache / "teachers" / f"{model.name}-{_fingerprint(options, context)}.safetensors"
     with alone(beside(path), f"fitting teacher {model.name}"):
         if _loaded(network, path):

@@ -60,7 +60,8 @@ class ConsoleTracker(Tracker):
         epoch = count + 1 if last == experience.index else 1
         self._epoch = (experience.index, epoch)
         if not self.quiet:
-            terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in metrics.items())
+            shown = {name: value for name, value in metrics.items() if not name.startswith("train/weighted_")}
+            terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in shown.items())
             _say(f"{_place(experience)} epoch {epoch}/{run.epochs}  {terms}")
 
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:

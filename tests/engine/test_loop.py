@@ -96,6 +96,8 @@ def test_an_epochs_metrics_are_means_of_its_steps_and_name_every_term(
     told: list[dict[str, float]] = []
     made.on_epoch = lambda experience, metrics: told.append(metrics)
     made.train(experiences[0], made.parts.begin(experiences[0], 0))
-    assert [sorted(metrics) for metrics in told] == [["train/loss", "train/loss_ce", "train/lr"]] * 2
+    assert [sorted(metrics) for metrics in told] == [
+        ["train/loss", "train/loss_ce", "train/lr", "train/weighted_ce"]
+    ] * 2
     assert told[0]["train/loss"] == told[0]["train/loss_ce"] > told[1]["train/loss"]
     assert told[0]["train/lr"] == 0.01

@@ -81,7 +81,7 @@ def test_the_step_never_waits(step: tuple[Step, Experience], waits: list[str]) -
     waits.clear()
     values = made(rows, draws, noise)
     assert waits == []
-    assert set(values) == {"loss", "ce", "kd", "valid", "features", "relation", "stored", "transfer"}
+    assert set(values) == {"loss", "ce", "kd", "valid", "features", "relation", "stored", "transfer", "weighted/kd"}
 
 
 def test_the_watch_sees_a_wait(waits: list[str]) -> None:

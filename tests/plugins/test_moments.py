@@ -54,7 +54,7 @@ def clkd_experience_end(run, experience, result):
 def clkd_run_end(run, outcome):
     note("run_end", outcome.status, outcome.result["status"])
 """
-METRICS = ["train/loss", "train/loss_cross_entropy", "train/lr"]
+METRICS = ["train/loss", "train/loss_cross_entropy", "train/lr", "train/weighted_cross_entropy"]
 
 
 def told(home: Path, lr: str, *arguments: str) -> tuple[int, list[list[object]]]:

@@ -1,0 +1,209 @@
+"""What a scenario will train, experience by experience: the loss as a formula, who says what, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from clkd.cache import cache_directory
+from clkd.engine.compose import Composer, Composition
+from clkd.engine.provenance import plugins_of
+from clkd.engine.rehearse import Scene, rehearse
+from clkd.engine.term import STUDENT, Term
+from clkd.experience import Experience
+from clkd.losses.base import common_columns
+from clkd.memory.base import Memory
+from clkd.models.cost import multiply_accumulates, parameter_count
+from clkd.plugins import Plugins
+from clkd.registry import Registry
+from clkd.scenario.load import Loaded
+from clkd.scenario.model import Scenario
+from clkd.schedules.base import Progress, Schedule
+from clkd.teachers.base import Teacher
+from clkd.transfer.base import Transfer
+
+BACKWARD = 3
+"""A step of training costs about three forward passes: one forward, and two for the gradients of input and weights."""
+
+
+def composed(loaded: Loaded, registry: Registry) -> Composition:
+    """All that the scenario names, on the CPU, good for looking at: nothing is fitted, and every loss was tried.
+
+    Raises:
+        UserError: as `Composer.compose`.
+    """
+    composer = Composer(loaded.scenario, registry, torch.device("cpu"), cache_directory(), loaded.base)
+    return composer.compose(teach=False)
+
+
+def explain(loaded: Loaded, plugins: Plugins) -> dict[str, Any]:
+    """Plain data: `experiences`, `plugins`, and rows in a step. Arithmetic is in multiply-accumulates per full step."""
+    made = composed(loaded, plugins.registry)
+    scenario = loaded.scenario
+    replays = type(made.parts.memory) is not Memory
+    replayed = (scenario.train.replay_batch_size or scenario.train.batch_size) * scenario.train.replay_draws
+    rows = {"new": scenario.train.batch_size, "replayed": replayed if replays else 0}
+    told: list[dict[str, Any]] = []
+    known: dict[str, int] = {}
+    for scene in rehearse(made.parts, made.stream.experiences):
+        told.append(_experience(scene, scenario, sum(rows.values()), known))
+    hooks = {plugin.name: sorted(plugin.hooks) for plugin in plugins.guests()}
+    return {
+        "scenario": scenario.name,
+        "rows_per_step": rows,
+        "experiences": told,
+        "plugins": {"parts": plugins_of(scenario, plugins.registry), "hooks": hooks},
+    }
+
+
+def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, int]) -> dict[str, Any]:
+    parts, experience = scene.parts, scene.experience
+    student = multiply_accumulates(parts.student, parts.student.shape) * rows * BACKWARD
+    asked = {term.teacher for term in parts.active()} - {None}
+    teachers = {
+        name: _teacher(parts.teachers[name], parts.student.shape, rows, bool(parts.augment.views))
+        for name in parts.teachers
+        if name in asked
+    }
+    return {
+        "index": experience.index,
+        "name": experience.name,
+        "new_classes": list(experience.new_classes),
+        "old_classes": list(experience.old_classes),
+        "loss": formula(scene, scenario),
+        "waiting": scene.waiting,
+        "left_out": scene.undefined,
+        "teachers": teachers,
+        "created": _created(parts.terms, known),
+        "student_parameters": parameter_count(parts.student),
+        "macs_per_step": {STUDENT: student} | {name: each["macs_per_step"] for name, each in teachers.items()},
+    }
+
+
+def formula(scene: Scene, scenario: Scenario) -> str:
+    """The weighted sum that is minimised in this experience.
+
+    `0.67·` is a weight that stays, `0→2·` one that moves from the first step to the last, `Name·` one that depends on
+    what models say.
+    """
+    parts, experience = scene.parts, scene.experience
+    sums = [f"{_weight(term.weight, experience, scenario)}·{_described(term)}" for term in parts.active()]
+    if type(parts.transfer) is not Transfer:
+        sums.append(f"{_weight(parts.transfer_weight, experience, scenario)}·{scenario.transfer.name}")
+    return " + ".join(sums)
+
+
+def _described(term: Term) -> str:
+    sides = " ‖ ".join(str(side) for side in (term.a, term.b) if side)
+    if term.specs and term.specs[1] and term.loss.reads(0).logits:
+        at_a, _ = common_columns(term.specs[0], term.specs[1])
+        sides += f", {classes([term.specs[0].class_ids[i] for i in at_a.tolist()])}"
+    return term.loss.formula(sides)
+
+
+def _weight(weight: float | Schedule, experience: Experience, scenario: Scenario) -> str:
+    if not isinstance(weight, Schedule):
+        return f"{weight:.2f}" if abs(weight) >= 0.01 else f"{weight:g}"
+    first, last = (weight(progress) for progress in _ends(experience, scenario))
+    if isinstance(first, torch.Tensor) or isinstance(last, torch.Tensor):
+        return type(weight).__name__
+    return f"{first:.2f}" if first == last else f"{first:.2f}→{last:.2f}"
+
+
+def _ends(experience: Experience, scenario: Scenario) -> tuple[Progress, Progress]:
+    """The first and the last step of the experience."""
+    steps = max(-(-len(experience.train) // scenario.train.batch_size), 1)
+    epochs = max(scenario.train.epochs, -(-scenario.train.min_steps // steps))
+    about = {
+        "experience": experience.index,
+        "experiences": experience.count,
+        "epochs": epochs,
+        "epoch_steps": steps,
+        "old_classes": len(experience.old_classes),
+        "seen_classes": len(experience.seen),
+    }
+    return Progress(**about), Progress(**about, epoch=epochs - 1, epoch_step=steps - 1)
+
+
+def _teacher(teacher: Teacher, shape: tuple[int, ...], rows: int, fixed: bool) -> dict[str, Any]:
+    network, view = teacher.module(), getattr(teacher, "view", None)
+    recalled = bool(fixed and teacher.frozen and teacher.recall and network is not None)
+    size = getattr(view, "size", None)
+    seen = shape if size is None else (shape[0], size, size)
+    free = network is None or recalled
+    return {
+        "classes": list(teacher.spec().class_ids),
+        "view": view.facts() if view is not None else "the student's",
+        "recalled": recalled,
+        "parameters": 0 if network is None else parameter_count(network),
+        "macs_per_step": 0 if free or network is None else multiply_accumulates(network, seen) * rows,
+    }
+
+
+def _created(terms: Iterable[Term], known: dict[str, int]) -> dict[str, int]:
+    """Numbers in what losses have of their own that they had not before, by `term.module`; `known` is brought up."""
+    now = {f"{term.name}.{name}": each.numel() for term in terms for name, each in term.loss.named_parameters()}
+    made = {name: count for name, count in now.items() if known.get(name) != count}
+    known.update(now)
+    return made
+
+
+def classes(ids: Iterable[int]) -> str:
+    """Class ids for people.
+
+    >>> classes([0, 1, 2, 5]), classes([3]), classes([])
+    ('classes 0–2, 5', 'class 3', 'no class')
+    """
+    runs: list[list[int]] = []
+    for each in sorted(ids):
+        if runs and each == runs[-1][-1] + 1:
+            runs[-1].append(each)
+        else:
+            runs.append([each])
+    if not runs:
+        return "no class"
+    words = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+    return f"{'class' if len(runs) == 1 and len(runs[0]) == 1 else 'classes'} {words}"
+
+
+def text(told: dict[str, Any]) -> str:
+    """The same for people; experiences that differ in nothing but their rows are told once."""
+    rows = told["rows_per_step"]
+    lines = [f"{told['scenario']}: steps of {rows['new']} new and up to {rows['replayed']} replayed rows"]
+    blocks: list[tuple[list[dict[str, Any]], list[str]]] = []
+    for each in told["experiences"]:
+        block = _block(each)
+        if blocks and blocks[-1][1] == block:
+            blocks[-1][0].append(each)
+        else:
+            blocks.append(([each], block))
+    for group, block in blocks:
+        lines += [_heading(group), *(f"  {line}" for line in block)]
+    plugins = told["plugins"]
+    lines += [f"parts of plugins: {', '.join(plugins['parts']) or 'none'}"]
+    lines += [f"hooks of {name}: {', '.join(hooks)}" for name, hooks in plugins["hooks"].items()]
+    return "\n".join(lines)
+
+
+def _heading(group: list[dict[str, Any]]) -> str:
+    first, last = group[0], group[-1]
+    if first is last:
+        return f"experience {first['index']}: {first['name']}"
+    return f"experiences {first['index']} to {last['index']}: {first['name']} … {last['name']}"
+
+
+def _block(each: dict[str, Any]) -> list[str]:
+    new, old = each["new_classes"], each["old_classes"]
+    lines = [f"new {classes(new)}; old {classes(old)}", f"loss = {each['loss']}"]
+    lines += [f"{name} waits: {teacher} has nothing to say yet" for name, teacher in each["waiting"].items()]
+    lines += [f"{name} is left out: {reason}" for name, reason in each["left_out"].items()]
+    for name, teacher in each["teachers"].items():
+        view = "the student's view" if teacher["view"] == "the student's" else f"its own view {teacher['view']}"
+        how = ", answers recalled" if teacher["recalled"] else ""
+        lines.append(f"{name} sees {view}, knows {classes(teacher['classes'])}{how}")
+    lines += [f"new parameters: {name}, {count:,}" for name, count in each["created"].items()]
+    costs = ", ".join(f"{name} {count / 1e6:,.1f}M" for name, count in each["macs_per_step"].items())
+    lines.append(f"student of {each['student_parameters']:,} parameters; multiply-accumulates a step: {costs}")
+    return lines

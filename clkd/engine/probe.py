@@ -1,0 +1,110 @@
+"""Whether a bound loss has anything to teach: it is tried on a few rows of the stream, with made-up signals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clkd.engine.parts import Parts
+from clkd.engine.term import STUDENT, Term
+from clkd.experience import Experience, Rows
+from clkd.schedules.base import Progress
+from clkd.seeding import generator
+from clkd.signals import Batch, Signals
+
+ROWS = 16
+"""Rows of each kind that a loss is tried on."""
+SPREADS = (1.0, 1.0, 5.0)
+"""Standard deviations of the signals that it is tried with, until one gives a gradient."""
+
+
+class Probe:
+    """Tries terms in the last of the `experiences` that have come: made-up signals, in the shapes that were bound.
+
+    A comparison that gives no gradient whatever both sides say is a silent zero: found without knowing the loss.
+    """
+
+    def __init__(self, parts: Parts, experiences: Sequence[Experience], replays: bool) -> None:
+        self.parts, self.experiences, self.replays = parts, experiences, replays
+        self.progress = _progress(experiences[-1])
+
+    def __call__(self, term: Term) -> str | None:
+        """Why the term has nothing to teach; None where it has, or where there are no rows to tell by."""
+        if term.a.rows not in (None, "new") and not self.replays:
+            return f"it is about replayed rows ({term.a}), and there is no memory: declare one"
+        if term.teacher is None or not len(self.experiences[-1].train):
+            return None  # of one model alone, a zero may be right: cross-entropy where a single class has come
+        batch = self._batch(term)
+        if any(self._teaches(term, batch, spread) for spread in SPREADS):
+            return None
+        classes = ", ".join(map(str, sorted(set(batch.rows(*term.a.cut(batch)).y.tolist()))))
+        return (
+            f"it is 0 whatever the models say: the rows it is about are of class {classes} and '{term.teacher}' knows "
+            f"{_known(term)}; give it rows or a teacher that it can learn from"
+        )
+
+    def _batch(self, term: Term) -> Batch:
+        """New rows, and as many in each draw of what came before, in the first experience of its own."""
+        new = _some(self.experiences[-1].train, self.parts.device)
+        draws = int((term.a.rows or "").removeprefix("replay") or 1) if term.a.rows not in (None, "new") else 1
+        past = [rows for each in self.experiences[:-1] if len(rows := each.train)] or [self.experiences[-1].train]
+        old = [_some(rows, self.parts.device) for rows in past[-ROWS:]] if self.replays else []
+        if old:
+            one = old[0].joined(*old[1:])
+            one = Batch(one.x, one.y, one.sample_id, one.domain, one.experience, new=len(one))
+            new = new.joined(*[one] * draws)
+        return new.seen_as(self.parts.augment.plain(new.x))
+
+    def _teaches(self, term: Term, batch: Batch, spread: float) -> bool:
+        draws = generator(0, "probe", int(spread))
+        said = {side.model: self._made_up(term, side.model, batch, spread, draws) for side in (term.a, term.b) if side}
+        student = said[STUDENT]
+        value = term(batch, said, self.progress)
+        if value is None or not value.requires_grad:
+            return False
+        leaves = [tensor for tensor in (student.logits, *student.features.values()) if tensor is not None]
+        gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+        return any(bool(gradient.any()) for gradient in gradients if gradient is not None)
+
+    def _made_up(self, term: Term, model: str, batch: Batch, spread: float, draws: torch.Generator) -> Signals:
+        parts, needs = self.parts, term.needs(model)
+        source = parts.student if model == STUDENT else parts.teachers[model]
+        spec = source.spec()
+
+        def drawn(*shape: int) -> Tensor:
+            made = spread * torch.randn(len(batch), *shape, generator=draws)
+            return made.to(parts.device).requires_grad_(model == STUDENT)
+
+        learned = [c for c, born in zip(spec.class_ids, spec.born, strict=True) if born >= 0]
+        valid = torch.isin(batch.y, torch.tensor(learned, dtype=torch.long, device=batch.y.device))
+        if model != STUDENT and parts.teachers[model].partial:
+            valid = batch.is_replay
+        return Signals(
+            logits=drawn(len(spec.class_ids)) if needs.logits else None,
+            class_ids=torch.tensor(spec.class_ids, dtype=torch.long, device=parts.device),
+            features={name: drawn(*(source.spec(name).shape or ())) for name in needs.features},
+            valid=None if model == STUDENT else valid,
+        )
+
+
+def _some(rows: Rows, device: torch.device) -> Batch:
+    """Rows from the beginning to the end, evenly."""
+    at = torch.linspace(0, len(rows) - 1, min(ROWS, len(rows))).long()
+    return rows.gather(at.to(rows.y.device), device)
+
+
+def _known(term: Term) -> str:
+    spec = term.specs[1] if term.specs else None
+    return ", ".join(map(str, spec.class_ids)) if spec else "nothing"
+
+
+def _progress(experience: Experience) -> Progress:
+    """The experience's first step."""
+    return Progress(
+        experience=experience.index,
+        experiences=experience.count,
+        old_classes=len(experience.old_classes),
+        seen_classes=len(experience.seen),
+    )

@@ -1,0 +1,140 @@
+"""Going through a stream before anything is trained: what losses are bound to, and whether they can teach."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from clkd.engine.parts import Parts
+from clkd.engine.probe import Probe
+from clkd.engine.term import Term
+from clkd.errors import UserError
+from clkd.experience import Experience
+from clkd.memory.base import Memory
+from clkd.seeding import generator
+from clkd.teachers.network import Snapshot
+from clkd.transfer.base import Transfer
+
+log = logging.getLogger("clkd.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One experience as it will be entered: `parts` are copies, made ready for it, and good until the next scene.
+
+    Attributes:
+        waiting: terms whose teacher has nothing to say yet, by name: the teacher.
+        undefined: terms that have nothing to teach here, by name: why.
+    """
+
+    experience: Experience
+    parts: Parts
+    waiting: dict[str, str]
+    undefined: dict[str, str]
+
+
+def rehearse(parts: Parts, stream: Sequence[Experience], start: int = 0) -> Iterator[Scene]:
+    """Enter every experience with copies of the parts, in the order of calls of a run, but train nothing.
+
+    From experience `start` on, each term that can speak is tried on a few rows with made-up signals. Neither the parts
+    nor any random state is touched.
+    """
+    replays = type(parts.memory) is not Memory
+    parts = _copied(parts)
+    for experience in stream:
+        with torch.random.fork_rng(devices=[parts.device] if parts.device.type == "cuda" else []):
+            probe = Probe(parts, stream[: experience.index + 1], replays) if experience.index >= start else None
+            scene = _enter(parts, experience, probe)
+        yield scene
+        parts.end(experience)
+
+
+def refuse_undefined(parts: Parts, stream: Sequence[Experience], start: int = 0) -> None:
+    """Find the experiences from `start` on in which a loss has nothing to teach; terms that skip them are told so.
+
+    Raises:
+        UserError: there are some, and the scenario does not allow to go on without the loss.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for scene in rehearse(parts, stream, start):
+        for name, reason in scene.undefined.items():
+            found.setdefault(name, {})[scene.experience.index] = reason
+        if scene.experience.index >= start:
+            _refuse_silence(scene)
+    refused = []
+    for place, term in enumerate(parts.terms):
+        term.undefined = found.get(term.name, {})
+        if term.undefined and term.skips:
+            log.info("%s", _told(place, term, "is left out of"))
+        elif term.undefined:
+            refused.append(
+                f"{_told(place, term, 'has nothing to teach in')} (if_undefined: skip trains without it there)"
+            )
+    if refused:
+        raise UserError("; ".join(refused))
+
+
+def _told(place: int, term: Term, what: str) -> str:
+    first, *more = term.undefined
+    others = f" and {len(more)} more" if more else ""
+    return f"losses.{place}: {term.name} {what} experience {first}{others}: {term.undefined[first]}"
+
+
+def _refuse_silence(scene: Scene) -> None:
+    """The first batch would find no term to sum."""
+    speaks = [term for term in scene.parts.active() if term.name not in scene.undefined]
+    first = scene.experience.index == 0
+    heard = [term for term in speaks if not first or term.a.rows in (None, "new")]
+    if not heard and type(scene.parts.transfer) is Transfer:
+        silent = "; ".join(f"{name}: {reason}" for name, reason in scene.undefined.items())
+        waits = "; ".join(f"{name} waits for {teacher}" for name, teacher in scene.waiting.items())
+        raise UserError(
+            f"losses: none has anything to say in experience {scene.experience.index} "
+            f"({'; '.join(filter(None, (silent, waits))) or 'all are about replayed rows'}): add one about new rows, "
+            "such as cross_entropy"
+        )
+
+
+def _copied(parts: Parts) -> Parts:
+    """Copies of all that changes from one experience to the next; frozen networks from outside are shared."""
+    memo: dict[int, object] = {}
+    for teacher in parts.teachers.values():
+        memo[id(teacher.ranks)] = teacher.ranks
+        network = teacher.module()
+        if network is not None and teacher.frozen and not isinstance(teacher, Snapshot):
+            memo[id(network)] = network
+    student, terms, teachers, transfer = copy.deepcopy(
+        (parts.student, parts.terms, parts.teachers, parts.transfer), memo
+    )
+    for term in terms:
+        term.undefined = {}
+    return Parts(student, parts.augment, terms, teachers, Memory(), transfer, parts.transfer_weight)
+
+
+def _enter(parts: Parts, experience: Experience, probe: Probe | None) -> Scene:
+    """As `Parts.begin`, but what goes wrong with a term is noted."""
+    parts.experience = experience.index
+    parts.student.grow(experience.classes, experience.index, generator(0))
+    for teacher in parts.teachers.values():
+        teacher.begin(experience, parts.student)
+    active = parts.active()
+    waiting = {term.name: term.teacher or "" for term in parts.terms if term not in active}
+    undefined: dict[str, str] = {}
+    for term in active:
+        if reason := _bound(parts, term, experience) or (probe and probe(term)):
+            undefined[term.name] = term.undefined[experience.index] = reason
+    parts.transfer.begin(experience, parts.student)
+    return Scene(experience, parts, waiting, undefined)
+
+
+def _bound(parts: Parts, term: Term, experience: Experience) -> str | None:
+    """Bind the term; why it cannot be, where it cannot."""
+    try:
+        parts.ready(term, experience)
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,0 +1,79 @@
+"""`clkd explain` says what a run does: the formula against weights reckoned by hand, the costs against layer sizes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from clkd.cli.main import cli
+
+SCENARIO = """\
+name: small
+stream: {dataset: digits, split: {by: class, classes: [[0, 1], [2, 3], [4, 5, 6]]}, augment: none}
+student: {model: {kind: mlp, hidden: [8]}, head: linear}
+teachers: {previous: {kind: previous, recall: false}, external: {kind: fit, model: {kind: mlp, hidden: [16]}}}
+losses:
+  - cross_entropy
+  - {kind: kd, between: [student, previous], weight: old_fraction}
+  - {kind: kd, between: [student, external], weight: {kind: warmup, value: 2, steps: 1}}
+  - {kind: features, between: [student.penultimate, external.penultimate], weight: 0.1}
+memory: {kind: reservoir, size: 50}
+train: {batch_size: 10, optimizer: {kind: sgd, lr: 0.1}}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    file = tmp_path / "small.yaml"
+    file.write_text(SCENARIO)
+    return str(file)
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False, standalone_mode=False)
+    return done.exit_code, done.output
+
+
+def test_the_formula_has_the_weights_reckoned_by_hand(path: str) -> None:
+    told = json.loads(run("explain", path, "--json")[1])
+    external = "T²KL(student ‖ external, classes {})"
+    rest = "0.00→2.00·" + external + " + 0.10·MSE(projected student.penultimate ‖ external.penultimate)"
+    previous = "T²KL(student ‖ previous, classes {})"
+    assert [each["loss"] for each in told["experiences"]] == [
+        "1.00·CE(seen) + " + rest.format("0–1"),
+        "1.00·CE(seen) + 0.50·" + previous.format("0–1") + " + " + rest.format("0–3"),
+        "1.00·CE(seen) + 0.57·" + previous.format("0–3") + " + " + rest.format("0–6"),  # 4 of 7 classes are old
+    ]
+    assert [each["waiting"] for each in told["experiences"]] == [{"kd_previous": "previous"}, {}, {}]
+
+
+def test_costs_and_projectors_are_those_of_the_layers(path: str) -> None:
+    *_, last = json.loads(run("explain", path, "--json")[1])["experiences"]
+    rows, pixels = 20, 64
+    assert last["macs_per_step"] == {"student": 3 * rows * (pixels * 8 + 8 * 7), "previous": rows * (64 * 8 + 8 * 4),
+                                     "external": 0}  # fmt: skip  # its answers are recalled: views are fixed
+    assert last["student_parameters"] == 64 * 8 + 8 + 8 * 7 + 7
+    first, second, _ = json.loads(run("explain", path, "--json")[1])["experiences"]
+    assert first["created"] == {
+        "features_external.aligners.0.projector.weight": 8 * 16,
+        "features_external.aligners.0.projector.bias": 16,
+    }
+    assert second["created"] == {}
+
+
+def test_the_text_names_what_is_left_out(path: str) -> None:
+    code, out = run("explain", path, "--set", "losses.1.rows=valid", "--set", "memory=none",
+                    "--set", "losses.1.if_undefined=skip")  # fmt: skip
+    assert code == 0
+    assert "kd_previous is left out: it is 0 whatever the models say" in out
+    assert "external sees the student's view, knows classes 0–9, answers recalled" in out
+
+
+def test_validate_with_data_finds_what_validate_without_cannot(path: str) -> None:
+    arguments = ("validate", path, "--set", "losses.1.rows=valid", "--set", "memory=none")
+    assert "ok:" in run(*arguments)[1]
+    assert "losses.1: kd_previous has nothing to teach in experience 1 and 1 more" in run(*arguments, "--data")[1]
+    assert "ok:" in run(*arguments, "--data", "--set", "losses.1.if_undefined=skip")[1]

@@ -1,0 +1,112 @@
+"""What every loss will be bound to is tried before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clkd.data.augment import Augment
+from clkd.engine.parts import Parts
+from clkd.engine.rehearse import refuse_undefined, rehearse
+from clkd.engine.term import Side, Term
+from clkd.errors import UserError
+from clkd.experience import Experience
+from clkd.frozen import state_hash
+from clkd.losses.base import Loss
+from clkd.losses.classification import CrossEntropy
+from clkd.losses.response import KD
+from clkd.models.student import Student
+from clkd.signals import Batch, Signals, Spec
+from clkd.teachers.previous import Previous
+
+BETWEEN = (Side("student"), Side("previous"))
+
+
+@pytest.fixture
+def parts(make_student: Callable[[], Student], augment: Augment) -> Callable[..., Parts]:
+    def make(*terms: Term) -> Parts:
+        first = Term("ce", CrossEntropy(), (Side("student"),))
+        return Parts(make_student(), augment, [first, *terms], {"previous": Previous()})
+
+    return make
+
+
+class Pairs(Loss):
+    """Needs four classes on the student's side."""
+
+    def bind(self, a: Spec, b: Spec | None) -> None:
+        if len(a.class_ids) > 2:
+            raise UserError("pairs: at most two classes")
+
+    def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
+        return a.logits.square().sum(1)
+
+
+class Zero(Loss):
+    """A silent zero from the second experience on."""
+
+    def bind(self, a: Spec, b: Spec | None) -> None:
+        self.scale = float(len(a.class_ids) < 3)
+
+    def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
+        return self.scale * a.logits.square().sum(1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "sides", "said"),
+    [
+        (Pairs(), (Side("student"),), "losses.1: x has nothing to teach in experience 1: pairs: at most two classes"),
+        (Zero(), BETWEEN, "experience 1: it is 0 whatever the models say: the rows .* are of class 2, 3"),
+        (KD(rows="valid"), BETWEEN, "are of class 2, 3 and 'previous' knows 0, 1"),
+        (CrossEntropy(), (Side("student", rows="replay"),), "experience 0 and 1 more: it is about replayed rows"),
+    ],
+)  # fmt: skip
+def test_what_has_nothing_to_teach_later_is_refused_first_or_left_out_there(
+    loss: Loss, sides: Any, said: str, parts: Callable[..., Parts], experiences: list[Experience]
+) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        refuse_undefined(parts(Term("x", loss, sides)), experiences)
+    assert "if_undefined: skip" in str(caught.value)
+    made = parts(Term("x", loss, sides, skips=True))
+    refuse_undefined(made, experiences)
+    names = []
+    for experience in experiences:
+        made.begin(experience, 0)
+        names.append([term.name for term in made.active()])
+        made.end(experience)
+    assert names[1] == ["ce"]
+
+
+def test_what_is_trained_already_is_not_asked(parts: Callable[..., Parts], experiences: list[Experience]) -> None:
+    refuse_undefined(parts(Term("x", Zero(), BETWEEN)), experiences[:1])
+    refuse_undefined(parts(Term("x", Zero(), BETWEEN)), experiences, start=2)
+
+
+def test_one_class_alone_is_no_mistake_for_cross_entropy(
+    parts: Callable[..., Parts], experiences: list[Experience]
+) -> None:
+    rows = experiences[0].train.select(experiences[0].train.y == 0)
+    refuse_undefined(parts(), [Experience(0, (0,), (0,), rows, rows, rows, "[0]", 1)])
+
+
+def test_a_stream_without_a_word_to_say_is_refused(parts: Callable[..., Parts], experiences: list[Experience]) -> None:
+    made = parts(Term("kd", KD(), BETWEEN))
+    del made.terms[0]
+    with pytest.raises(UserError, match=r"none has anything to say in experience 0 .kd waits for previous"):
+        refuse_undefined(made, experiences)
+
+
+def test_it_leaves_no_trace(parts: Callable[..., Parts], experiences: list[Experience]) -> None:
+    made = parts(Term("kd", KD(), BETWEEN))
+    torch.manual_seed(0)
+    before = state_hash(made.modules()), torch.get_rng_state()
+    scenes = [(dict(scene.waiting), scene.parts.student.class_ids) for scene in rehearse(made, experiences)]
+    assert scenes == [({"kd": "previous"}, (0, 1)), ({}, (0, 1, 2, 3))]
+    assert state_hash(made.modules()) == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert not made.teachers["previous"].ready
+    assert made.student.class_ids == ()
