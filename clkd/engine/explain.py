@@ -106,6 +106,8 @@ def _described(term: Term) -> str:
 def _weight(weight: float | Schedule, experience: Experience, scenario: Scenario) -> str:
     if not isinstance(weight, Schedule):
         return f"{weight:.2f}" if abs(weight) >= 0.01 else f"{weight:g}"
+    if weight.reads_signals:
+        return type(weight).__name__
     first, last = (weight(progress) for progress in _ends(experience, scenario))
     if isinstance(first, torch.Tensor) or isinstance(last, torch.Tensor):
         return type(weight).__name__

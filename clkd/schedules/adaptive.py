@@ -17,6 +17,8 @@ class Adaptive(Schedule):
     The mean is over all rows of the batch, replayed ones too. With several processes each looks at its own rows.
     """
 
+    reads_signals = True
+
     def __init__(self, low: float = 0.0, high: float = 1.0) -> None:
         self.low, self.high = low, high
 

@@ -42,7 +42,10 @@ class Schedule:
     """A number that depends on where training stands, and may look at the student's signals.
 
     One that is an `nn.Module`, too, has its parameters moved, optimised and saved with the term that it belongs to.
+    `reads_signals` is True where the number depends on what the student says, so that nobody can tell it ahead.
     """
+
+    reads_signals: bool = False
 
     def __call__(self, progress: Progress, signals: Signals | None = None) -> float | Tensor:
         raise NotImplementedError

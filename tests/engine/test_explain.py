@@ -50,6 +50,14 @@ def test_the_formula_has_the_weights_reckoned_by_hand(path: str) -> None:
     assert [each["waiting"] for each in told["experiences"]] == [{"kd_previous": "previous"}, {}, {}]
 
 
+def test_a_weight_that_depends_on_answers_stands_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "adaptive.yaml"
+    file.write_text(SCENARIO.replace("weight: old_fraction", "weight: {kind: confidence}").replace(
+        "  - cross_entropy", "  - {kind: cross_entropy, weight: uncertainty}"))  # fmt: skip
+    _, second, _ = json.loads(run("explain", str(file), "--json")[1])["experiences"]
+    assert second["loss"].startswith("Uncertainty·CE(seen) + Confidence·T²KL(student ‖ previous, classes 0–1)")
+
+
 def test_costs_and_projectors_are_those_of_the_layers(path: str) -> None:
     *_, last = json.loads(run("explain", path, "--json")[1])["experiences"]
     rows, pixels = 20, 64
