@@ -28,7 +28,7 @@ from clkd.scenario.request import RunRequest
 @set_option
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--dry-run", is_flag=True, help="Compose everything and list the experiences; train nothing.")
-@click.option("--tracking", type=click.Choice(["mlflow", "offline", "off"]), help="Where the run is recorded.")
+@click.option("--tracking", type=click.Choice(["mlflow", "required", "offline", "off"]), help="Where the run is recorded.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow's tracking URI.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @json_option
@@ -44,7 +44,7 @@ def command(
     overrides: tuple[str, ...],
     device: str | None,
     dry_run: bool,
-    tracking: Literal["mlflow", "offline", "off"] | None,
+    tracking: Literal["mlflow", "required", "offline", "off"] | None,
     tracking_uri: str | None,
     quiet: bool,
     as_json: bool,

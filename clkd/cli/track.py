@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -71,5 +70,9 @@ def _directories(runs: tuple[str, ...]) -> list[RunDirectory]:
 def _said(synced: Synced) -> str:
     if not synced.found:
         return "still being trained, skipped"
-    brought: dict[str, Any] = {name: number for name, number in synced.brought.items() if number}
-    return ", ".join(f"{number:,} {name}" for name, number in brought.items()) or "nothing was missing"
+    told = (f"{number:,} {_one(name) if number == 1 else name}" for name, number in synced.brought.items() if number)
+    return ", ".join(told) or "nothing was missing"
+
+
+def _one(name: str) -> str:
+    return {"children": "child"}.get(name, name.removesuffix("s"))
