@@ -88,7 +88,13 @@ class Entry:
     @cached_property
     def options(self) -> type[Options]:
         """The config model: the registered one, or the factory's own signature read as one."""
-        return self.config or _from_signature(self.name, self.load)
+        try:
+            return self.config or _from_signature(self.name, self.load)
+        except NameError as error:  # imported for type checkers only
+            raise PluginError(
+                f"{self.kind}: '{self.name}' from plugin '{self.plugin}': the types of its parameters cannot be read "
+                f"({error}): import that name outside `if TYPE_CHECKING`, or register a config model"
+            ) from error
 
 
 @dataclass(slots=True)

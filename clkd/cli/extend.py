@@ -28,7 +28,9 @@ from clkd.scenario.request import RunRequest
 @set_option
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--dry-run", is_flag=True, help="Compose everything and list the experiences; train nothing.")
-@click.option("--tracking", type=click.Choice(["mlflow", "required", "offline", "off"]), help="Where the run is recorded.")
+@click.option(
+    "--tracking", type=click.Choice(["mlflow", "required", "offline", "off"]), help="Where the run is recorded."
+)
 @click.option("--tracking-uri", metavar="URI", help="MLflow's tracking URI.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @json_option

@@ -15,7 +15,7 @@ import pytest
 from states import assert_same, state
 
 from clkd import checkpoint
-from clkd.scenario.document import to_yaml
+from clkd.scenario.document import parse, to_yaml
 
 DEATH = '''
 """Kills the process where `death.json` says: after so many Python calls of training, or `fsync`s, or at a step."""
@@ -96,15 +96,30 @@ SCENARIO: dict[str, Any] = {
     "checkpoint": {"every_steps": 3, "every_minutes": None, "keep": 1},
 }
 STEPS = 2 * 2 * 7
+SHIPPED = Path(__file__).parents[2] / "scenarios" / "split_cifar.yaml"
+
+
+def main_job() -> dict[str, Any]:
+    """The shipped scenario on a few rows of the stand-in: five experiences of 7 steps, with a small teacher."""
+    data = parse(SHIPPED.read_text(encoding="utf-8")).data
+    data["stream"]["dataset"] |= {"name": "digits", "rows_per_class": 20}
+    data["teachers"]["external"] |= {"model": "resnet8", "epochs": 1}
+    data["losses"].append("dies")
+    data["train"] |= {"min_steps": 7}
+    return {**data, "checkpoint": {"every_steps": 2, "every_minutes": None, "keep": 1}}
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    (tmp_path / "plugins").mkdir()
-    (tmp_path / "plugins" / "death.py").write_text(DEATH)
-    (tmp_path / "whole.yaml").write_text(to_yaml({**SCENARIO, "output": "whole"}))
-    (tmp_path / "cut.yaml").write_text(to_yaml({**SCENARIO, "output": "cut"}))
-    return tmp_path
+    return prepared(tmp_path, SCENARIO)
+
+
+def prepared(home: Path, scenario: dict[str, Any]) -> Path:
+    (home / "plugins").mkdir()
+    (home / "plugins" / "death.py").write_text(DEATH)
+    for name in ("whole", "cut"):
+        (home / f"{name}.yaml").write_text(to_yaml({**scenario, "output": name}))
+    return home
 
 
 def clkd(home: Path, *arguments: str, **death: int) -> int:
@@ -125,17 +140,19 @@ def go_on(home: Path, *more: str, **death: int) -> int:
     return clkd(home, *which, *more, **death)
 
 
-def assert_same_runs(home: Path) -> None:
+def assert_same_runs(home: Path, experiences: int = 2, epochs: int = 2) -> None:
     states, stories, results = [], [], []
     for name in ("whole", "cut"):
-        assert [path.name for path in (home / name / "checkpoints").iterdir()] == ["exp_001"], "keep: 1"
+        assert [path.name for path in (home / name / "checkpoints").iterdir()] == [f"exp_{experiences - 1:03}"], (
+            "keep: 1"
+        )
         states.append(state(home / name))
         lines = list(map(json.loads, (home / name / "metrics.jsonl").read_text().splitlines()))
         stories.append([told(line) for line in lines if line["event"] in ("epoch", "experience")])
         results.append(json.loads((home / name / "result.json").read_text()))
     assert_same(*states)
     assert stories[0] == stories[1]
-    assert len(stories[0]) == 2 * 2 + 2, "each epoch and experience is told once"
+    assert len(stories[0]) == experiences * (epochs + 1), "each epoch and experience is told once"
     for key in ("status", "metrics", "accuracy_matrix"):
         assert results[0][key] == results[1][key]
 
@@ -176,6 +193,22 @@ def test_killed_anywhere(home: Path, seed: int) -> None:
     assert_same_runs(home)
     if seed == 0:
         assert_each_point_once(home)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_main_job_killed_in_each_experience(tmp_path: Path) -> None:
+    home, draw = prepared(tmp_path, main_job()), random.Random(5)
+    assert clkd(home, "whole.yaml", "--tracking", "offline") == 0
+    steps = [json.loads(line)["step"] for line in (home / "whole" / "metrics.jsonl").read_text().splitlines()
+             if json.loads(line)["event"] == "experience"]  # fmt: skip
+    for first, last in zip([0, *steps], steps, strict=False):
+        assert go_on(home, "--tracking", "offline", step=draw.randint(first + 1, last)) == -signal.SIGKILL
+    assert go_on(home, "--tracking", "offline") == 0
+    epochs = sum(
+        json.loads(line)["event"] == "epoch" for line in (home / "whole" / "metrics.jsonl").read_text().splitlines()
+    )
+    assert_same_runs(home, len(steps), epochs // len(steps))
 
 
 def assert_each_point_once(home: Path) -> None:

@@ -119,6 +119,15 @@ def test_a_factory_gets_its_options_and_the_offers_it_names(found):
     assert plugins.registry.build(part, seed=7, context=None).got == (3, 7, 1.0)
 
 
+def test_a_parameter_whose_type_cannot_be_read_is_a_mistake_of_the_plugin(found):
+    plugins, _ = found(
+        "class Mine:\n    def __init__(self, rows: 'Sequence[int]' = ()): ...\n"
+        "@hookimpl\ndef clkd_register_losses(register): register('mine', Mine)"
+    )
+    with pytest.raises(PluginError, match=r"losses: 'mine' from plugin 'mine': .*'Sequence' is not defined"):
+        plugins.registry.parse("losses", "mine")
+
+
 def test_a_factory_that_does_not_load_is_named(found):
     plugins, _ = found("@hookimpl\ndef clkd_register_losses(register): register('lost', 'nowhere_xyz:Lost')")
     with pytest.raises(
