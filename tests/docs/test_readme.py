@@ -31,8 +31,9 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a newcomer has it: the scenarios and the README's own plugin."""
+    """A folder as a newcomer has it: the scenarios, the README's own plugin, and pictures that came later."""
     home = tmp_path_factory.mktemp("home")
+    draw_pictures(home / "new_pictures", "yak", "zebra")
     shutil.copytree(ROOT / "scenarios", home / "scenarios")
     (home / "my_plugins").mkdir()
     (plugin,) = blocks("python")
@@ -41,13 +42,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A command of the README, cut short where it would train: one batch of one experience, a small teacher."""
+    """A command of the README, cut short where it would train: one batch of two experiences, a small teacher."""
     words = shlex.split(line.partition(">")[0])[1:]
-    if words[0] == "run":
-        words += ["--limit-experiences", "1"]
-        if "--resume" not in words:
-            words += ["--limit-batches", "1", "--set", "teachers.external.model=resnet8", "--set", "train.min_steps=0"]
-            words += ["--set", "teachers.external.epochs=1", "--set", "stream.dataset.rows_per_class=5"]
+    if words[0] == "run" and not {"--resume", "--from"} & set(words):
+        words += ["--limit-batches", "1", "--set", "teachers.external.model=resnet8", "--set", "train.min_steps=0"]
+        words += ["--set", "teachers.external.epochs=1", "--set", "stream.dataset.rows_per_class=5"]
+        words += ["--set", "stream.split.experiences=2"]
     return subprocess.run(
         [sys.executable, "-m", "clkd", *words],
         cwd=cwd,
@@ -58,6 +58,14 @@ def run(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         timeout=150,
         check=False,
     )
+
+
+def draw_pictures(folder: Path, *labels: str) -> None:
+    draw = np.random.default_rng(0)
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / label / f"{i}.png")
 
 
 def test_every_command_runs(home: Path) -> None:
@@ -96,12 +104,7 @@ def test_baselines_differ_from_the_main_job_only_in_what_they_leave_out() -> Non
 
 
 def test_own_images_as_the_readme_says(tmp_path: Path) -> None:
-    draw = np.random.default_rng(0)
-    for label in ("cat", "dog", "fox"):
-        folder = tmp_path / "my_images" / label
-        folder.mkdir(parents=True)
-        for i in range(10):
-            Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    draw_pictures(tmp_path / "my_images", "cat", "dog", "fox")
     stream = next(block for block in blocks("yaml") if "image_folder" in block)
     rest = "name: own\nstudent: {model: lenet, head: linear}\ntrain: {optimizer: {kind: adam}}\n"
     (tmp_path / "own.yaml").write_text(stream + rest)
