@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from clkd.context import Context
 from clkd.data.augment import Augment
 from clkd.data.store import Store
+from clkd.engine.alignment import request_layers
 from clkd.engine.fit import fit
 from clkd.engine.material import Material, Past, Reader
 from clkd.engine.parts import Parts
@@ -32,7 +33,7 @@ from clkd.options import Part, Scheduled, TeacherOptions, TermOptions, TransferO
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.model import Augment as AugmentOptions
-from clkd.scenario.model import Scenario
+from clkd.scenario.model import ReportOptions, Scenario
 from clkd.scenario.resolve import resolved
 from clkd.schedules.base import Progress, Schedule
 from clkd.seeding import derive, generator
@@ -105,14 +106,19 @@ class Composer:
         parts.memory.to(self.device)
         refuse_lost_views(parts)
         refuse_gaps(parts, stream)
-        request_taps(parts)
+        self._request_taps(parts)
         rehearse_growth(parts.student, stream)
         refuse_undefined(parts, stream, self.past.trained if self.past else 0)
         if teach and any(teacher.untrained for teacher in parts.teachers.values()):
             parts.teachers = self._teachers(context)
-            request_taps(parts)
+            self._request_taps(parts)
         speed_up(parts, scenario.train)
         return Composition(material, parts, {part.name: build(part) for part in scenario.metrics})
+
+    def _request_taps(self, parts: Parts) -> None:
+        request_taps(parts)
+        if isinstance(self.scenario.report, ReportOptions):
+            request_layers(parts, self.scenario.report)
 
     def material(self) -> Material:
         """The data, cut into a stream."""

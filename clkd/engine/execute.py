@@ -24,6 +24,7 @@ from clkd.engine.guard import NonFiniteError
 from clkd.engine.job import Job, open_job
 from clkd.engine.loop import Loop, is_check
 from clkd.engine.provenance import fitting
+from clkd.engine.report import Reporter
 from clkd.engine.retrace import retrace
 from clkd.engine.run import Outcome, Run
 from clkd.engine.saver import Saver
@@ -36,6 +37,7 @@ from clkd.experience import Experience
 from clkd.metrics.base import Record
 from clkd.plugins import Plugins, plugin_manager
 from clkd.ranks import Ranks, joined
+from clkd.scenario.model import ReportOptions
 from clkd.scenario.request import RunRequest
 from clkd.schedules.base import Progress
 from clkd.tracking.group import Trackers
@@ -170,6 +172,21 @@ class _Execution:
             save=self._save,
             limit=limit,
             look=self._look,
+            reporter=self._reporter(),
+        )
+
+    def _reporter(self) -> Reporter | None:
+        scenario, stream, options = self.job.scenario, self.composed.stream, self.job.scenario.report
+        if not isinstance(options, ReportOptions):
+            return None
+        return Reporter(
+            parts=self.composed.parts,
+            options=options,
+            seed=scenario.seed,
+            batch_size=scenario.train.eval_batch_size,
+            class_names=tuple(stream.class_names),
+            task_labels=stream.task_labels,
+            ranks=self.ranks,
         )
 
     def _on_step(self, progress: Progress) -> None:

@@ -112,11 +112,19 @@ class Parts:
                     yield self.augment.fixed(chunk, torch.full_like(chunk.y, view))
 
     def end(self, experience: Experience) -> None:
-        """Let everybody conclude. Transfer goes first: it may still change the student that teachers then copy."""
+        """Let everybody conclude."""
+        self.end_student(experience)
+        self.end_teachers(experience)
+
+    def end_student(self, experience: Experience) -> None:
+        """Those who may still change the student, transfer first; after this it is final."""
         self.transfer.end(experience, self.student)
         for term in self.active():
             term.loss.end(experience, self.student)
         self.memory.end(experience, self.student)
+
+    def end_teachers(self, experience: Experience) -> None:
+        """Those who may copy it."""
         for teacher in self.teachers.values():
             teacher.end(experience, self.student)
 

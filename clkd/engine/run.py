@@ -34,6 +34,7 @@ class Run:
         step: optimiser steps so far.
         resumed: whether this process continues an earlier one.
         origin: the run that this one goes on from (`run`, `experience`, `mlflow`), if it does.
+        report: on what the experience that was trained last has transferred, until it is told.
         carried: of each experience that the origin trained, the numbers that trackers show beside this run's own.
         tracking: what the trackers must know to go on after a resume (MLflow run ids), by tracker name.
     """
@@ -61,6 +62,7 @@ class Run:
     tracking: dict[str, dict[str, Any]] = field(default_factory=dict)
     origin: dict[str, Any] | None = None
     carried: list[dict[str, float]] = field(default_factory=list)
+    report: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)

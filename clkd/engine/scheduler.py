@@ -15,11 +15,13 @@ from clkd.engine.evaluate import evaluate, known_experiences
 from clkd.engine.loop import Loop
 from clkd.engine.material import digest
 from clkd.engine.parts import Hygiene, Parts
+from clkd.engine.report import Reporter
 from clkd.engine.run import Run
 from clkd.engine.warped import Warped
 from clkd.experience import Experience
 from clkd.metrics.base import Metric
 from clkd.streams.base import Stream
+from clkd.tracking import reports
 from clkd.tracking.group import Trackers
 
 
@@ -38,6 +40,7 @@ class Scheduler:
     limit: int | None = None
     look: Callable[[], None] = lambda: None
     """Called often while nothing is trained: may stop the run."""
+    reporter: Reporter | None = None
     warped: Warped = field(default_factory=Warped)
     _since: dict[str, float] = field(default_factory=dict)
 
@@ -52,12 +55,15 @@ class Scheduler:
             result = self._evaluate(experience)
             with self._timed("tracking"):
                 self.trackers.experience(self.run, experience, result)
-            self.run.epoch, self.run.unevaluated = 0, False
+            self.run.epoch, self.run.unevaluated, self.run.report = 0, False, None
             self.hook.clkd_experience_end(run=self.run, experience=experience, result=result)
             self.save()
         return self.run.record.trained == len(self.stream)
 
     def _train(self, experience: Experience) -> None:
+        if self.reporter:
+            with self._timed("report"):
+                self.reporter.begin(self._tests(experience))
         with self._timed("teachers"):
             replaced = self.parts.begin(experience, self.run.seed)
         if experience.index == 0 and self.loop.arrive is None:
@@ -67,10 +73,19 @@ class Scheduler:
             self.loop.train(experience, replaced)
         hygiene.check()
         with self._timed("teachers"):
-            self.parts.end(experience)
+            self.parts.end_student(experience)
+        if self.reporter:
+            with self._timed("report"):
+                self.run.report = self.reporter.end(self._tests(experience))
+        with self._timed("teachers"):
+            self.parts.end_teachers(experience)
         self.parts.compare(self.loop.ranks)
         self.run.rows, self.run.step = self.loop.rows, self.loop.progress.step
         self.run.epoch, self.run.unevaluated = self.loop.progress.epochs, True
+
+    def _tests(self, experience: Experience) -> list[Experience]:
+        """All experiences up to this one, their test rows in their domain's guise."""
+        return [self.warped(each, "test", self.parts.device) for each in self.stream[: experience.index + 1]]
 
     def _baseline(self) -> None:
         """What an untrained student scores: forward transfer is measured against it."""
@@ -126,8 +141,9 @@ class Scheduler:
 
     def _result(self, experience: Experience, validation: dict[int, float]) -> dict[str, Any]:
         """What trackers and plugins are told about a finished experience."""
-        record = self.run.record
+        record, report = self.run.record, self.run.report
         return {
+            **({"report": report} if report else {}),
             "accuracy": record.class_incremental[experience.index],
             "accuracy_task_aware": record.task_aware[experience.index],
             "per_class": self._per_class(),
@@ -136,6 +152,7 @@ class Scheduler:
             "digest": digest(experience),
             "metrics": {f"stream/{name}": metric(record) for name, metric in self.metrics.items()}
             | ({"validation/average_accuracy": sum(validation.values()) / len(validation)} if validation else {})
+            | (reports.points(report) if report else {})
             | self._resources(),
         }
 

@@ -158,6 +158,27 @@ class CheckpointOptions(Options):
     experience under way does not count."""
 
 
+class ReportOptions(Options):
+    """What is told after each experience of what was transferred in it. It changes no weight and costs some time."""
+
+    cka: tuple[str, ...] = ("penultimate",)
+    """Layers that are compared by CKA: a tap of student and teachers alike (`stage3`), or of one of them
+    (`student.stage3`, `external.stage2`); none if empty."""
+    estimator: Literal["debiased", "biased"] = "debiased"
+    """How CKA estimates HSIC: without bias, or as Kornblith et al. (2019) do, which is near 1 for wide layers."""
+    rows: Annotated[int, Field(ge=4)] = 2000
+    """Test rows that CKA looks at, at most: of each class as many. All else is counted over all test rows."""
+
+
+def _on_or_spelt_out(raw: Any) -> Any:
+    """As `_named_or_spelt_out`; `true` is all defaults."""
+    if isinstance(raw, Mapping):
+        return ReportOptions.model_validate(raw)
+    if not isinstance(raw, bool | ReportOptions):
+        raise ValueError(f"give true, false, or options such as {{cka: [penultimate]}}; got {raw!r}")
+    return ReportOptions() if raw is True else raw
+
+
 class TrackingOptions(Options):
     """Where the run is recorded beside its own directory."""
 
@@ -195,6 +216,8 @@ class Scenario(Options):
     metrics: tuple[MetricPart, ...]
     train: TrainOptions
     checkpoint: CheckpointOptions = CheckpointOptions()
+    report: Annotated[ReportOptions | bool, BeforeValidator(_on_or_spelt_out)] = False
+    """What was transferred in each experience: `true`, or options; by default nothing is said of it."""
     tracking: TrackingOptions = TrackingOptions()
 
     @field_validator("device")

@@ -1,13 +1,13 @@
-"""The files that MLflow keeps of a run: copies from its directory, and the accuracy matrix in four guises."""
+"""The files that MLflow keeps of a run: copies from its directory, the accuracy matrix in four guises, reports."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from clkd.tracking import labels
+from clkd.tracking import labels, reports
 from clkd.tracking.events import FILE
 from clkd.tracking.points import without_nan
 
@@ -19,7 +19,8 @@ CONSTANT = {"scenario.yaml": "scenario.yaml", "config.resolved.yaml": "resolved.
 """Artifact, and the file of the run's directory that it is a copy of."""
 GROWING = {"environment.txt": "environment.txt", "result.json": "result.json", FILE: FILE}
 MATRIX = ("accuracy_matrix.csv", "accuracy_matrix.json", "figures/accuracy_matrix.png", "figures/forgetting.png")
-CHANGING = frozenset((*GROWING, *MATRIX))
+REPORTED = ("figures/agreement.png", "figures/cka.png")
+CHANGING = frozenset((*GROWING, *MATRIX, *REPORTED))
 """What is another one each time that a run ends."""
 
 Content = Callable[[], "Path | str | Figure"]
@@ -37,6 +38,7 @@ def of(directory: Path, rows: list[list[float]], title: str, over: bool) -> dict
     found: dict[str, Content] = {
         name: _copy(name, directory / file) for name, file in copies.items() if (directory / file).exists()
     }
+    found |= _reports(directory, title, over)
     return {**found, **_matrix(rows, title)} if over and rows else found
 
 
@@ -62,17 +64,38 @@ def _copy(name: str, path: Path) -> Content:
     return (lambda: path) if path.name == name else lambda: path.read_text(encoding="utf-8")
 
 
+def _reports(directory: Path, title: str, over: bool) -> dict[str, Content]:
+    """A copy of each report as soon as it is there; in the end pictures of what they say, if they say it of anybody."""
+    paths = {f"{reports.FOLDER}/{path.name}": path for path in reports.files(directory)}
+    copies = {name: _copy(name, path) for name, path in paths.items()}
+    if not (over and paths):
+        return copies
+    told = [reports.read(path) for path in paths.values()]
+    agreement, alike = reports.agreement_by_class(told[-1]), reports.cka_over_time(told)
+    made = (
+        _drawn("agreement", agreement, f"{title}, experience {told[-1]['experience']}") if agreement else None,
+        _drawn("cka", alike, title) if alike else None,
+    )
+    return copies | {name: content for name, content in zip(REPORTED, made, strict=True) if content}
+
+
 def _matrix(rows: list[list[float]], title: str) -> dict[str, Content]:
-    def drawn(name: str) -> Figure:
-        from clkd.tracking import figures
-
-        figure: Figure = getattr(figures, name)(rows, title)
-        return figure
-
     made: tuple[Content, ...] = (
         lambda: labels.matrix_csv(rows),
         lambda: json.dumps(without_nan({"accuracy_matrix": rows}), indent=2),
-        lambda: drawn("accuracy_matrix"),
-        lambda: drawn("forgetting"),
+        _drawn("accuracy_matrix", rows, title),
+        _drawn("forgetting", rows, title),
     )
     return dict(zip(MATRIX, made, strict=True))
+
+
+def _drawn(name: str, values: Any, title: str) -> Content:
+    """One of `clkd.tracking.figures`, drawn when it is called."""
+
+    def draw() -> Figure:
+        from clkd.tracking import figures
+
+        figure: Figure = getattr(figures, name)(values, title)
+        return figure
+
+    return draw

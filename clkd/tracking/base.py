@@ -22,7 +22,7 @@ class Tracker:
 
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
         """After each experience: `result["metrics"]` (named for MLflow), `accuracy`, `accuracy_task_aware`,
-        `per_class` and the matrix so far in `run.record`."""
+        `per_class`, `report` if one was asked for, and the matrix so far in `run.record`."""
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """Once, however the run ended."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from clkd.tracking import reports
 from clkd.tracking.base import Tracker
 from clkd.tracking.points import percent
 
@@ -69,7 +70,8 @@ class ConsoleTracker(Tracker):
             return
         _say(f"{_place(experience)} accuracy in percent, after (rows) on (columns) experience:")
         _say(matrix_text(run.record.matrix, experience.index + 1))
-        for line in cache_lines(result.get("metrics", {})):
+        lines = reports.summary(result["report"]) if "report" in result else ()
+        for line in (*cache_lines(result.get("metrics", {})), *lines):
             _say(line)
 
     def end(self, run: Run, outcome: Outcome) -> None:

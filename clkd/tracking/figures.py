@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from clkd.tracking.reports import Pair
 
 COLOURS = "cividis"
 """Reads the same with and without colour vision, and in grey."""
@@ -30,9 +36,43 @@ def accuracy_matrix(rows: list[list[float]], title: str = "") -> Figure:
     axes.set(xticks=_ticks(count), yticks=_ticks(count))
     figure.colorbar(image, ax=axes, label="accuracy in percent", shrink=0.8)
     if count <= MOST_NUMBERS:
-        for (i, j), value in np.ndenumerate(grid):
-            if not np.isnan(value):
-                axes.text(j, i, f"{value:.0f}", ha="center", va="center", color="black" if value > 55 else "white")
+        _number(axes, grid, ".0f", middle=55)
+    return figure
+
+
+def agreement(teachers: Mapping[str, Mapping[str, float]], title: str = "") -> Figure:
+    """Bars for each class, one of each teacher that knows it: how often it and the student say the same, in percent."""
+    classes = list(dict.fromkeys(name for each in teachers.values() for name in each))
+    width = 0.8 / len(teachers)
+    figure = Figure(figsize=(min(3 + 0.5 * len(classes), 16), 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (teacher, each) in enumerate(teachers.items()):
+        at = [classes.index(name) + (place - (len(teachers) - 1) / 2) * width for name in each]
+        shade = colormaps[COLOURS]((place + 0.5) / len(teachers))
+        axes.bar(at, [100 * value for value in each.values()], width, color=shade, label=teacher)
+    ticks = _ticks(len(classes), most=30)
+    names = [classes[at][:12].replace("$", r"\$") for at in ticks]  # between two of them would be a formula
+    axes.set_xticks(ticks, names, rotation=45 if len(classes) > MOST_NUMBERS else 0)
+    axes.set(xlabel="class", ylabel="agreement with the student in percent", ylim=(0, 100), title=title)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def cka(values: Mapping[Pair, Mapping[int, float]], title: str = "") -> Figure:
+    """Heat map: how alike layers of student and teachers are (a row for each pair) after each experience (columns)."""
+    count = 1 + max(index for each in values.values() for index in each)
+    grid = np.full((len(values), count), np.nan)
+    for row, each in zip(grid, values.values(), strict=True):
+        for index, value in each.items():
+            row[index] = value
+    figure = Figure(figsize=(min(4.5 + 0.5 * count, 16), 1.6 + 0.4 * len(values)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(grid, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
+    axes.set(xlabel="after training on experience", xticks=_ticks(count), title=title)
+    axes.set_yticks(range(len(values)), [f"{pair.ours} – {pair.teacher}.{pair.theirs}" for pair in values])
+    figure.colorbar(image, ax=axes, label="CKA")
+    if count <= MOST_NUMBERS:
+        _number(axes, grid, ".2f", middle=0.55)
     return figure
 
 
@@ -62,5 +102,12 @@ def forgetting(rows: list[list[float]], title: str = "") -> Figure:
     return figure
 
 
-def _ticks(count: int) -> range:
-    return range(0, count, max(1, count // 10))
+def _number(axes: Axes, grid: NDArray[np.float64], form: str, middle: float) -> None:
+    """Write each cell's value into it: black on what is brighter than the middle."""
+    for (i, j), value in np.ndenumerate(grid):
+        if not np.isnan(value):
+            axes.text(j, i, f"{value:{form}}", ha="center", va="center", color="black" if value > middle else "white")
+
+
+def _ticks(count: int, most: int = 10) -> range:
+    return range(0, count, max(1, count // most))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from clkd.disk import write_whole
-from clkd.tracking import events, labels
+from clkd.tracking import events, labels, reports
 from clkd.tracking.base import Tracker
 from clkd.tracking.events import END, EPOCH, EXPERIENCE, FILE, START
 from clkd.tracking.points import experience_points, without_nan
@@ -27,6 +27,8 @@ log = logging.getLogger("clkd.tracking")
 
 class JsonlTracker(Tracker):
     """Appends one JSON object per moment to `metrics.jsonl`, and lists the installed packages in `environment.txt`.
+
+    Where an experience comes with a report, it lies in `reports/`.
 
     Keys: `time` (Unix seconds), `event` (start, epoch, experience, end), `step` (optimiser steps so far), `experience`
     and `epoch` where they apply (from 0), `metrics` by name, null where a value is not a number. A start says who the
@@ -48,6 +50,7 @@ class JsonlTracker(Tracker):
         path = run.directory / FILE
         if path.exists():
             _drop_unfinished(path, run.record.trained, run.epoch)
+            reports.drop(run.directory, run.record.trained)
         self._epochs = {run.record.trained: run.epoch}
         self._waiting.clear()
         self._file = path.open("ab", buffering=0)
@@ -68,6 +71,8 @@ class JsonlTracker(Tracker):
         points = experience_points(run, experience, result)
         entry = {"event": EXPERIENCE, "experience": experience.index, **about, "metrics": points}
         self._append(run, entry, sync=True)
+        if "report" in result:
+            reports.write(run.directory, result["report"])
 
     def end(self, run: Run, outcome: Outcome) -> None:
         metrics = outcome.result.get("metrics", {})
