@@ -204,8 +204,9 @@ def test_cka_is_that_of_the_features_over_a_sample_of_each_class(plugins: Plugin
     made = composed(run, plugins)
     test = made.stream[0].test
     x = made.parts.augment.plain(test.gather(torch.arange(len(test))).x)
+    student = student_after(run, 0, plugins)
     with torch.no_grad():
-        ours = student_after(run, 0, plugins).backbone(x).double().numpy()
+        ours = student.backbone(x).double().numpy()
         theirs = made.parts.teachers["big"].module().backbone(x).double().numpy()
     ours, theirs = ours - ours.mean(0), theirs - theirs.mean(0)
     cross, own = np.linalg.norm(ours.T @ theirs) ** 2, [np.linalg.norm(each.T @ each) for each in (ours, theirs)]
