@@ -95,8 +95,20 @@ class Tally:
         self.sums += rows @ F.one_hot(y, self.sums.shape[1]).double()
 
 
-def flips(before: Tensor | None, now: Tensor) -> tuple[Tensor, Tensor]:
-    """`[B]` bool: rows that became right, and rows that became wrong; none of either where nothing came before."""
-    if before is None:
-        return torch.zeros_like(now), torch.zeros_like(now)
-    return now & ~before, before & ~now
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Where the student is right now, and what became of it, `[B]` bool each.
+
+    Attributes:
+        gained, lost: wrong before and right now, and the reverse.
+    """
+
+    right: Tensor
+    gained: Tensor
+    lost: Tensor
+
+    @classmethod
+    def since(cls, before: Tensor | None, now: Tensor, old: Tensor) -> Answers:
+        """`old` are rows of classes that the student knew before: no other can have changed sides."""
+        before = now if before is None else torch.where(old, before, now)
+        return cls(now, now & ~before, before & ~now)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clkd.engine.agreement import Agreement, Tally, Verdict, flips
+from clkd.engine.agreement import Agreement, Answers, Tally, Verdict
 from clkd.engine.alignment import alignment
 from clkd.engine.batches import batches
 from clkd.engine.parts import Parts
@@ -73,14 +73,15 @@ class Reporter:
         with self._aside():
             student, teachers, silent = self._compare(experiences)
             layers = alignment(self.parts, self.options, self._distinct(experiences), self.seed, self.ranks)
+        old = () if self._before is None else last.old_classes
         told = {
-            name: {"skipped": silent[name]} if name in silent else self._told(teachers[name])
+            name: {"skipped": silent[name]} if name in silent else self._told(teachers[name], old)
             for name in self.parts.teachers
         }
         return {
             "experience": last.index,
             "name": last.name,
-            "student": self._told(student),
+            "student": self._told(student, old),
             "teachers": told,
             "cka": layers,
         }
@@ -120,17 +121,19 @@ class Reporter:
     def _compare(self, experiences: Sequence[Experience]) -> tuple[Tally, dict[str, Tally], dict[str, str]]:
         """The student's counts, those of each teacher, and why a teacher has none."""
         device, classes = self.parts.device, max(len(self.class_names), *(c + 1 for c in self.parts.student.class_ids))
+        old = torch.tensor(experiences[-1].old_classes, dtype=torch.long, device=device)
         comparisons, silent = self._comparisons(classes)
         student = Tally(STUDENT_COUNTS, classes, device)
         tallies = {name: Tally(TEACHER_COUNTS, classes, device) for name in comparisons}
         with closing(self._pass(experiences)) as looked:
             for place, (task, batch, said, now) in enumerate(looked):
                 before = None if self._before is None else self._before[place]
+                answers = Answers.since(before, now, torch.isin(batch.y, old))
                 verdicts = self._ask(comparisons, silent, batch, said, task)
-                student.add(batch.y, of_student(before, now))
+                student.add(batch.y, of_student(answers))
                 for name, verdict in verdicts.items():
                     others = [other for rival, other in verdicts.items() if rival != name]
-                    tallies[name].add(batch.y, of_teacher(before, now, verdict, others))
+                    tallies[name].add(batch.y, of_teacher(answers, verdict, others))
         for tally in (student, *tallies.values()):
             tally.sums = self.ranks.sum(tally.sums)
         for name, tally in tallies.items():
@@ -169,24 +172,23 @@ class Reporter:
                 silent[name] = str(error)
         return verdicts
 
-    def _told(self, tally: Tally) -> dict[str, Any]:
-        """All counts in plain numbers, in all and of each class that has rows."""
-        told = [self._entry(tally.names, column) for column in tally.sums.T.tolist()]
+    def _told(self, tally: Tally, old: Sequence[int]) -> dict[str, Any]:
+        """All counts in plain numbers, in all and of each class that has rows; `old` classes alone can flip."""
+        told = [_entry(tally.names, column, c in old) for c, column in enumerate(tally.sums.T.tolist())]
         names = [*self.class_names, *(f"class {c}" for c in range(len(self.class_names), len(told)))]
         classes = {name: each for name, each in zip(names, told, strict=True) if each["rows"]}
-        return {**self._entry(tally.names, tally.sums.sum(1).tolist()), "classes": classes}
+        return {**_entry(tally.names, tally.sums.sum(1).tolist(), bool(old)), "classes": classes}
 
-    def _entry(self, names: Sequence[str], values: Sequence[float]) -> dict[str, Any]:
-        """Of shares the mean; of what is told by the student before, nothing where there was none."""
-        counted = dict(zip(names, values, strict=True))
-        entry: dict[str, Any] = {name: int(count) for name, count in counted.items() if name not in ("agreed", "kl")}
-        if "kl" in counted:
-            rows = counted["rows"]
-            shares = {"agreement": counted["agreed"], "kl": counted["kl"]}
-            entry |= {name: value / rows if rows else None for name, value in shares.items()}
-        if self._before is None:
-            entry |= {name: None for name in entry if name.startswith(("gained", "lost"))}
-        return entry
+
+def _entry(names: Sequence[str], values: Sequence[float], flips: bool) -> dict[str, Any]:
+    """Of shares the mean; nothing of flips where there can be none."""
+    counted = dict(zip(names, values, strict=True))
+    entry: dict[str, Any] = {name: int(count) for name, count in counted.items() if name not in ("agreed", "kl")}
+    if "kl" in counted:
+        rows = counted["rows"]
+        shares = {"agreement": counted["agreed"], "kl": counted["kl"]}
+        entry |= {name: value / rows if rows else None for name, value in shares.items()}
+    return entry if flips else entry | {name: None for name in entry if name.startswith(("gained", "lost"))}
 
 
 def right(said: Signals, y: Tensor, task: Tensor | None) -> Tensor:
@@ -200,35 +202,29 @@ def right(said: Signals, y: Tensor, task: Tensor | None) -> Tensor:
     return said.class_ids[logits.argmax(1)] == y
 
 
-def of_student(before: Tensor | None, now: Tensor) -> dict[str, Tensor]:
+def of_student(answers: Answers) -> dict[str, Tensor]:
     """`STUDENT_COUNTS` of some rows, `[B]` each."""
-    gained, lost = flips(before, now)
-    return {"rows": torch.ones_like(now), "right": now, "gained": gained, "lost": lost}
+    everyone = torch.ones_like(answers.right)
+    return {"rows": everyone, "right": answers.right, "gained": answers.gained, "lost": answers.lost}
 
 
-def of_teacher(before: Tensor | None, now: Tensor, teacher: Verdict, others: Sequence[Verdict]) -> dict[str, Tensor]:
-    """`TEACHER_COUNTS` of some rows, `[B]` each.
-
-    Args:
-        before, now: where the student was and is right.
-        others: what all other teachers that spoke make of the rows.
-    """
-    gained, lost = flips(before, now)
+def of_teacher(answers: Answers, teacher: Verdict, others: Sequence[Verdict]) -> dict[str, Tensor]:
+    """`TEACHER_COUNTS` of some rows, `[B]` each; `others` is what all other teachers that spoke make of them."""
     knows, fails = teacher.counts & teacher.right, teacher.counts & ~teacher.right
-    another = torch.zeros_like(now)
+    another = torch.zeros_like(knows)
     for other in others:
         another = another | (other.counts & other.right)
     return {
         "rows": teacher.counts,
         "agreed": teacher.counts & teacher.agreed,
         "kl": teacher.kl.where(teacher.counts, 0.0),
-        "both_right": now & knows,
-        "only_student_right": now & fails,
-        "only_teacher_right": ~now & knows,
-        "neither_right": ~now & fails,
-        "gained_teacher_right": gained & knows,
-        "gained_teacher_wrong": gained & fails,
-        "gained_this_teacher_alone": gained & knows & ~another,
-        "lost_teacher_right": lost & knows,
-        "lost_teacher_wrong": lost & fails,
+        "both_right": answers.right & knows,
+        "only_student_right": answers.right & fails,
+        "only_teacher_right": ~answers.right & knows,
+        "neither_right": ~answers.right & fails,
+        "gained_teacher_right": answers.gained & knows,
+        "gained_teacher_wrong": answers.gained & fails,
+        "gained_this_teacher_alone": answers.gained & knows & ~another,
+        "lost_teacher_right": answers.lost & knows,
+        "lost_teacher_wrong": answers.lost & fails,
     }

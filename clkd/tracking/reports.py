@@ -158,7 +158,7 @@ def text(report: Report) -> str:
     lines = [f"experience {report['experience']}: {report['name']}: {student['rows']:,} test rows, {share} % right"]
     if student["gained"] is not None:
         gained, lost = student["gained"], student["lost"]
-        lines.append(f"since the experience before, {gained:,} rows became right and {lost:,} wrong")
+        lines.append(f"of the classes that it knew before, {gained:,} rows became right and {lost:,} wrong")
     for name, told in report["teachers"].items():
         lines += ["", *_teacher(name, told)]
     lines += _layers(report["cka"], pairs(report))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clkd.engine.agreement import Agreement, Tally, Verdict
+from clkd.engine.agreement import Agreement, Answers, Tally, Verdict
 from clkd.engine.report import STUDENT_COUNTS, TEACHER_COUNTS, of_student, of_teacher
 from clkd.errors import UserError
 from clkd.signals import Batch, Signals, Spec
@@ -103,11 +103,12 @@ def test_flips_are_counted_as_one_by_one(first: bool) -> None:
             Verdict(*(getattr(v, name)[cut] for name in ("counts", "agreed", "right", "kl"))) for v in (one, other)
         ]
         earlier = None if before is None else before[cut]
-        tally.add(y[cut], of_teacher(earlier, now[cut], parts[0], parts[1:]))
-        student.add(y[cut], of_student(earlier, now[cut]))
+        answers = Answers.since(earlier, now[cut], y[cut] < 2)
+        tally.add(y[cut], of_teacher(answers, parts[0], parts[1:]))
+        student.add(y[cut], of_student(answers))
     wanted = {name: [0.0] * 3 for name in (*TEACHER_COUNTS, *(f"student {name}" for name in STUDENT_COUNTS))}
     for i, c in enumerate(y.tolist()):
-        was, is_ = (bool(now[i]) if before is None else bool(before[i])), bool(now[i])
+        was, is_ = bool(now[i] if before is None or c == 2 else before[i]), bool(now[i])
         teacher, rival = bool(one.right[i]), bool(other.right[i] and other.counts[i])
         flip = {(False, True): "gained", (True, False): "lost"}.get((was, is_))
         for name in ["rows", *(["right"] if is_ else []), *([flip] if flip else [])]:
