@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from clkd.errors import UserError
@@ -27,9 +29,9 @@ class LeNet(Backbone):
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < 12:
             raise UserError(f"lenet takes images of at least 12 × 12, not rows of shape {shape}: use another model")
-        channels, height, width = shape
-        padding = 2 if min(height, width) < 32 else 0
-        cells = _pooled(height + 2 * padding) * _pooled(width + 2 * padding)
+        channels, *pixels = shape
+        padding = 2 if min(pixels) < 32 else 0
+        cells = math.prod(_pooled(side + 2 * padding) for side in pixels)
         maps1, maps2, full1, full2 = (width * n for n in (6, 16, 120, 84))
         self.map1 = nn.Sequential(nn.Conv2d(channels, maps1, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2))
         self.map2 = nn.Sequential(nn.Conv2d(maps1, maps2, 5), nn.ReLU(), nn.MaxPool2d(2))
