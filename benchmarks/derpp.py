@@ -81,11 +81,7 @@ def plain_rate(composed: Composition, experiences: int, passes: int) -> float:
             optimizer.step()
             slots, kept_at = reservoir(seen, n, MEMORY)
             slots, kept_at = slots.to(device), kept_at.to(device)
-            memory_x[slots], memory_y[slots], memory_z[slots] = (
-                new_x[kept_at],
-                new_y[kept_at],
-                said[0].detach()[kept_at],
-            )
+            memory_x[slots], memory_y[slots], memory_z[slots] = new_x[kept_at], new_y[kept_at], said[0].detach()[kept_at]
             seen += n
             rows += sum(map(len, parts))
         with torch.no_grad():
