@@ -24,6 +24,13 @@ class MLPOptions(Options):
     """Chance that a hidden unit is dropped in training."""
 
 
+class LeNetOptions(Options):
+    """LeNet-5."""
+
+    width: Positive = 1
+    """How many times as many channels and units as the paper's network has."""
+
+
 class CifarResNetOptions(Options):
     """A ResNet of He et al. §4.2."""
 
@@ -67,7 +74,10 @@ def clkd_register_models(register: Register) -> None:
     home = "clkd.models.backbones"
     register("mlp", f"{home}.mlp:MLP", config=MLPOptions, summary="fully connected layers with ReLU")
     register(
-        "lenet", f"{home}.lenet:LeNet", summary="LeNet-5 with ReLU and max-pooling, for 28 or 32 pixels", config=Options
+        "lenet",
+        f"{home}.lenet:LeNet",
+        config=LeNetOptions,
+        summary="LeNet-5 with ReLU and max-pooling, for 28 or 32 pixels",
     )
     for depth in (8, 20, 32, 56):
         register(

@@ -112,7 +112,8 @@ class FitOptions(Options):
 
 
 class CheckpointOptions(ExternalOptions):
-    """A network of clkd's with weights from a file: a state dict (`.pt`, never unpickled) or safetensors."""
+    """A network of clkd's with weights from a file: a state dict (`.pt`, never unpickled), safetensors, or the
+    `state.safetensors` of a run's checkpoint."""
 
     path: str
     model: ModelPart

@@ -37,6 +37,9 @@ FIT_VERSION = 1
 CHECKSUM = "state_sha256"
 """Where the file of a fitted teacher tells the hash of what it holds."""
 
+STUDENT = "/student/state/"
+"""How the names of the student's weights begin among all that a run saves."""
+
 
 def fit(
     model: Part,
@@ -106,11 +109,11 @@ def checkpoint(
 ) -> NetworkTeacher:
     """One of clkd's networks with weights from a file.
 
-    The file is a state dict with a student's names (what a clkd run saves), `.safetensors`, or anything that
-    `torch.load(weights_only=True)` reads; nothing in it is ever executed.
+    The file is a state dict with a student's names, `.safetensors` or anything that `torch.load(weights_only=True)`
+    reads, or the `state.safetensors` of a run's checkpoint, whose student is taken; nothing in it is ever executed.
     """
     file = _existing(path, context.base)
-    state = read_weights(file)
+    state = _student_of(read_weights(file))
     network = context.network(model, _class_ids(classes, _outputs(state, "head", file), context), 0)
     _fill(network, state, file)
     return NetworkTeacher(freeze(network.to(context.device)), _view(view, context))
@@ -263,6 +266,16 @@ def _existing(path: str, base: Path) -> Path:
     if not file.is_file():
         raise UserError(f"the teacher's file {file} does not exist")
     return file
+
+
+def _student_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The student's weights where this is all that a run saved; else what it is.
+
+    >>> _student_of({"/student/state/head.bias": torch.zeros(2), "/memory/table/y": torch.zeros(1)})
+    {'head.bias': tensor([0., 0.])}
+    """
+    own = {name.removeprefix(STUDENT): tensor for name, tensor in state.items() if name.startswith(STUDENT)}
+    return own or state
 
 
 def _outputs(state: dict[str, Tensor], layer: str, file: Path) -> int:

@@ -92,7 +92,7 @@ def test_two_hundred_experiences_show_no_growth(tmp_path: Path, monkeypatch: pyt
     """Allowed are the test rows kept in each domain's guise (2.6 kB) and the matrices, 200 × 200 twice."""
     monkeypatch.chdir(tmp_path)
     stream = {**LONG["stream"], "split": {**PERMUTED, "experiences": 200}}
-    now = [bytes for bytes, _ in held({**LONG, "stream": stream})]
+    now = [size for size, _ in held({**LONG, "stream": stream})]
     print({i: f"{now[i - 1] / MB:.1f} MB" for i in (1, 10, 50, 100, 150, 200)})
     assert len(now) == 200
     allowed = 40 * 64 + 2 * 200 * 40

@@ -1,6 +1,8 @@
-"""Bugs of other tools' logit losses that clkd does not have, each by name."""
+"""Bugs of other tools that clkd does not have, each by name; those of losses between layers are in test_families.py."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,15 +11,23 @@ import torch.nn.functional as F
 
 from clkd.engine.term import Side, Term
 from clkd.errors import UserError
+from clkd.frozen import freeze
+from clkd.losses.attention import attention
 from clkd.losses.correlation import DIST
+from clkd.losses.crd import CRD
 from clkd.losses.decoupled import DKD, NKD
 from clkd.losses.multilevel import MLKD
 from clkd.losses.response import KD
 from clkd.losses.virtual import VirtualTeacher
+from clkd.models.backbones.mlp import MLP
+from clkd.models.heads import Linear
+from clkd.models.student import Student
 from clkd.plugins import load_plugins
 from clkd.schedules.base import Progress
 from clkd.schedules.warmup import Warmup
-from clkd.signals import Signals, Spec
+from clkd.signals import Batch, Needs, Signals, Spec
+from clkd.teachers.network import NetworkTeacher
+from clkd.transfer.coral import Coral, coral, covariance
 
 
 def logits(rows: int, columns: int, seed: int = 0, scale: float = 2.0) -> torch.Tensor:
@@ -27,6 +37,11 @@ def logits(rows: int, columns: int, seed: int = 0, scale: float = 2.0) -> torch.
 def kl(z, v, temperature):
     """Batch mean, without T²."""
     return F.kl_div((z / temperature).log_softmax(1), (v / temperature).softmax(1), reduction="batchmean")
+
+
+def rows(count, y, x=None):
+    i = torch.arange(count)
+    return Batch(x=i if x is None else x, y=y, sample_id=i, domain=i, experience=i, new=count)
 
 
 def term(loss, weight=1.0):
@@ -45,6 +60,26 @@ def test_torchdistill_drops_t_squared_where_alpha_is_none_or_0(standardize, wort
     said = Signals(z, torch.arange(10))
     assert term(loss, 0.0).weighted(value, Progress(), said) == 0
     assert term(loss, 1.0).weighted(value, Progress(), said) is value
+
+
+@pytest.mark.parametrize("weight", [None, "none"])
+def test_torchdistill_weights_of_none_break_only_in_the_first_batch(weight):
+    """`KDLoss(alpha=None, beta=None)` is a TypeError of its arithmetic; here the scenario is refused."""
+    with pytest.raises(ValueError, match="weight"):
+        load_plugins().registry.parse("losses", {"kind": "kd", "weight": weight})
+
+
+@pytest.mark.parametrize("negatives", ["other_classes", "all"])
+@pytest.mark.parametrize("queue", [0, 4])
+def test_torchdistill_crd_dies_in_a_branch_that_nobody_tried(negatives, queue):
+    """Without indices of negatives it asks for `self.prob`, which there is not. Here nothing has to be prepared."""
+    loss, side = CRD(dim=4, queue=queue, negatives=negatives), Spec((0, 1), (0, 0), shapes={"penultimate": (3,)})
+    loss.bind(side, side)
+    for step in range(3):
+        said = (Signals(None, torch.arange(2), {"penultimate": logits(6, 3, 2 * step + i)}) for i in range(2))
+        value = loss(rows(6, torch.arange(6) % 2), *said)
+        assert (value > 0).all()
+        loss.after_step(None)
 
 
 def test_torchdistill_distplus_adds_similarity_instead_of_distance(worth):
@@ -83,6 +118,25 @@ def test_mlld_computes_class_and_batch_terms_that_never_count(worth):
     parts = [worth(MLKD(instance=i, batch=b, classes=c), z, v).mean() for i, b, c in np.eye(3)]
     assert all(part > 0 for part in parts)
     torch.testing.assert_close(whole, sum(parts))
+
+
+def test_mlld_reads_the_weak_view_where_it_says_the_strong_one(worth):
+    """Its terms at T = 2 and 6 do. Here every temperature compares the logits that the loss is given."""
+    z, v = logits(8, 5), logits(8, 5, 1)
+    apart = [worth(MLKD((t,)), z, v).mean() for t in (2.0, 6.0)]
+    torch.testing.assert_close(worth(MLKD((2.0, 6.0)), z, v).mean(), sum(apart))
+    assert not torch.isclose(worth(MLKD((2.0, 6.0)), z + logits(8, 5, 2), v).mean(), sum(apart))
+
+
+def test_kd_lib_and_torchdistill_teachers_draw_dropout_and_carry_gradients():
+    """KD_Lib's teaching assistants, and torchdistill's frozen teachers, stay in training mode."""
+    network = Student(MLP((4,), hidden=(16,), dropout=0.5), Linear(16), (4,))
+    network.grow(range(3), 0, torch.Generator().manual_seed(0))
+    teacher, batch = NetworkTeacher(freeze(network.train())), rows(5, torch.zeros(5, dtype=torch.long), logits(5, 4))
+    said, again = (teacher.signals(batch, Needs()).logits for _ in range(2))
+    assert torch.equal(said, again)
+    assert not said.requires_grad
+    assert not any(module.training for module in network.modules())
 
 
 def test_kd_lib_compares_probabilities_by_squared_error(worth):
@@ -173,3 +227,31 @@ def test_a_previous_self_padded_with_zeros_pushes_against_new_classes(worth):
     padded = z.detach().clone().requires_grad_()
     kl(padded, F.pad(v, (0, 2)), 2.0).backward()
     assert padded.grad[:, 4:].any(), "what padding would do"
+
+
+def test_tllib_uses_a_name_that_numpy_has_dropped():
+    """`np.float` in its gradient reversal, so that none of its adversarial losses runs. All of clkd's parts load."""
+    entries = load_plugins().registry.entries
+    parts = [entry for (kind, _), entry in entries.items() if kind in ("losses", "transfers", "schedules")]
+    assert len(parts) > 30
+    assert all(callable(entry.load) for entry in parts)
+
+
+def test_tllib_coral_is_not_what_its_docstring_says():
+    """Its docstring has the paper's 4·d²; its code divides by d² and adds the means. Here the means are an option."""
+    source, target = logits(9, 4), logits(7, 4, 1) + 3
+    squares = (covariance(source) - covariance(target)).square()
+    torch.testing.assert_close(coral(source, target), squares.sum() / (4 * 4**2))
+    torch.testing.assert_close(4 * coral(source, target), squares.mean())
+    said = Signals(None, torch.arange(0), {"penultimate": torch.cat([target, source])})
+    batch = replace(rows(16, torch.zeros(16, dtype=torch.long)), new=7)
+    torch.testing.assert_close(Coral()(batch, said), coral(source, target))
+    means = (source.mean(0) - target.mean(0)).square().mean()
+    torch.testing.assert_close(Coral(mean=True)(batch, said), coral(source, target) + means)
+
+
+def test_zoo_lwm_makes_attention_of_gradients_instead_of_features():
+    """clkd has no LwM. Its attention is of features: by hand, mean over channels of squares, of unit length."""
+    maps = torch.tensor([[[[3.0, 0.0]], [[0.0, 4.0]]]])  # 9/2 and 16/2
+    with torch.no_grad():
+        torch.testing.assert_close(attention(maps, 2.0), torch.tensor([[9.0, 16.0]]) / 337**0.5)

@@ -84,6 +84,27 @@ def test_old_columns_of_a_growing_head(name, seed, worth):
     assert value == pytest.approx(FORMULAS[name](z[:, :OLD], v).item(), rel=rel)
 
 
+# Worked out once in plain Python, from the definitions: two rows, four classes.
+GOLDEN_Z, GOLDEN_V = [[2.0, 0.0, -1.0, 1.0], [0.5, -0.5, 1.5, 0.0]], [[1.0, 1.0, 0.0, -1.0], [0.0, 2.0, 0.0, 0.0]]
+GOLDEN = {
+    "hinton": 555.1254111643,
+    "repdistiller": 0.9883263566,
+    "torchdistill": 0.9261385841,
+    "avalanche": 0.2480018155,
+    "mammoth": 1.5399952406,
+    "van_de_ven": 1.5399952406,
+    "pycil": 1.5399952406,
+    "facil": 1.5399952406,  # 1.5399922351 with its floor
+}
+
+
+@pytest.mark.parametrize("name", KD_PRESETS)
+def test_the_value_of_each_preset_stays_what_it_is(name, worth):
+    z, v = (torch.tensor(x, dtype=torch.float64) for x in (GOLDEN_Z, GOLDEN_V))
+    assert worth(preset(name), z, v).mean().item() == pytest.approx(GOLDEN[name], rel=1e-9)
+    assert FORMULAS[name](z, v).item() == pytest.approx(GOLDEN[name], rel=1e-5 if name == "facil" else 1e-9)
+
+
 @pytest.mark.parametrize(("name", "joint"), [("avalanche", False), ("van_de_ven", False), ("mammoth", True),
                                              ("pycil", True), ("facil", True)])  # fmt: skip
 def test_past_heads_of_a_task_aware_student(name, joint, worth):

@@ -42,6 +42,18 @@ def test_mlp_of_the_literature_has_478410_parameters():
     assert with_head(MLP((1, 28, 28)), 10) == 478_410
 
 
+@pytest.mark.parametrize(("hidden", "count"), [((256, 256, 256), 335_114), ((128,), 101_770)])
+def test_mlps_of_the_textbook_have_their_parameters(hidden, count):
+    """784·256 + 2·256·256 + 256·10 weights and 3·256 + 10 biases; 784·128 + 128·10 and 128 + 10."""
+    assert with_head(MLP((1, 28, 28), hidden), 10) == count
+
+
+def test_a_lenet_three_times_as_wide_has_the_parameters_of_its_layers():
+    """On 3 × 32 × 32: convolutions of 18 and 48 channels, 360 and 252 units."""
+    layers = [(3 * 25, 18), (18 * 25, 48), (48 * 25, 360), (360, 252), (252, 10)]
+    assert with_head(LeNet((3, 32, 32), width=3), 10) == sum(n * m + m for n, m in layers) == 548_878
+
+
 def test_mlp_without_hidden_layers_is_flattening():
     x = torch.randn(2, 1, 3, 4)
     backbone = MLP((1, 3, 4), hidden=())

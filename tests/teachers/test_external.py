@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from clkd import checkpoint
 from clkd.engine.compose import Composer, Composition
 from clkd.errors import UserError
 from clkd.plugins import load_plugins
@@ -123,15 +124,19 @@ def test_a_damaged_file_is_set_aside_and_the_teacher_fitted_again(
     assert file.with_suffix(".damaged").exists()
 
 
-@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors", "run"])
 def test_a_checkpoint_gives_the_weights_in_the_file_and_maps_its_classes(
     composed: Composing, tmp_path: Path, suffix: str
 ) -> None:
     source = composed(FIT).parts.teachers["big"].module()
     state = {name: tensor.clone() for name, tensor in source.state_dict().items()}
     file = tmp_path / f"teacher.{suffix}"
-    save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
-    plain = composed({"kind": "checkpoint", "path": file.name, "model": MLP})
+    if suffix == "run":  # what a run leaves behind, its student among much else
+        saved = {"student": {"state": state}, "teachers": {"previous": {"state": state}}, "run": {"step": 7}}
+        file = checkpoint.save(tmp_path, "exp_000", saved) / "state.safetensors"
+    else:
+        save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
+    plain = composed({"kind": "checkpoint", "path": str(file.relative_to(tmp_path)), "model": MLP})
     backwards = composed({"kind": "checkpoint", "path": str(file), "model": MLP, "classes": list(range(9, -1, -1))})
     assert torch.equal(logits(plain), logits(composed(FIT)))
     assert plain.parts.teachers["big"].spec().class_ids == tuple(range(10))

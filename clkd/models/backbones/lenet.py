@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from clkd.errors import UserError
@@ -12,7 +14,8 @@ class LeNet(Backbone):
     """LeNet-5 (LeCun et al. 1998) as it is used today: ReLU for tanh, max-pooling for trained subsampling.
 
     Images below 32 pixels are padded by 2 on each side, so that 28 pixels become the 32 of the paper. `stage1` and
-    `stage2` are the pooled maps of 6 and 16 channels, `stage3` the 120 units; the output has 84.
+    `stage2` are the pooled maps of 6 and 16 channels, `stage3` the 120 units; the output has 84. All of these are
+    `width` times as many.
 
     >>> net = LeNet((1, 28, 28))
     >>> sum(p.numel() for p in net.parameters()) + 84 * 10 + 10  # with a head of ten classes
@@ -22,18 +25,19 @@ class LeNet(Backbone):
         UserError: the rows are not images of at least 12 × 12.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int = 1) -> None:
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < 12:
             raise UserError(f"lenet takes images of at least 12 × 12, not rows of shape {shape}: use another model")
-        channels, height, width = shape
-        padding = 2 if min(height, width) < 32 else 0
-        cells = _pooled(height + 2 * padding) * _pooled(width + 2 * padding)
-        self.map1 = nn.Sequential(nn.Conv2d(channels, 6, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2))
-        self.map2 = nn.Sequential(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2))
-        self.full1 = nn.Sequential(nn.Flatten(), nn.Linear(16 * cells, 120), nn.ReLU())
-        self.full2 = nn.Sequential(nn.Linear(120, 84), nn.ReLU())
-        self.out_features = 84
+        channels, *pixels = shape
+        padding = 2 if min(pixels) < 32 else 0
+        cells = math.prod(_pooled(side + 2 * padding) for side in pixels)
+        maps1, maps2, full1, full2 = (width * n for n in (6, 16, 120, 84))
+        self.map1 = nn.Sequential(nn.Conv2d(channels, maps1, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2))
+        self.map2 = nn.Sequential(nn.Conv2d(maps1, maps2, 5), nn.ReLU(), nn.MaxPool2d(2))
+        self.full1 = nn.Sequential(nn.Flatten(), nn.Linear(maps2 * cells, full1), nn.ReLU())
+        self.full2 = nn.Sequential(nn.Linear(full1, full2), nn.ReLU())
+        self.out_features = full2
         self.stages = {"stage1": "map1", "stage2": "map2", "stage3": "full1"}
         self.before_relu = {"stage1_pre": "map1.0", "stage2_pre": "map2.0", "stage3_pre": "full1.1"}
 
