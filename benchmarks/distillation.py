@@ -6,7 +6,7 @@
     python benchmarks/distillation.py --smoke                    # everything once, on scikit-learn's digits
 
 CIFAR-10, all ten classes at once. A ResNet-20 is trained once on all 50,000 images; ResNet-8 students learn from the
-first 500 images of each class, crop and flip, and are tested on all 10,000 test images after their last epoch. Seeds
+first 250 images of each class, crop and flip, and are tested on all 10,000 test images after their last epoch. Seeds
 share the teacher; with one seed all rows start from the same weights and see the same batches, so differences to no
 distillation are paired. In the full variant students see all images for 240 epochs, and the teacher is asked in each
 step.
@@ -256,9 +256,9 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="of each; the teacher has those of all")
     parser.add_argument("--teacher", default="resnet20")
     parser.add_argument("--student", default="resnet8")
-    parser.add_argument("--rows-per-class", type=int, default=500)
+    parser.add_argument("--rows-per-class", type=int, default=250)
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--teacher-epochs", type=int, default=10)
+    parser.add_argument("--teacher-epochs", type=int, default=4)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--full", action="store_true", help="all images, 240 epochs for everybody: for a GPU")
     parser.add_argument("--smoke", action="store_true", help="everything small, on digits")
