@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from clkd.experience import Rows
-from clkd.options import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +27,18 @@ class Context:
         train: all training rows of the stream, for a teacher that is fitted on them.
         data_fingerprint: a hash of everything that determines those rows and how they are augmented.
         build: builds another part by what the scenario says of it: `context.build(part, **offers)`.
-        network: an untrained network of clkd's own: `context.network(model_part, class_ids, seed)` is a backbone
-            with a fixed head over those classes, and speaks `Signals` (a `clkd.models.student.Student`).
-        fit: trains such a network on `train` in place, with cross-entropy: `context.fit(network, options)`, where
-            `options` has `epochs`, `batch_size`, `optimizer`, `scheduler` and `seed`.
+        network: an untrained network of clkd's own: `context.network(model_part, class_ids, seed, view=None)` is a
+            backbone with a fixed head over those classes, and speaks `Signals` (a `clkd.models.student.Student`);
+            `view` (`clkd.options.ViewOptions`) is what it sees of a row.
+        fit: trains such a network on `train` in place: `context.fit(network, options, teacher=None)`, where `options`
+            has `epochs`, `batch_size`, `optimizer`, `scheduler` and `seed`; with cross-entropy and, where a `teacher`
+            is given, `options.weight` times `kd` at `options.temperature`.
+        finished: `context.finished("RUN@EXPERIENCE")` is what a finished run's student is, as plain data, and its
+            weights: see `clkd.engine.finished`.
+        rebuilt: `context.rebuilt(about, class_ids)` is such a student without its weights, its columns named anew.
         extended: how many classes, the last ones, came by an extension of the stream: what was there before knows
             nothing of them.
+        kept: folders with copies of what teachers weigh: the run's own, and that of the run it goes on from.
         untrained: whether a stand-in will do for a teacher that takes long to fit: its classes and shapes are all that
             will be looked at.
     """
@@ -49,7 +54,10 @@ class Context:
     train: Rows
     data_fingerprint: str
     build: Callable[..., Any]
-    network: Callable[[Part, tuple[int, ...], int], Any]
-    fit: Callable[[Any, Any], None]
+    network: Callable[..., Any]
+    fit: Callable[..., None]
+    finished: Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]
+    rebuilt: Callable[[dict[str, Any], tuple[int, ...]], Any]
     extended: int = 0
+    kept: tuple[Path, ...] = ()
     untrained: bool = False

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -155,6 +156,17 @@ class PartField:
         return info.context.parser.parse(self.kind, raw, info.context)
 
 
+@dataclass(frozen=True, slots=True)
+class OptionalPart(PartField):
+    """A part that may be left out. (A union would report each mistake twice, once for `None`.)"""
+
+    def check(self, raw: object, info: ValidationInfo) -> Any:
+        return None if raw is None else PartField.check(self, raw, info)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"$ref": f"#/$defs/{self.kind}"}, {"type": "null"}]}
+
+
 def _finite(raw: float) -> float:
     """A number that can be reckoned with. Integers may be too large for one."""
     if abs(raw) > sys.float_info.max or raw != raw:  # what is not equal to itself is not a number
@@ -174,6 +186,37 @@ TransferPart = Annotated[Part, PartField("transfers")]
 TeacherPart = Annotated[Part, PartField("teachers")]
 MetricPart = Annotated[Part, PartField("metrics")]
 TrackerPart = Annotated[Part, PartField("trackers")]
+
+
+def _known_channels(raw: Any) -> Any:
+    """Told apart here, so that only the mistake of the one that is meant is reported."""
+    if isinstance(raw, str) and raw not in ("gray", "rgb"):
+        raise ValueError(f"'{raw}' is not known ({did_you_mean(raw, ('gray', 'rgb'))})")
+    places = isinstance(raw, list | tuple) and raw and all(type(each) is int and each >= 0 for each in raw)
+    if not (raw is None or isinstance(raw, str) or places):
+        raise ValueError("give gray, rgb, or a list of channels that count from 0, such as [0, 2]")
+    return raw
+
+
+Channels = Annotated[Literal["gray", "rgb"] | tuple[int, ...] | None, BeforeValidator(_known_channels)]
+
+
+class ViewOptions(Options):
+    """What one model sees of a row that others see in another way: applied in this order, to whole batches."""
+
+    channels: Channels = None
+    """`gray`: how bright red, green and blue are together; `rgb`: one channel three times; or the channels (of vectors,
+    the features) that it sees, in their order."""
+    crop: Annotated[int, Field(gt=0)] | None = None
+    """So many pixels a side, cut out of the middle."""
+    rotate: Literal[90, 180, 270] | None = None
+    """Degrees, counter-clockwise."""
+    size: Annotated[int, Field(gt=0)] | None = None
+    """Resized to so many pixels a side (bilinear, antialiased)."""
+    mean: tuple[float, ...] | None = None
+    """What it is normalised with, for each channel that it sees; by default as the rows of the stream are. (The
+    deviation of `gray` then is that of channels which rise and fall together.)"""
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
 
 
 class TermOptions(Options):

@@ -10,9 +10,7 @@ from torch.nn import functional as F
 
 from clkd.data.source import Lazy, Raw, Split
 from clkd.errors import UserError
-
-LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601: how bright red, green and blue look."""
+from clkd.view import LUMA
 
 
 def convert(raw: Raw, size: int | None, channels: int | None, rows_per_class: int | None) -> Raw:

@@ -17,6 +17,7 @@ from clkd.context import Context
 from clkd.data.augment import Augment
 from clkd.data.store import Store
 from clkd.engine.alignment import request_layers
+from clkd.engine.finished import finished
 from clkd.engine.fit import fit
 from clkd.engine.material import Material, Past, Reader
 from clkd.engine.parts import Parts
@@ -29,7 +30,7 @@ from clkd.errors import UserError
 from clkd.experience import Experience, Rows
 from clkd.metrics.base import Metric
 from clkd.models.student import Student
-from clkd.options import Part, Scheduled, TeacherOptions, TermOptions, TransferOptions
+from clkd.options import Part, Scheduled, TeacherOptions, TermOptions, TransferOptions, ViewOptions
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.model import Augment as AugmentOptions
@@ -41,6 +42,7 @@ from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
 from clkd.teachers.network import Snapshot
+from clkd.view import View, view_of
 
 log = logging.getLogger("clkd.engine")
 
@@ -76,6 +78,8 @@ class Composer:
     ranks: Ranks = ALONE
     past: Past | None = None
     """What is known of a stream that was trained in part."""
+    kept: tuple[Path, ...] = ()
+    """Folders with copies of teachers' weights."""
 
     def compose(self, teach: bool = True) -> Composition:
         """Build everything, and try every loss in every experience. With `teach=False` nothing takes minutes: teachers
@@ -144,7 +148,11 @@ class Composer:
     def _student(self, context: Context) -> Student:
         """Its batch norm looks at the rows of all ranks where that can be had, which is on GPUs."""
         chosen = self.scenario.student
-        student = self._network(chosen.model, chosen.head, context, self.scenario.seed)
+        try:
+            view = view_of(chosen.view, context.mean, context.std, context.shape)
+        except UserError as error:
+            raise UserError(f"student.{error}") from error
+        student = self._network(chosen.model, chosen.head, context, self.scenario.seed, view)
         if self.ranks.alone or not any(isinstance(layer, BatchNorm) for layer in student.modules()):
             return student
         if self.device.type == "cuda":
@@ -153,15 +161,45 @@ class Composer:
             log.info("batch norm sees each process's rows by themselves on the CPU, so results depend on their number")
         return student
 
-    def _network(self, model: Part, head: Part, context: Context, seed: int, **offers: Any) -> Student:
+    def _network(
+        self,
+        model: Part,
+        head: Part,
+        context: Context,
+        seed: int,
+        view: View | None = None,
+        channels_last: bool | None = None,
+    ) -> Student:
         """Fresh weights that depend on the seed and the model's name alone."""
-        offers = {"context": context, "class_names": context.class_names, "seed": seed, **offers}
+        offers = {"context": context, "class_names": context.class_names, "seed": seed}
+        shape = context.shape if view is None else view.shape(context.shape)
+        last = self.scenario.train.channels_last if channels_last is None else channels_last
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "weights", model.name))
-            backbone = self.registry.build(model, shape=context.shape, **offers)
+            backbone = self.registry.build(model, shape=shape, **offers)
             built = self.registry.build(head, in_features=backbone.out_features, **offers)
-            network = Student(backbone, built, context.shape, self.scenario.train.channels_last)
+            network = Student(backbone, built, context.shape, last, view)
         return network.to(self.device)
+
+    def _rebuilt(self, about: dict[str, Any], class_ids: tuple[int, ...], context: Context) -> Student:
+        """The student of another run (`clkd.engine.finished`), without its weights, built as it was there."""
+        chosen = about["student"]
+        try:
+            model, head = (self.registry.parse(f"{key}s", chosen[key]) for key in ("model", "head"))
+        except ValueError as error:
+            raise UserError(f"that run's student cannot be made here: {error}") from error
+        theirs = replace(
+            context,
+            shape=tuple(about["shape"]),
+            class_names=tuple(about["class_names"]),
+            mean=torch.tensor(about["mean"]),
+            std=torch.tensor(about["std"]),
+        )
+        options = ViewOptions.model_validate(chosen["view"]) if chosen.get("view") else None
+        view = view_of(options, theirs.mean, theirs.std, theirs.shape)
+        network = self._network(model, head, theirs, 0, view, about["channels_last"])
+        network.lay_out({"class_ids": class_ids, "born": about["layout"]["born"]})
+        return network
 
     def _context(self, material: Material, augment: Augment, resident: bool) -> Context:
         store, stream = material.store, material.stream
@@ -170,10 +208,11 @@ class Composer:
         anew = Augment(augment.mean, augment.std, augment.crop, augment.flip)
         fixed = self.registry.parse("heads", "fixed")
 
-        def network(model: Part, class_ids: tuple[int, ...], seed: int) -> Student:
+        def network(model: Part, class_ids: tuple[int, ...], seed: int, view: ViewOptions | None = None) -> Student:
             own = stream.class_names
             names = tuple(own[c] if c < len(own) else f"output {i}" for i, c in enumerate(class_ids))
-            made = self._network(model, fixed, context, seed, class_names=names)
+            sees = view_of(view, context.mean, context.std, context.shape)
+            made = self._network(model, fixed, replace(context, class_names=names), seed, sees)
             if class_ids != made.class_ids:  # a teacher whose outputs come in another order
                 made.lay_out({"class_ids": class_ids, "born": (-1,) * len(class_ids)})
             made.grow(class_ids, 0, generator(seed))  # a teacher knows all its classes from the start
@@ -192,8 +231,11 @@ class Composer:
             data_fingerprint=f"{self._normalized(store)}/{anew.crop}/{anew.flip}/{anew.views}/{self.scenario.train.channels_last}",
             build=self.registry.build,
             network=network,
-            fit=lambda net, options: fit(net, options, everything, anew, self.on_step),
+            fit=lambda net, options, teacher=None: fit(net, options, everything, anew, self.on_step, teacher),
+            finished=lambda wanted: finished(wanted, self.cache, self.base),
+            rebuilt=lambda about, class_ids: self._rebuilt(about, class_ids, context),
             extended=material.extended,
+            kept=self.kept,
         )
         return context
 

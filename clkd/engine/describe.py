@@ -9,20 +9,30 @@ from clkd.engine.term import STUDENT, Term
 from clkd.models.cost import multiply_accumulates, parameter_count
 from clkd.scenario.model import Scenario
 from clkd.schedules.base import Schedule
+from clkd.teachers.base import Teacher
+from clkd.view import View
 
 
 def facts(composed: Composition) -> dict[str, float]:
     """Parameters and multiply-accumulates per row, of the student (before it grows) and of each teacher's network."""
     shape = composed.stream.shape
-    networks: dict[str, nn.Module] = {STUDENT: composed.parts.student}
-    networks |= {name: m for name, teacher in composed.parts.teachers.items() if (m := teacher.module()) is not None}
+    networks: dict[str, tuple[nn.Module, tuple[int, ...]]] = {STUDENT: (composed.parts.student, shape)}
+    for name, teacher in composed.parts.teachers.items():
+        if (module := teacher.module()) is not None:
+            networks[name] = module, shown(teacher, shape)
     counted: dict[str, float] = {}
-    for name, network in networks.items():
+    for name, (network, seen) in networks.items():
         counted[f"{name}_parameters"] = parameter_count(network)
-        counted[f"{name}_macs"] = multiply_accumulates(network, shape)
+        counted[f"{name}_macs"] = multiply_accumulates(network, seen)
     if composed.store.skipped:
         counted["data/skipped_pictures"] = composed.store.skipped
     return counted
+
+
+def shown(teacher: Teacher, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a teacher's network gets a row of `shape` in."""
+    view: View | None = getattr(teacher, "view", None)
+    return shape if view is None else view.shape(shape)
 
 
 def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clkd.cache import clear
 from clkd.disk import write_whole
 from clkd.errors import UserError, did_you_mean, writing
 from clkd.locks import HeldError, claimed
@@ -30,13 +31,18 @@ OWN = (MANIFEST, LOCK, "scenario.yaml", "resolved.yaml", "metrics.jsonl", "envir
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """`run.json` (who this run is), `scenario.yaml` (as written), `resolved.yaml` (every value), `metrics.jsonl`,
-    `checkpoints/`, `result.json`."""
+    `checkpoints/`, `teachers/`, `result.json`."""
 
     path: Path
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def teachers(self) -> Path:
+        """Copies of what teachers from outside weigh, which may be gone elsewhere when the run goes on."""
+        return self.path / "teachers"
 
     def write(self, name: str, text: str) -> None:
         """Write a file whole or not at all, whatever stops the machine."""
@@ -72,6 +78,7 @@ class RunDirectory:
         """Take back what a run that never trained has written; whatever else lies here stays."""
         for name in OWN:
             (self.path / name).unlink(missing_ok=True)
+        clear(self.teachers)
         if not any(self.path.iterdir()):
             self.path.rmdir()
 
@@ -112,7 +119,10 @@ def _begin(directory: RunDirectory, run_id: str, name: str) -> None:
     directory.update(id=run_id, name=name, created=time.time())
 
 
-def find(wanted: str, cache: Path, option: str = "--resume") -> RunDirectory:
+NAMES = "its id or 'last'"
+
+
+def find(wanted: str, cache: Path, option: str = "--resume", names: str = NAMES) -> RunDirectory:
     """The run that `option` names: its directory, its id, how its id begins, or `last`."""
     place = Path(os.path.expanduser(wanted))  # unlike Path's own, it leaves a `~` that is no home as it is
     if (place / MANIFEST).exists():
@@ -128,7 +138,7 @@ def find(wanted: str, cache: Path, option: str = "--resume") -> RunDirectory:
     if Path(wanted).is_dir():
         raise UserError(f"{option} {wanted}: this directory holds no run ({MANIFEST} is missing)")
     raise UserError(
-        f"{option} {wanted}: no such run here; give a run's directory, its id or 'last', {did_you_mean(wanted, known)}"
+        f"{option} {wanted}: no such run here; give a run's directory, {names}, {did_you_mean(wanted, known)}"
     )
 
 

@@ -69,7 +69,7 @@ def _execute(request: RunRequest, plugins: Plugins, ranks: Ranks) -> dict[str, A
         plugins.manager.hook.clkd_configure(scenario=job.scenario, registry=plugins.registry)
         device = choose_device(job.scenario.device, ranks)
         bar = Bar(request.quiet, "teacher")
-        composer = Composer(job.scenario, plugins.registry, device, cache, job.base, bar, ranks, job.past)
+        composer = Composer(job.scenario, plugins.registry, device, cache, job.base, bar, ranks, job.past, job.kept)
         composed = composer.compose(teach=not request.dry_run)
         if request.dry_run:
             return _preview(job, composed) if ranks.first else {}
@@ -126,7 +126,7 @@ class _Execution:
         self.scheduler = self._scheduler(request.limit_experiences)
         self.noted: dict[str, Any] | None = None
         if ranks.first:
-            self.directory.update(stream=composed.material.facts)
+            self.directory.update(stream=composed.material.facts, teachers=self._keep_teachers())
         if job.fork:
             self._save()  # its own copy: the origin may go
 
@@ -213,6 +213,11 @@ class _Execution:
         self.trackers.epoch(self.run, experience, metrics)
         self._note_tracking()
         self.hook.clkd_epoch_end(run=self.run, experience=experience, metrics=metrics)
+
+    def _keep_teachers(self) -> dict[str, Any]:
+        """Whatever happens to what they were made of, the run can go on; returns what each of them was."""
+        kept = {name: each.keep(self.directory.teachers) for name, each in self.composed.parts.teachers.items()}
+        return {name: about for name, about in kept.items() if about is not None}
 
     def _note_tracking(self) -> None:
         """What trackers found out: so that a resumed run finds its MLflow run again."""

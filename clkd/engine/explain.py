@@ -9,6 +9,7 @@ import torch
 
 from clkd.cache import cache_directory
 from clkd.engine.compose import Composer, Composition
+from clkd.engine.describe import shown
 from clkd.engine.provenance import plugins_of
 from clkd.engine.rehearse import Scene, rehearse
 from clkd.engine.term import STUDENT, Term
@@ -16,12 +17,14 @@ from clkd.experience import Experience
 from clkd.losses.base import common_columns
 from clkd.memory.base import Memory
 from clkd.models.cost import multiply_accumulates, parameter_count
+from clkd.models.student import Student
 from clkd.plugins import Plugins
 from clkd.registry import Registry
 from clkd.scenario.load import Loaded
 from clkd.scenario.model import Scenario
 from clkd.schedules.base import Progress, Schedule
 from clkd.teachers.base import Teacher
+from clkd.teachers.network import NetworkTeacher
 from clkd.transfer.base import Transfer
 
 BACKWARD = 3
@@ -63,7 +66,7 @@ def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, in
     student = multiply_accumulates(parts.student, parts.student.shape) * rows * BACKWARD
     asked = {term.teacher for term in parts.active()} - {None}
     teachers = {
-        name: _teacher(parts.teachers[name], parts.student.shape, rows, bool(parts.augment.views))
+        name: _teacher(parts.teachers[name], parts.student, rows, bool(parts.augment.views))
         for name in parts.teachers
         if name in asked
     }
@@ -129,18 +132,19 @@ def _ends(experience: Experience, scenario: Scenario) -> tuple[Progress, Progres
     return Progress(**about), Progress(**about, epoch=epochs - 1, epoch_step=steps - 1)
 
 
-def _teacher(teacher: Teacher, shape: tuple[int, ...], rows: int, fixed: bool) -> dict[str, Any]:
-    network, view = teacher.module(), getattr(teacher, "view", None)
+def _teacher(teacher: Teacher, student: Student, rows: int, fixed: bool) -> dict[str, Any]:
+    network = teacher.module()
+    own = [] if student.view is None else [student.view.facts()]
+    views = [view.facts() for view in teacher.views()] if isinstance(teacher, NetworkTeacher) else own
     recalled = bool(fixed and teacher.frozen and teacher.recall and network is not None)
-    size = getattr(view, "size", None)
-    seen = shape if size is None else (shape[0], size, size)
     free = network is None or recalled
+    cost = 0 if free or network is None else multiply_accumulates(network, shown(teacher, student.shape)) * rows
     return {
         "classes": list(teacher.spec().class_ids),
-        "view": view.facts() if view is not None else "the student's",
+        "view": "the student's" if views == own else (views[0] if len(views) == 1 else views) or "whole rows",
         "recalled": recalled,
         "parameters": 0 if network is None else parameter_count(network),
-        "macs_per_step": 0 if free or network is None else multiply_accumulates(network, seen) * rows,
+        "macs_per_step": cost,
     }
 
 
@@ -202,7 +206,8 @@ def _block(each: dict[str, Any]) -> list[str]:
     lines += [f"{name} waits: {teacher} has nothing to say yet" for name, teacher in each["waiting"].items()]
     lines += [f"{name} is left out: {reason}" for name, reason in each["left_out"].items()]
     for name, teacher in each["teachers"].items():
-        view = "the student's view" if teacher["view"] == "the student's" else f"its own view {teacher['view']}"
+        named = {"the student's": "the student's view", "whole rows": "whole rows"}
+        view = named.get(str(teacher["view"]), f"its own view {teacher['view']}")
         how = ", answers recalled" if teacher["recalled"] else ""
         lines.append(f"{name} sees {view}, knows {classes(teacher['classes'])}{how}")
     lines += [f"new parameters: {name}, {count:,}" for name, count in each["created"].items()]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clkd.cache import cache_directory
-from clkd.engine.fork import Fork, open_fork
+from clkd.engine.origin import Fork, open_fork
 from clkd.errors import UserError, did_you_mean
 from clkd.registry import Registry
 from clkd.scenario.document import DocumentError, parse

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from clkd.engine.directory import RunDirectory, create, find, new_run_id
-from clkd.engine.fork import Fork, open_fork
 from clkd.engine.material import Past
+from clkd.engine.origin import Fork, open_fork
 from clkd.engine.provenance import RESOLVED, check_plugins, check_scenario, check_state, digest, plugins_of
 from clkd.engine.saver import Saved, newest
 from clkd.errors import UserError
@@ -57,6 +57,12 @@ class Job:
     origin: dict[str, Any] | None = None
     past: Past | None = None
     resumed: bool = False
+
+    @property
+    def kept(self) -> tuple[Path, ...]:
+        """Where copies of teachers' weights are: the run's own, and those of the run it goes on from."""
+        places = [self.directory, self.fork.directory if self.fork else None]
+        return tuple(place.teachers for place in places if place is not None)
 
 
 @contextmanager

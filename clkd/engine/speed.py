@@ -23,16 +23,20 @@ def speed_up(parts: Parts, options: TrainOptions) -> None:
         from clkd.models.compiled import Compiled  # loads torch's compiler, which takes a second
 
         mode = "default" if options.compile is True else options.compile
-        for network in modules:
-            if isinstance(network, Student):
-                network.runner = Compiled(mode, sizes(parts, options))
+        for network in _students(modules):
+            network.runner = Compiled(mode, sizes(parts, options))
 
 
 def set_precision(modules: Iterable[nn.Module | None], options: TrainOptions, device: torch.device) -> None:
     """Let those that are clkd's own networks compute in `train.precision`."""
-    for network in modules:
-        if isinstance(network, Student):
-            network.autocast = autocast(options.precision, device)
+    for network in _students(modules):
+        network.autocast = autocast(options.precision, device)
+
+
+def _students(modules: Iterable[nn.Module | None]) -> list[Student]:
+    """clkd's own networks, those that speak together too."""
+    inner = [each for module in modules if module is not None for each in module.modules()]
+    return [each for each in inner if isinstance(each, Student)]
 
 
 def sizes(parts: Parts, options: TrainOptions) -> frozenset[int]:

@@ -16,6 +16,7 @@ from clkd.models.dry_run import dry_run
 from clkd.models.heads import Grown, Head
 from clkd.models.taps import Runner, Taps
 from clkd.signals import Needs, Signals, Spec
+from clkd.view import View
 
 
 class Student(nn.Module):
@@ -27,6 +28,7 @@ class Student(nn.Module):
         shape: of one row, `(C, H, W)` or `(D,)`.
         channels_last: lay images and convolutions out channels-last, which is faster and gives the same numbers up to
             rounding.
+        view: what it sees of such a row; None for all of it, as it is. The backbone is for rows of that shape.
 
     Attributes:
         autocast: what the backbone computes in where that is not its weights' own type (`torch.bfloat16`). The head
@@ -42,11 +44,19 @@ class Student(nn.Module):
     ((3, 2), [5, 2], (3, 8))
     """
 
-    def __init__(self, backbone: nn.Module, head: Head, shape: tuple[int, ...], channels_last: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: Head,
+        shape: tuple[int, ...],
+        channels_last: bool = True,
+        view: View | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.shape = shape
+        self.view = view
         self.channels_last = channels_last and len(shape) == 3
         self.taps = Taps()
         self.runner: Runner = Taps.run
@@ -68,6 +78,7 @@ class Student(nn.Module):
         return logits
 
     def _laid_out(self, x: Tensor) -> Tensor:
+        x = x if self.view is None else self.view(x)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     def request(self, names: Iterable[str]) -> None:

@@ -22,6 +22,7 @@ from clkd.options import (
     TeacherPart,
     TrackerPart,
     TransferPart,
+    ViewOptions,
 )
 
 Positive = Annotated[int, Field(gt=0)]
@@ -106,6 +107,8 @@ class StudentOptions(Options):
 
     model: ModelPart
     head: HeadPart
+    view: ViewOptions | None = None
+    """What it sees of the stream's rows, such as `{channels: gray}`; teachers see them whole, or in their own views."""
 
 
 class TrainOptions(Options):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from clkd.hooks import hookimpl
 from clkd.optimizers import OptimizerOptions, SchedulerOptions
-from clkd.options import ModelPart, Options
+from clkd.options import ModelPart, OptionalPart, Options, Part, ViewOptions
 
 if TYPE_CHECKING:
     from clkd.registry import Register
@@ -82,14 +82,6 @@ class SnapshotOptions(Options):
     """As of an ensemble: a row hears those past selves that know its class, all of them, or the surer ones more."""
 
 
-class ViewOptions(Options):
-    """How the student's view is changed for a teacher that was trained on another one."""
-
-    size: Positive | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-
 class ExternalOptions(Options):
     """What every teacher from outside may say."""
 
@@ -97,10 +89,11 @@ class ExternalOptions(Options):
     """The stream's class (id or name) of each output, `null` for one that is no class of the stream and takes no part;
     by default output k is class k, and the counts must agree."""
     view: ViewOptions | None = None
+    """What it sees of the stream's rows, where that is not what the student sees."""
 
 
-class FitOptions(Options):
-    """A network trained once on all of the stream's training data, kept in the cache and used again."""
+class Recipe(Options):
+    """How networks are fitted that are to teach."""
 
     model: ModelPart
     epochs: Positive = 10
@@ -109,6 +102,67 @@ class FitOptions(Options):
     scheduler: SchedulerOptions | None = SchedulerOptions(kind="one_cycle", every="step", max_lr=0.1)
     seed: int = 0
     """The teacher's own: the run's seed does not count, so that one teacher serves all seeds of a scenario."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """With a teacher of its own: as of `kd`."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """With a teacher of its own: of `kd`, beside the cross-entropy's 1."""
+    view: ViewOptions | None = None
+    """What it sees of the stream's rows, when it is fitted and when it teaches."""
+
+
+class FitOptions(Recipe):
+    """A network trained once on all of the stream's training data, kept in the cache and used again."""
+
+    teacher: Annotated[Part | None, OptionalPart("teachers")] = None
+    """Who teaches it: another teacher from outside, which may have one itself (a teacher assistant)."""
+
+    @model_validator(mode="after")
+    def _somebody_who_can(self) -> FitOptions:
+        if self.teacher is None:
+            for key in ("temperature", "weight"):
+                if getattr(self, key) != Recipe.model_fields[key].default:
+                    raise ValueError(f"{key}: is for learning from a teacher, and none is given: add teacher: {{…}}")
+        elif self.teacher.name in OF_A_RUN:
+            raise ValueError(
+                f"teacher: '{self.teacher.name}' lives with a run's student, and this network is fitted before that "
+                "is there: use a teacher from outside (fit, born_again, run, checkpoint, torchvision, mlflow)"
+            )
+        return self
+
+
+OF_A_RUN = ("previous", "snapshot", "ema", "stored", "ensemble")
+"""Teachers that are nothing without the run they are in."""
+
+
+class BornAgainOptions(Recipe):
+    """Networks of one kind, each taught by the one before it, trained once and kept in the cache."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """As of `kd`."""
+    generations: Annotated[int, Field(gt=1)] = 3
+    """How many, the first one included, which learns from labels alone. Each has a seed of its own: `seed`, `seed` + 1,
+    …"""
+    speak: Literal["last", "all"] = "last"
+    """Who teaches the student: the last generation, or the mean of the probabilities of all of them."""
+
+
+class RunOptions(Options):
+    """The student of a finished run: its model, classes and normalization are as they were there."""
+
+    run: str
+    """The run's directory (relative to the scenario file) or id; with `@N` as it was after experience N, else after the
+    last one."""
+    classes: dict[str, int | str | None] = Field(default_factory=dict)
+    """For a class of that run (name or id) the stream's class, `null` for none; others are matched by name."""
+    view: ViewOptions | None = None
+    """What it sees of the stream's rows; by default they are brought to that run's size, channels and statistics."""
+
+    @field_validator("run")
+    @classmethod
+    def _one_that_stays(cls, run: str) -> str:
+        if run.partition("@")[0] == "last":
+            raise ValueError("'last' is another run tomorrow: give a run's directory or id")
+        return run
 
 
 class CheckpointOptions(ExternalOptions):
@@ -161,10 +215,17 @@ def clkd_register_teachers(register: Register) -> None:
     )
     register(
         "fit",
-        "clkd.teachers.external:fit",
+        "clkd.teachers.fitted:fit",
         config=FitOptions,
         summary="a larger network, trained once on all data and cached",
     )
+    register(
+        "born_again",
+        "clkd.teachers.fitted:born_again",
+        config=BornAgainOptions,
+        summary="generations of one network, each taught by the one before, trained once and cached",
+    )
+    register("run", "clkd.teachers.finished:run", config=RunOptions, summary="the student of a finished run")
     register("checkpoint", "clkd.teachers.external:checkpoint", config=CheckpointOptions, summary="weights from a file")
     register(
         "torchvision",

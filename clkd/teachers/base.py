@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -65,6 +66,13 @@ class Teacher:
         """What decides its answers, as plain data, if it stays the same from run to run; None for one that changes.
 
         The answers of one that does are kept in the cache, and handed to it by `recall_from`.
+        """
+        return None
+
+    def keep(self, folder: Path) -> dict[str, Any] | None:
+        """Copy into `folder`, in the run's directory, what may be gone when the run goes on; what it was, for people.
+
+        None for one that can always be had again, or that travels with checkpoints.
         """
         return None
 

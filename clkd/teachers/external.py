@@ -1,103 +1,29 @@
-"""Teachers from outside: fitted here once, or loaded from a file, from torchvision or from MLflow."""
+"""Teachers from outside: loaded from a file, from torchvision or from MLflow."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clkd.cache import clear
 from clkd.context import Context
-from clkd.errors import UserError, did_you_mean, one_line
-from clkd.frozen import freeze, state_hash
-from clkd.locks import alone, beside
-from clkd.optimizers import OptimizerOptions, SchedulerOptions
-from clkd.options import Part
+from clkd.errors import UserError, did_you_mean
+from clkd.frozen import freeze
+from clkd.options import Part, ViewOptions
 from clkd.signals import Needs, Signals, Spec
-from clkd.teachers import FitOptions, ViewOptions
-from clkd.teachers.network import NetworkTeacher, View
+from clkd.teachers.network import NetworkTeacher
+from clkd.teachers.shelf import Copy, copied
+from clkd.view import View, view_of
 from clkd.weights import read_weights
-
-log = logging.getLogger("clkd.teachers")
-
-FIT_VERSION = 1
-"""Part of a fitted teacher's fingerprint: raised when fitting changes, so that old files are not taken for new ones."""
-
-CHECKSUM = "state_sha256"
-"""Where the file of a fitted teacher tells the hash of what it holds."""
 
 STUDENT = "/student/state/"
 """How the names of the student's weights begin among all that a run saves."""
-
-
-def fit(
-    model: Part,
-    context: Context,
-    epochs: int = 10,
-    batch_size: int = 128,
-    optimizer: OptimizerOptions = FitOptions.model_fields["optimizer"].default,
-    scheduler: SchedulerOptions | None = FitOptions.model_fields["scheduler"].default,
-    seed: int = 0,
-) -> NetworkTeacher:
-    """A network trained on all of the stream's training rows, all classes at once.
-
-    It is fitted once and kept in the cache under a fingerprint of everything that determines it: data, augmentation,
-    model, recipe, seed, device kind and torch's version.
-    """
-    options = FitOptions(
-        model=model, epochs=epochs, batch_size=batch_size, optimizer=optimizer, scheduler=scheduler, seed=seed
-    )
-    network = context.network(model, tuple(range(len(context.class_names) - context.extended)), seed)
-    if context.untrained:
-        stand_in = NetworkTeacher(freeze(network.to(context.device)))
-        stand_in.untrained = True
-        return stand_in
-    path = context.cache / "teachers" / f"{model.name}-{_fingerprint(options, context)}.safetensors"
-    with alone(beside(path), f"fitting teacher {model.name}"):
-        if _loaded(network, path):
-            log.info("teacher: %s from the cache (%s)", model.name, path.name)
-        elif not len(context.train):
-            raise UserError(f"it was fitted on data that is not here, and neither is {path}: bring one of them")
-        else:
-            log.info("teacher: fitting %s for %d epochs on %d rows, once", model.name, epochs, len(context.train))
-            context.fit(network, options)
-            _save(network, path)
-    return NetworkTeacher(freeze(network.to(context.device)))
-
-
-def _fingerprint(options: FitOptions, context: Context) -> str:
-    facts = {
-        "version": FIT_VERSION,
-        "options": options.model_dump(mode="json"),
-        "data": context.data_fingerprint,
-        "device": context.device.type,
-        "torch": str(torch.__version__),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _save(network: nn.Module, path: Path) -> None:
-    """Whole or not at all: another run may look for the same file at this moment. A run can do without the file."""
-    part = path.with_name(f".{path.stem}-{os.getpid()}.part")
-    state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, part, metadata={CHECKSUM: state_hash(network)})
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        log.warning("teacher: %s cannot be written (%s): the next run fits it again", path, error)
 
 
 def checkpoint(
@@ -112,11 +38,20 @@ def checkpoint(
     The file is a state dict with a student's names, `.safetensors` or anything that `torch.load(weights_only=True)`
     reads, or the `state.safetensors` of a run's checkpoint, whose student is taken; nothing in it is ever executed.
     """
-    file = _existing(path, context.base)
-    state = _student_of(read_weights(file))
-    network = context.network(model, _class_ids(classes, _outputs(state, "head", file), context), 0)
-    _fill(network, state, file)
-    return NetworkTeacher(freeze(network.to(context.device)), _view(view, context))
+    said = {"kind": "checkpoint", "path": path, "base": str(context.base), "model": model.dump()}
+
+    def made(about: dict[str, Any]) -> nn.Module:
+        network: nn.Module = context.network(model, class_ids(classes, about["outputs"], context), 0, view)
+        return network
+
+    network: Any = copied(said, context, made)
+    if network is None:
+        file = _existing(path, context.base)
+        state = _student_of(read_weights(file))
+        network = made({"outputs": _outputs(state, "head", file)})
+        _fill(network, state, file)
+    outputs = {"outputs": len(network.class_ids)}
+    return NetworkTeacher(freeze(network.to(context.device)), copy=Copy(said, outputs))
 
 
 def torchvision(
@@ -142,7 +77,9 @@ def torchvision(
         _fill(module, state, file)
     else:
         module = _pretrained(library, model, weights)
-    return Foreign(freeze(module.to(context.device)), context, classes, _view(view, context))
+    return Foreign(
+        freeze(module.to(context.device)), context, classes, view_of(view, context.mean, context.std, context.shape)
+    )
 
 
 def mlflow(
@@ -167,7 +104,7 @@ def mlflow(
     except MlflowException as error:
         way_out = "; `trust: true` allows it" if "pickle" in error.message else ""
         raise UserError(f"the model '{uri}' cannot be loaded from MLflow: {error.message}{way_out}") from error
-    return Foreign(module, context, classes, _view(view, context))
+    return Foreign(module, context, classes, view_of(view, context.mean, context.std, context.shape))
 
 
 def _flavour(info: Any) -> dict[str, Any]:
@@ -199,7 +136,7 @@ class Foreign(NetworkTeacher):
         probe = torch.zeros(2, *context.shape, device=context.device)
         with torch.no_grad():
             outputs = module(probe if view is None else view(probe)).shape[1]
-        super().__init__(_Speaker(module, _class_ids(classes, outputs, context), context.device), view)
+        super().__init__(_Speaker(module, class_ids(classes, outputs, context), context.device), view)
 
 
 class _Speaker(nn.Module):
@@ -223,12 +160,20 @@ class _Speaker(nn.Module):
         for name in names:
             self.spec(name)
 
+    def forward(self, x: Tensor) -> Tensor:
+        said: Tensor = self.module(x)
+        return said
+
     def layout(self) -> dict[str, Any]:
         return {}
 
 
-def _class_ids(classes: tuple[int | str | None, ...] | None, outputs: int, context: Context) -> tuple[int, ...]:
-    """The stream's class of each output of a teacher."""
+def class_ids(classes: tuple[int | str | None, ...] | None, outputs: int, context: Context) -> tuple[int, ...]:
+    """The stream's class of each output of a teacher.
+
+    Raises:
+        UserError: `classes` does not fit the outputs or the stream, names a class twice, or names none at all.
+    """
     names = context.class_names
     if classes is None:
         if outputs not in (len(names), len(names) - context.extended):
@@ -241,24 +186,32 @@ def _class_ids(classes: tuple[int | str | None, ...] | None, outputs: int, conte
         raise UserError(f"'classes' names {len(classes)} classes, but the teacher has {outputs} outputs")
     if all(one is None for one in classes):
         raise UserError("'classes': no output is a class of the stream, so its logits say nothing here")
-    # What is no class of the stream gets an id that no class has, so that nothing is ever compared with it.
-    return tuple(len(names) + i if one is None else _class_id(one, names) for i, one in enumerate(classes))
+    return columns([None if one is None else class_id(one, names) for one in classes], names)
 
 
-def _class_id(one: int | str, names: tuple[str, ...]) -> int:
+def columns(found: Sequence[int | None], names: Sequence[str]) -> tuple[int, ...]:
+    """The stream's class of each output; what is none gets an id that no class has, so nothing is compared with it.
+
+    Raises:
+        UserError: two outputs would be the same class.
+    """
+    places: dict[int, int] = {}
+    for i, one in enumerate(found):
+        if one is not None and places.setdefault(one, i) != i:
+            raise UserError(
+                f"'classes': outputs {places[one]} and {i} are both the stream's class '{names[one]}': keep one, and "
+                "write null for the other"
+            )
+    return tuple(len(names) + i if one is None else one for i, one in enumerate(found))
+
+
+def class_id(one: int | str, names: Sequence[str], whose: str = "the stream") -> int:
+    """The class that an id or a name means; a number is an id as long as there is a class of that id."""
     if isinstance(one, int) and 0 <= one < len(names):
         return one
     if str(one) in names:
         return names.index(str(one))
-    raise UserError(f"'classes': the stream has no class '{one}', {did_you_mean(str(one), names)}")
-
-
-def _view(view: ViewOptions | None, context: Context) -> View | None:
-    if view is None:
-        return None
-    own = [context.mean if view.mean is None else torch.tensor(view.mean)]
-    own.append(context.std if view.std is None else torch.tensor(view.std))
-    return View((context.mean, context.std), (own[0], own[1]), view.size)
+    raise UserError(f"'classes': {whose} has no class '{one}', {did_you_mean(str(one), names)}")
 
 
 def _existing(path: str, base: Path) -> Path:
@@ -292,28 +245,6 @@ def _fill(network: nn.Module, state: dict[str, Tensor], file: Path) -> None:
     except RuntimeError as error:
         wrong = [line.strip() for line in str(error).splitlines()[1:3]]
         raise UserError(f"{file} does not fit the teacher's model: {' '.join(wrong)}") from error
-
-
-def _loaded(network: nn.Module, path: Path) -> bool:
-    """Fill a fitted teacher from the cache; False if it is not there. What is damaged is set aside."""
-    begun = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            told = (file.metadata() or {}).get(CHECKSUM)
-        network.load_state_dict(load_file(path))
-        if state_hash(network) == told:
-            return True
-        reason = "its checksum differs"
-    except FileNotFoundError:
-        return False
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = one_line(str(error), 200)
-    network.load_state_dict(begun)
-    aside = path.with_suffix(".damaged")
-    clear(aside)
-    path.rename(aside)
-    log.warning("teacher: %s is damaged (%s): it is set aside as %s and fitted again", path, reason, aside.name)
-    return False
 
 
 def _pretrained(library: Any, model: str, weights: str) -> nn.Module:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clkd.frozen import state_hash
@@ -15,6 +15,8 @@ from clkd.signals import Batch, Needs, Signals, Spec
 from clkd.teachers.base import Teacher
 from clkd.teachers.cached import Cached
 from clkd.teachers.recall import Recall
+from clkd.teachers.shelf import Copy
+from clkd.view import View
 
 if TYPE_CHECKING:
     from clkd.experience import Experience
@@ -33,34 +35,19 @@ class Network(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
 
-class View:
-    """The student's view as this teacher was trained to see it: other statistics, another size."""
-
-    def __init__(self, given: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor], size: int | None) -> None:
-        (mean, std), (own_mean, own_std) = given, wanted
-        shape = (1, -1, 1, 1)
-        self.scale = (std / own_std).view(shape)
-        self.shift = ((mean - own_mean) / own_std).view(shape)
-        self.size = size
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """`[B, C, H, W]` normalised for the student → `[B, C, size, size]` normalised for the teacher."""
-        seen = x * self.scale.to(x) + self.shift.to(x)
-        if self.size is None or tuple(x.shape[-2:]) == (self.size, self.size):
-            return seen
-        return F.interpolate(seen, size=(self.size, self.size), mode="bilinear", antialias=True)
-
-    def facts(self) -> dict[str, Any]:
-        """What decides it, as plain data."""
-        return {"scale": self.scale.flatten().tolist(), "shift": self.shift.flatten().tolist(), "size": self.size}
-
-
 class NetworkTeacher(Teacher):
-    """A frozen network. `network` is None until there is one."""
+    """A frozen network. `network` is None until there is one.
 
-    def __init__(self, network: Network | None = None, view: View | None = None) -> None:
+    Args:
+        network: it may change the rows it sees by itself (a student's `view`).
+        view: what it is shown of the student's rows; None for all.
+        copy: how a copy in the run's directory is known, if there is to be one.
+    """
+
+    def __init__(self, network: Network | None = None, view: View | None = None, copy: Copy | None = None) -> None:
         self.network = network
         self.view = view
+        self.copy = copy
         self._known: tuple[Network | None, Tensor] = (None, torch.empty(0))
         self._answers: Recall | Cached | None = None
 
@@ -112,16 +99,27 @@ class NetworkTeacher(Teacher):
     def fingerprint(self) -> str:
         return "" if self.network is None else state_hash(self.network)  # type: ignore[arg-type]  # every network is a module
 
+    def views(self) -> list[View]:
+        """What becomes of the student's rows before its layers see them, step by step."""
+        return [view for view in (self.view, getattr(self.network, "view", None)) if view is not None]
+
+    def keep(self, folder: Path) -> dict[str, Any] | None:
+        if self.copy is None or self.network is None:
+            return None
+        self.copy.write(self.network, folder)  # type: ignore[arg-type]  # every network is a module
+        return {"file": self.copy.name, **self.copy.about}
+
     def identity(self) -> dict[str, Any] | None:
         """Weights alone do not decide what a network says: its layers' options count too."""
         if self.network is None:
             return None
+        views = [view.facts() for view in self.views()]
         return {
             "weights": self.fingerprint(),
             "network": hashlib.sha256(str(self.network).encode()).hexdigest(),
             "classes": list(self.spec().class_ids),
             "channels_last": getattr(self.network, "channels_last", False),
-            "view": None if self.view is None else self.view.facts(),
+            "view": views[0] if len(views) == 1 else views or None,
         }
 
     def _speaker(self) -> Network:

@@ -30,6 +30,7 @@ LEVELS = (
         "frozen",
         "ranks",
         "weights",
+        "view",
     ),
     ROOMS,
     ("registry", "plugins", "scenario", "tracking", "checkpoint"),

@@ -33,7 +33,7 @@ def test_the_schedules_train(tmp_path: Path) -> None:
 
 def test_the_teachers_are_composed_and_train(tmp_path: Path) -> None:
     scenario, registry = blocks("schedules.md")[0], load_plugins().registry
-    teachers, foreign = blocks("teachers.md")
+    teachers, foreign, *_ = blocks("teachers.md")
     (tmp_path / "cache").mkdir()
     path = tmp_path / "s.yaml"
     losses = ["cross_entropy", *({"kind": "kd", "between": ["student", name]} for name in ("past", "both"))]
@@ -51,3 +51,16 @@ def test_the_teachers_are_composed_and_train(tmp_path: Path) -> None:
     made = {"name": "doc", **scenario, **foreign, "stream": stream, "losses": losses, "tracking": {"mode": "off"}}
     path.write_text(to_yaml({**made, "output": str(tmp_path / "foreign")}))
     assert execute(RunRequest(scenario=path, quiet=True), load_plugins())["status"] == "finished"
+
+
+def test_chains_runs_and_views_train(tmp_path: Path) -> None:
+    """Each as it stands there; the run that is to teach is the one of the first."""
+    base, plugins = blocks("schedules.md")[0], load_plugins()
+    _, _, assistant, reborn, grown, colours = blocks("teachers.md")
+    for place, part in zip(("runs/first", "b", "c", "d"), (assistant, reborn, grown, colours), strict=True):
+        (name,) = part["teachers"]
+        losses = ["cross_entropy", {"kind": "kd", "between": ["student", name]}]
+        path = tmp_path / "s.yaml"
+        made = {"name": "doc", **base, **part, "losses": losses, "memory": "none", "tracking": {"mode": "off"}}
+        path.write_text(to_yaml({**made, "output": str(tmp_path / place)}))
+        assert execute(RunRequest(scenario=path, quiet=True), plugins)["status"] == "finished", part

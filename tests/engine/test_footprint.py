@@ -41,8 +41,8 @@ def clkd_experience_end(run, experience, result):
 
 
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144"}
-"""Lets glibc return each larger tensor's memory when it is freed. As it is, it may keep some for later, which hides what
-a run needs."""
+"""Lets glibc return a tensor's memory when it is freed. As it is, it may keep some for later, which hides what a run
+needs."""
 
 
 def held(scenario: dict[str, Any]) -> list[tuple[int, int]]:

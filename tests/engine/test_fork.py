@@ -12,7 +12,7 @@ import torch
 from states import assert_same, state
 
 from clkd.engine.execute import execute
-from clkd.engine.fork import split
+from clkd.engine.origin import split
 from clkd.errors import UserError
 from clkd.plugins import Plugins, load_plugins
 from clkd.scenario.document import to_yaml

@@ -91,13 +91,13 @@ def together(home: Path, *commands: tuple[str, ...], scenario: dict[str, Any]) -
     return [(process.returncode, *each) for process, each in zip(started, said, strict=True)]
 
 
-def fit_once(home: Path, count: int) -> None:
-    done = together(home, *(("--seed", str(seed)) for seed in range(count)), scenario=TAUGHT)
+def fit_once(home: Path, count: int, scenario: dict[str, Any] = TAUGHT, links: int = 1) -> None:
+    done = together(home, *(("--seed", str(seed)) for seed in range(count)), scenario=scenario)
     assert [code for code, _, _ in done] == [0] * count, done
     said = "".join(stderr for _, _, stderr in done)
     assert said.count("decoding digits into") == 1, said
-    assert said.count("teacher: fitting mlp") == 1, said
-    assert said.count("teacher: mlp from the cache") == count - 1
+    assert said.count("teacher: fitting mlp") == links, said
+    assert said.count("teacher: mlp from the cache") == links * (count - 1)
     (folder,) = folders(home / "cache" / "answers")
     answers = Answers.open(folder)
     assert all(answers.intact(view, block) for view in range(2) for block in range(len(answers.blocks)))
@@ -114,6 +114,14 @@ def fit_once(home: Path, count: int) -> None:
 @pytest.mark.slow
 def test_many_started_at_once_decode_fit_and_ask_once(home: Path) -> None:
     fit_once(home, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fit", "born_again"])
+def test_many_started_at_once_build_a_chain_once(home: Path, kind: str) -> None:
+    big = TAUGHT["teachers"]["big"]
+    chains = {"fit": {**big, "teacher": {**big, "teacher": {**big, "seed": 2}}}, "born_again": {**big, "kind": kind}}
+    fit_once(home, 3, {**TAUGHT, "teachers": {"big": chains[kind]}}, links=3)
 
 
 @pytest.mark.slow

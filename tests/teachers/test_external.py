@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from taught import FIT, MLP, SCENARIO, cached, compose, logits
 
 from clkd import checkpoint
-from clkd.engine.compose import Composer, Composition
+from clkd.engine.compose import Composition
+from clkd.engine.execute import execute
 from clkd.errors import UserError
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
-from clkd.scenario.load import load
-from clkd.signals import Batch, Needs
-
-SCENARIO: dict[str, Any] = {
-    "name": "tiny",
-    "stream": {"dataset": {"name": "digits", "rows_per_class": 12}, "split": {"by": "class", "experiences": 2}},
-    "student": {"model": {"kind": "mlp", "hidden": [8]}, "head": "linear"},
-    "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "big"]}],
-    "train": {"optimizer": {"kind": "sgd", "lr": 0.05}},
-}
-MLP = {"kind": "mlp", "hidden": [12]}
-FIT = {"kind": "fit", "model": MLP, "epochs": 2, "batch_size": 16}
+from clkd.scenario.request import RunRequest
+from clkd.signals import Needs
 
 Composing = Callable[..., Composition]
 
@@ -36,31 +28,7 @@ Composing = Callable[..., Composition]
 @pytest.fixture
 def composed(tmp_path: Path) -> Composing:
     """Composes a scenario with a teacher `big`; its cache is this test's own."""
-    registry = load_plugins().registry
-    (tmp_path / "cache").mkdir()
-
-    def compose(teacher: dict[str, Any], **sections: Any) -> Composition:
-        path = tmp_path / "s.yaml"
-        path.write_text(to_yaml({**SCENARIO, **sections, "teachers": {"big": teacher}}))
-        loaded = load(path, [], registry)
-        composer = Composer(loaded.scenario, registry, torch.device("cpu"), tmp_path / "cache", loaded.base)
-        return composer.compose()
-
-    return compose
-
-
-def logits(composition: Composition, n: int = 5) -> Tensor:
-    """What the teacher says about the first training rows."""
-    train = composition.stream[0].train
-    rows = train.gather(torch.arange(n))
-    batch: Batch = rows.seen_as(composition.parts.augment.plain(rows.x))
-    said = composition.parts.teachers["big"].signals(batch, Needs()).logits
-    assert said is not None
-    return said
-
-
-def cached(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "cache" / "teachers").glob("*.safetensors"))
+    return partial(compose, tmp_path)
 
 
 def test_a_fitted_teacher_is_fitted_once_and_has_learned(composed: Composing, tmp_path: Path) -> None:
@@ -192,6 +160,8 @@ def test_nothing_in_a_file_is_executed(composed: Composing, tmp_path: Path) -> N
     [
         ([0, 1], "'classes' names 2 classes, but the teacher has 10 outputs"),
         ([*range(9), 12], "the stream has no class '12'"),
+        ([*range(9), "8"], "outputs 8 and 9 are both the stream's class '8': keep one, and write null for the other"),
+        ([*range(9), "nine"], "the stream has no class 'nine', allowed: 0, 1"),
     ],
 )
 def test_a_wrong_class_map_is_refused(composed: Composing, tmp_path: Path, classes: list[int], said: str) -> None:
@@ -222,6 +192,10 @@ def test_a_torchvision_classifier_with_its_own_classes_and_view(composed: Compos
     pixels = torch.nn.functional.interpolate(rows.x / 255, size=48, mode="bilinear", antialias=True)
     expected = resnet.eval()((pixels - 0.5) / 0.25)
     torch.testing.assert_close(logits(made, 3), expected, rtol=1e-3, atol=1e-4)
+    scenario = {**SCENARIO, "teachers": {"big": teacher}, "stream": stream, "tracking": {"mode": "off"}}
+    (tmp_path / "run.yaml").write_text(to_yaml({**scenario, "output": str(tmp_path / "run")}))
+    request = RunRequest(scenario=tmp_path / "run.yaml", quiet=True, limit_batches=1)
+    assert execute(request, load_plugins())["status"] == "finished"
     with pytest.raises(UserError, match="did you mean 'resnet18'"):
         composed({**teacher, "model": "resnet81"}, stream=stream)
     with pytest.raises(UserError, match="neither a file nor a name that torchvision can load"):
