@@ -6,30 +6,17 @@ the device (`augment`). `prepare` does the first two; the rest of clkd sees only
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, ValidationInfo
-from pydantic_core import CoreSchema
+from pydantic import Field
 
 from clkd.hooks import hookimpl
-from clkd.options import Options, Part, PartField
+from clkd.options import OptionalPart, Options, Part
 
 if TYPE_CHECKING:
     from clkd.registry import Register
 
 Positive = Annotated[int, Field(gt=0)]
-
-
-@dataclass(frozen=True, slots=True)
-class OptionalPart(PartField):
-    """A part that may be left out. (A union would report each mistake twice, once for `None`.)"""
-
-    def check(self, raw: object, info: ValidationInfo) -> Any:
-        return None if raw is None else PartField.check(self, raw, info)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"$ref": f"#/$defs/{self.kind}"}, {"type": "null"}]}
 
 
 class DatasetOptions(Options):

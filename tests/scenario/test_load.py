@@ -247,7 +247,11 @@ train: {replay_draws: 2, optimizer: {kind: sgd, lr: 0.1}}
         ("@replay1", "@replay3", "losses.1.between.0: rows '@replay3' are not drawn: train.replay_draws is 2"),
         ("@replay1", "@reply1", "losses.1.between.0: rows '@reply1' are not known (did you mean '@replay1'?)"),
         ("replay_draws: 2, ", "replay_draws: many, ", "train.replay_draws: input should be a valid integer"),
-        ("[logits]", "[logit]", "d.yaml:6:45: memory.store.0: input should be 'logits'; got 'logit'"),
+        (
+            "[logits]",
+            "[logit]",
+            "d.yaml:6:45: memory.store.0: no tap is called so (did you mean 'logits'?); got 'logit'",
+        ),
     ],
 )
 def test_a_stored_teacher_says_what_a_memory_stored_about_replayed_rows(
