@@ -32,7 +32,7 @@ MEMORIES: dict[str, str | dict[str, Any]] = {
     "herding": {"kind": "herding", "size": SIZE},
     "reservoir": {"kind": "reservoir", "size": SIZE},
     "ring": {"kind": "ring", "size": SIZE},
-    "ring, by: experience": {"kind": "ring", "size": SIZE, "by": "experience"},
+    "ring, per: experience": {"kind": "ring", "size": SIZE, "per": "experience"},
     "loss_aware": {"kind": "loss_aware", "size": SIZE},
     "gss": {"kind": "gss", "size": SIZE},
     "reservoir, retrieval: mir": {"kind": "reservoir", "size": SIZE, "retrieval": MIR},

@@ -42,7 +42,7 @@ class OfferedOptions(FilledOptions):
 class RingOptions(OfferedOptions):
     """Options of `ring`."""
 
-    by: Literal["class", "experience"] = "class"
+    per: Literal["class", "experience"] = "class"
     """What has a queue of its own."""
 
 

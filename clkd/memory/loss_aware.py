@@ -105,7 +105,7 @@ def row_losses(logits: Tensor, class_ids: Tensor, y: Tensor) -> Tensor:
     tensor([0.6931, 0.0000])
     """
     own = y[:, None] == class_ids
-    return -logits.float().log_softmax(1).masked_fill(~own, 0.0).sum(1)
+    return logits.float().log_softmax(1).neg().masked_fill(~own, 0.0).sum(1)
 
 
 def expendable(loss: Tensor) -> Tensor:

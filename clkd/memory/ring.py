@@ -37,7 +37,7 @@ class Ring(Offered):
     def __init__(
         self,
         size: int | str = 500,
-        by: Literal["class", "experience"] = "class",
+        per: Literal["class", "experience"] = "class",
         seed: int = 0,
         device: torch.device | str = "cpu",
         store: Collection[str] = (),
@@ -46,7 +46,7 @@ class Ring(Offered):
         student: Student | None = None,
     ) -> None:
         super().__init__(size, seed, device, "ring", context, store, class_names, student, ARRIVAL_BYTES)
-        self.group = COLUMN[by]
+        self.group = COLUMN[per]
         self.seen = 0
 
     def observe(self, batch: Batch, signals: Signals) -> None:

@@ -78,7 +78,7 @@ def replay(student: Student, augment: Augment, memory: Memory) -> Parts:
     "memory",
     [
         *("random", "class_balanced", "experience_balanced", "herding", "reservoir", "loss_aware", "gss", "ring"),
-        {"kind": "ring", "by": "experience"},
+        {"kind": "ring", "per": "experience"},
         {"kind": "reservoir", "retrieval": {"kind": "mir", "candidates": 18}},
     ],
     ids=str,

@@ -56,7 +56,7 @@ def test_so_do_those_that_store_what_was_said(name, size, store):
 
 
 def test_a_ring_of_experiences_keeps_the_contract():
-    part = REGISTRY.parse("memories", {"kind": "ring", "size": SIZE, "by": "experience"})
+    part = REGISTRY.parse("memories", {"kind": "ring", "size": SIZE, "per": "experience"})
     check_memory(lambda: REGISTRY.build(part, seed=0), SIZE)
 
 

@@ -28,9 +28,9 @@ def brute_force(features: np.ndarray, n: int) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_it_picks_what_brute_force_picks(seed):
-    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(seed)).relu() + 0.01
-    order = herded(features, 40).tolist()
-    assert order == brute_force(features.double().numpy(), 40)
+    features = torch.randn(25, 6, generator=torch.Generator().manual_seed(seed)).relu() + 0.01
+    order = herded(features, 25).tolist()
+    assert order == brute_force(features.double().numpy(), 25)
     assert herded(features, 11).tolist() == order[:11]
 
 
@@ -58,6 +58,7 @@ def test_shrinking_keeps_the_best_prefix():
     student, memory = material.student(), Herding(12)
     first, second, third = material.experiences()
     memory.end(first, student)
+    assert student.training, "as it was"
     orders = {c: kept(memory, c) for c in first.classes}
     for c in first.classes:
         assert orders[c] == expected(student, first, c, 6, lambda x: x.float() / 255)
@@ -65,7 +66,6 @@ def test_shrinking_keeps_the_best_prefix():
     assert {c: kept(memory, c) for c in first.classes} == {c: order[:3] for c, order in orders.items()}
     memory.end(third, student)
     assert {c: kept(memory, c) for c in first.classes} == {c: order[:2] for c, order in orders.items()}
-    assert student.training == material.student().training
 
 
 def test_a_class_that_comes_again_shares_its_rows():

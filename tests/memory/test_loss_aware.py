@@ -75,8 +75,8 @@ def test_it_is_the_rule_in_plain_python(size):
 
 
 def test_rows_get_in_as_into_a_reservoir():
-    """The last of 40 rows is there in 10 of 40 runs, whatever the losses are; to 5 sigma."""
-    runs, found = 2000, 0
+    """The last of 40 rows is there in a quarter of the runs, whatever the losses are; to 5 sigma."""
+    runs, found = 800, 0
     for seed in range(runs):
         memory = LossAware(10, seed=seed)
         for start in range(0, 40, 8):
@@ -98,7 +98,7 @@ def test_the_row_with_the_highest_loss_never_leaves():
 
 def test_draws_follow_the_weights():
     """The first and the second of two draws without replacement, to 5 sigma."""
-    weight, runs, draws = torch.tensor([1.0, 2.0, 5.0, 0.0]), 20000, torch.Generator().manual_seed(0)
+    weight, runs, draws = torch.tensor([1.0, 2.0, 5.0, 0.0]), 6000, torch.Generator().manual_seed(0)
     counts = torch.zeros(2, 4)
     for _ in range(runs):
         at = drawn_by(weight, torch.rand(4, generator=draws), 2)

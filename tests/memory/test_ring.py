@@ -32,8 +32,8 @@ def queues(rows: Batch, group: torch.Tensor, size: int) -> set[int]:
     return {row for queue in held.values() for row in queue}
 
 
-def filled(size: int, feed: int, by: str = "class") -> Ring:
-    memory, rows = Ring(size, by), stream()
+def filled(size: int, feed: int, per: str = "class") -> Ring:
+    memory, rows = Ring(size, per), stream()
     for start in range(0, len(rows), feed):
         memory.observe(rows.rows(start, min(start + feed, len(rows))), SILENT)
         assert len(memory) == min(size, start + feed, len(rows))
@@ -44,13 +44,13 @@ def ids(memory: Ring) -> list[int]:
     return memory.table.columns["sample_id"][: len(memory)].tolist()
 
 
-@pytest.mark.parametrize("by", ["class", "experience"])
+@pytest.mark.parametrize("per", ["class", "experience"])
 @pytest.mark.parametrize("size", [1, 2, 5, 11, 12, 60, 500])
 @pytest.mark.parametrize("feed", [1, 7, 32, 120])
-def test_it_is_a_queue_for_every_class_however_rows_come_in_batches(size, feed, by):
-    rows, kept = stream(), ids(filled(size, feed, by))
+def test_it_is_a_queue_for_every_class_however_rows_come_in_batches(size, feed, per):
+    rows, kept = stream(), ids(filled(size, feed, per))
     assert len(kept) == len(set(kept))
-    assert set(kept) == queues(rows, rows.y if by == "class" else rows.experience, size)
+    assert set(kept) == queues(rows, rows.y if per == "class" else rows.experience, size)
 
 
 def test_rows_keep_their_columns():
@@ -69,4 +69,4 @@ def test_a_smaller_one_takes_over_the_newest_of_each():
 
 def test_equal_shares_and_the_newest():
     group, arrival = torch.tensor([3, 3, 3, 3, 9, 9, 4]), torch.tensor([10, 11, 12, 13, 7, 8, 20])
-    assert newest(group, arrival, 5).tolist() == [False, False, True, True, False, True, True]
+    assert newest(group, arrival, 4).tolist() == [False, False, True, True, False, True, True]
