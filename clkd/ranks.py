@@ -79,7 +79,7 @@ class Ranks:
         if len(part) == sum(sizes):
             return part
         own = [len(range(self.rank, size, self.world)) for size in sizes]
-        return torch.cat([self._gathered(*each) for each in zip(part.split(own), sizes, strict=True)])
+        return torch.cat([self._gathered(*each) for each in zip(torch.split(part, own), sizes, strict=True)])
 
     def _gathered(self, part: Tensor, rows: int) -> Tensor:
         padded = part.new_zeros((-(-rows // self.world), *part.shape[1:]))

@@ -59,7 +59,7 @@ class Herding(ClassBalanced):
         training = student.training
         student.eval()
         needs, found = Needs(logits=False, features=(PENULTIMATE,)), []
-        for some in at.split(PIECE):
+        for some in torch.split(at, PIECE):
             x = rows.gather(some.to(rows.y.device), self.table.device).x
             found.append(student.signals(self.plain(x), needs).features[PENULTIMATE])
         student.train(training)

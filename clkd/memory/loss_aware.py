@@ -24,7 +24,7 @@ LOSS_BYTES = 4
 class LossAware(Offered):
     """A row gets in as into a reservoir; the row that it replaces is drawn among those with a low loss.
 
-    Buzzega et al. 2020, "Rethinking Experience Replay: a Bag of Tricks for Continual Learning", §4 (loss-aware
+    Buzzega et al. 2020, "Rethinking Experience Replay: a Bag of Tricks for Continual Learning" (loss-aware
     reservoir sampling). Row t (from 0) gets in with probability `size / (t + 1)`. A kept row goes with probability in
     proportion to `(highest loss - own loss)`, so that the row with the highest loss stays. Losses are the student's
     cross-entropy, all columns of its head competing, at the latest time that it saw the row: when the row was new, or
@@ -63,7 +63,7 @@ class LossAware(Offered):
             # Two draws may have brought the same row, so that which of its two losses stays must not be left to chance.
             kept = self.table.columns[EXTRA + LOSS]
             kept.scatter_reduce_(0, batch.extra[SLOT], loss[batch.new :], "amax", include_self=False)
-        for at in self._entering(batch.new).split(self.size):
+        for at in torch.split(self._entering(batch.new), self.size):
             room = min(self.size - len(self), len(at))
             free = torch.arange(len(self), len(self) + room)
             self._keep(batch, signals, at[:room], free.to(self.table.device, non_blocking=True), loss)

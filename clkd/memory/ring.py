@@ -26,7 +26,7 @@ COLUMN = {"class": "y", "experience": "experience"}
 class Ring(Offered):
     """A first-in-first-out queue for every class (or experience), all of the same length: together `size` rows.
 
-    Chaudhry et al. 2019, "On Tiny Episodic Memories in Continual Learning", §4 (ring buffer), which A-GEM uses, too;
+    Chaudhry et al. 2019, "On Tiny Episodic Memories in Continual Learning" (ring buffer), which A-GEM uses, too;
     there the number of queues is known and each has its fixed share. Here the queues share what there is: a new one
     shortens the others, whose oldest rows go, and what a short one leaves is the others'. One row more or less goes to
     the lower class id. Unlabelled rows count as a class of their own.

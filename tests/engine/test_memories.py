@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -216,17 +216,18 @@ def test_a_scenario_stores_features_within_a_budget_in_bytes(plugins: Plugins, t
     assert table["extra.penultimate"].shape == (len(table["y"]), 16)
 
 
-def wrong() -> Iterator[tuple[dict[str, Any], str]]:
-    mir = {"kind": "mir", "candidates": 16}
-    yield {"memory": {"kind": "none", "retrieval": "mir"}}, "there is no memory to retrieve rows from"
-    yield {"memory": {"kind": "ring", "retrieval": mir}}, "16 candidates leave nothing to choose where 16 rows"
-    yield {"memory": {"kind": "ring", "retrieval": {"kind": "mirr"}}}, "did you mean 'mir'"
-    yield {"memory": {"kind": "reservoir", "size": 9, "store": ["penultimat"]}}, "did you mean 'penultimate'"
-    yield {**FEATURES, "memory": {"kind": "ring", "store": ["logits"]}}, "compares with 'penultimate' of what"
-    yield {**FEATURES, "memory": "herding"}, "this memory stores nothing"
+MIR = {"kind": "mir", "candidates": 16}
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"memory": {"kind": "none", "retrieval": "mir"}}, "there is no memory to retrieve rows from"),
+    ({"memory": {"kind": "ring", "retrieval": MIR}}, "16 candidates leave nothing to choose where 16 rows"),
+    ({"memory": {"kind": "ring", "retrieval": {"kind": "mirr"}}}, "did you mean 'mir'"),
+    ({"memory": {"kind": "reservoir", "size": 9, "store": ["penultimat"]}}, "did you mean 'penultimate'"),
+    ({**FEATURES, "memory": {"kind": "ring", "store": ["logits"]}}, "compares with 'penultimate' of what"),
+    ({**FEATURES, "memory": "herding"}, "this memory stores nothing"),
+]
 
 
-@pytest.mark.parametrize(("changes", "why"), wrong(), ids=[why for _, why in wrong()])
+@pytest.mark.parametrize(("changes", "why"), WRONG, ids=[why for _, why in WRONG])
 def test_what_cannot_work_is_refused_before_training(
     plugins: Plugins, tmp_path: Path, changes: dict[str, Any], why: str
 ) -> None:
