@@ -120,6 +120,7 @@ class Told(LossAware):
     def __init__(self, size: int) -> None:
         super().__init__(size, class_names=NAMES)
         self.told: dict[int, float] = {}
+        self.replayed = 0
 
     def observe(self, batch: Batch, signals: Signals) -> None:
         assert signals.logits is not None
@@ -128,6 +129,7 @@ class Told(LossAware):
         for row, loss in zip(batch.sample_id.tolist(), losses, strict=True):
             latest.setdefault(row, []).append(loss)
         self.told |= {row: max(found) for row, found in latest.items()}
+        self.replayed += len(batch) - batch.new
         super().observe(batch, signals)
 
 
@@ -136,6 +138,7 @@ def test_replayed_rows_bring_their_losses_up_to_date(
 ) -> None:
     memory = Told(20)
     train(replay(make_student(), augment, memory), experiences)
+    assert memory.replayed == 3 * 2 * 12 + 4 * 2 * 12, "two draws in each step of the first epochs but the very first"
     kept = memory.table.columns
     ids, losses = kept["sample_id"].tolist(), kept["extra.loss"].tolist()
     assert losses == pytest.approx([memory.told[row] for row in ids], rel=1e-6)
