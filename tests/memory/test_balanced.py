@@ -53,7 +53,7 @@ def test_making_room_only_drops_rows():
 @pytest.mark.parametrize(("kind", "expected"), [(Random, (6 / 90, 6 / 90)), (ExperienceBalanced, (3 / 30, 3 / 60))])
 def test_each_row_of_a_group_is_kept_equally_often(kind, expected):
     """30 rows, then 60 more, to 5 sigma."""
-    runs, counts = 2000, torch.zeros(90)
+    runs, counts = 800, torch.zeros(90)
     for seed in range(runs):
         counts[column(live(kind(6, seed=seed), 30, 60), "sample_id")] += 1
     p = torch.tensor(expected).repeat_interleave(torch.tensor([30, 60]))
