@@ -35,6 +35,11 @@ def clkd_register_memories(register: Register) -> None:
 
 
 @hookspec
+def clkd_register_retrievals(register: Register) -> None:
+    """Once per process: register what chooses the rows that a memory replays."""
+
+
+@hookspec
 def clkd_register_transfers(register: Register) -> None:
     """Once per process: register strategies that make domains comparable."""
 

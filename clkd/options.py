@@ -174,6 +174,17 @@ def _finite(raw: float) -> float:
     return float(raw)
 
 
+@dataclass(frozen=True, slots=True)
+class OptionalPart(PartField):
+    """A part that may be left out. (A union would report each mistake twice, once for `None`.)"""
+
+    def check(self, raw: object, info: ValidationInfo) -> Any:
+        return None if raw is None else PartField.check(self, raw, info)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"$ref": f"#/$defs/{self.kind}"}, {"type": "null"}]}
+
+
 ModelPart = Annotated[Part, PartField("models")]
 HeadPart = Annotated[Part, PartField("heads")]
 Scheduled = Annotated[Part | float, PartField("schedules")]
@@ -232,6 +243,13 @@ class TermOptions(Options):
     any training, or goes on without the loss in that experience."""
 
 
+class MemoryOptions(Options):
+    """Keys that every memory has beside its own."""
+
+    retrieval: Annotated[Part | None, OptionalPart("retrievals")] = None
+    """Which of its rows are replayed in a step (`clkd list retrievals`); by default each with the same probability."""
+
+
 class TransferOptions(Options):
     """Keys that every transfer strategy has beside its own."""
 
@@ -247,4 +265,9 @@ class TeacherOptions(Options):
     any other, and with `memory` that one too, once per experience."""
 
 
-SHARED: dict[str, type[Options]] = {"losses": TermOptions, "transfers": TransferOptions, "teachers": TeacherOptions}
+SHARED: dict[str, type[Options]] = {
+    "losses": TermOptions,
+    "memories": MemoryOptions,
+    "transfers": TransferOptions,
+    "teachers": TeacherOptions,
+}

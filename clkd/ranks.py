@@ -61,8 +61,11 @@ class Ranks:
         """Every `world`-th, starting with this rank's."""
         return rows[self.rank :: self.world]
 
-    def whole(self, said: Signals, rows: int, needs: Needs | None) -> Signals:
-        """What is needed of what all ranks said about their shares of `rows` rows of one kind, in the rows' order."""
+    def whole(self, said: Signals, rows: int | tuple[int, ...], needs: Needs | None) -> Signals:
+        """What is needed of what all ranks said about their shares of `rows` rows, in the rows' order.
+
+        Rows of several kinds, new ones and those of each draw from memory, are given as so many of each.
+        """
         if self.alone:
             return said
         needs = needs or Needs(logits=False)
@@ -71,9 +74,14 @@ class Ranks:
             logits, said.class_ids, {tap: self._interleaved(said.features[tap], rows) for tap in needs.features}
         )
 
-    def _interleaved(self, part: Tensor, rows: int) -> Tensor:
-        if len(part) == rows:
+    def _interleaved(self, part: Tensor, rows: int | tuple[int, ...]) -> Tensor:
+        sizes = (rows,) if isinstance(rows, int) else rows
+        if len(part) == sum(sizes):
             return part
+        own = [len(range(self.rank, size, self.world)) for size in sizes]
+        return torch.cat([self._gathered(*each) for each in zip(torch.split(part, own), sizes, strict=True)])
+
+    def _gathered(self, part: Tensor, rows: int) -> Tensor:
         padded = part.new_zeros((-(-rows // self.world), *part.shape[1:]))
         padded[: len(part)] = part.detach()
         parts = [torch.empty_like(padded) for _ in range(self.world)]
@@ -121,6 +129,13 @@ class Ranks:
         dist.broadcast_object_list(box)
         told: Built = box[0]
         return told
+
+    def first_told(self, tensor: Tensor) -> Tensor:
+        """Rank 0's, on the device: all ranks have one of the same shape."""
+        if not self.alone:
+            tensor = tensor.contiguous()
+            dist.broadcast(tensor, 0)
+        return tensor
 
     def gather(self, what: Built) -> list[Built]:
         """What each rank gives, by rank."""

@@ -29,8 +29,8 @@ from clkd.options import (
 )
 
 KINDS = (
-    "losses", "memories", "transfers", "teachers", "models", "heads", "datasets", "streams", "schedules", "metrics",
-    "trackers", "methods",
+    "losses", "memories", "retrievals", "transfers", "teachers", "models", "heads", "datasets", "streams", "schedules",
+    "metrics", "trackers", "methods",
 )  # fmt: skip
 REGISTER_HOOKS = {kind: f"clkd_register_{kind}" for kind in KINDS}
 OFFERS = frozenset(
@@ -43,6 +43,7 @@ OFFERS = frozenset(
         "class_names",
         "old_classes",
         "run",
+        "student",
         "store",
         "teachers",
         "offset",

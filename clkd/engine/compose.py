@@ -28,9 +28,10 @@ from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import UserError
 from clkd.experience import Experience, Rows
+from clkd.memory.retrieval import Retrieval
 from clkd.metrics.base import Metric
 from clkd.models.student import Student
-from clkd.options import Part, Scheduled, TeacherOptions, TermOptions, TransferOptions, ViewOptions
+from clkd.options import MemoryOptions, Part, Scheduled, TeacherOptions, TermOptions, TransferOptions, ViewOptions
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.model import Augment as AugmentOptions
@@ -42,6 +43,7 @@ from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
 from clkd.teachers.network import Snapshot
+from clkd.teachers.stored import Stored
 from clkd.view import View, view_of
 
 log = logging.getLogger("clkd.engine")
@@ -90,9 +92,9 @@ class Composer:
         """
         scenario, build = self.scenario, self.registry.build
         material, augment, context = self._ground()
-        stream = material.stream
+        stream, student = material.stream, self._student(context)
         parts = Parts(
-            student=self._student(context),
+            student=student,
             augment=augment,
             terms=[self._term(part, context, place) for place, part in enumerate(scenario.losses)],
             teachers=self._teachers(replace(context, untrained=True)),
@@ -102,7 +104,9 @@ class Composer:
                 device=self.device,
                 context=context,
                 class_names=context.class_names,
+                student=student,
             ),
+            retrieval=self._retrieval(),
             transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
             transfer_weight=self._transfer_weight(),
             cache=self._teacher_cache(material, context, augment) if teach else None,
@@ -110,6 +114,7 @@ class Composer:
         parts.memory.to(self.device)
         refuse_lost_views(parts)
         refuse_gaps(parts, stream)
+        refuse_unstored(parts)
         self._request_taps(parts)
         rehearse_growth(parts.student, stream)
         refuse_undefined(parts, stream, self.past.trained if self.past else 0)
@@ -300,6 +305,12 @@ class Composer:
         loss = self.registry.build(part, context=context, seed=derive(self.scenario.seed, "loss", place))
         return Term(term_name(part), loss, sides, self._scheduled(shared.weight), shared.if_undefined == "skip")
 
+    def _retrieval(self) -> Retrieval:
+        shared = self.scenario.memory.shared
+        assert isinstance(shared, MemoryOptions), "the registry gives every memory its shared keys"
+        built: Retrieval = self.registry.build(shared.retrieval) if shared.retrieval else Retrieval()
+        return built
+
     def _transfer_weight(self) -> float | Schedule:
         shared = self.scenario.transfer.shared
         assert isinstance(shared, TransferOptions), "the registry gives every transfer its shared keys"
@@ -340,11 +351,25 @@ def request_taps(parts: Parts) -> None:
 
 def refuse_lost_views(parts: Parts) -> None:
     """What was said about a row is about one view of it, so a memory that stores it must be able to show that again."""
-    if parts.memory.needs is not None and parts.augment.views is None:
+    if parts.memory.stores and parts.augment.views is None:
         raise UserError(
             "memory.store: what the student said belongs to the view it saw, and here every view is drawn anew: give "
             "rows fixed views, which are replayed with it (stream.augment: {…, views: 1}), or set stream.augment: none"
         )
+
+
+def refuse_unstored(parts: Parts) -> None:
+    """What a loss compares with what the memory stored, the memory has to store."""
+    for place, term in enumerate(parts.terms):
+        if term.teacher and isinstance(parts.teachers[term.teacher], Stored):
+            needs = term.needs(term.teacher)
+            read = (*(("logits",) if needs.logits else ()), *needs.features)
+            missing = [name for name in read if name not in parts.memory.stores]
+            if missing:
+                raise UserError(
+                    f"losses.{place}: {term.name} compares with '{missing[0]}' of what the memory stored, which stores "
+                    f"{', '.join(parts.memory.stores) or 'nothing'}: add it to memory.store"
+                )
 
 
 def refuse_gaps(parts: Parts, stream: Stream) -> None:

@@ -59,7 +59,8 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
     if scenario.memory.name != "none":
         given = getattr(scenario.memory.options, "size", "?")
         held = f"{given} rows" if isinstance(given, int) else f"{given}: {getattr(parts.memory, 'size', '?')} rows"
-        lines["memory"] = f"{scenario.memory.name}, {held}"
+        retrieval = getattr(scenario.memory.shared, "retrieval", None)
+        lines["memory"] = f"{scenario.memory.name}, {held}" + (f", retrieved by {retrieval.name}" if retrieval else "")
     return lines
 
 

@@ -20,6 +20,7 @@ from clkd.errors import ClkdError, UserError
 from clkd.experience import Experience
 from clkd.frozen import state_hash
 from clkd.memory.base import Memory
+from clkd.memory.retrieval import Retrieval
 from clkd.models.student import Student
 from clkd.ranks import Ranks
 from clkd.schedules.base import Schedule
@@ -53,6 +54,10 @@ class Parts:
     """The one under way."""
     look: Callable[[], None] = lambda: None
     """Called while teachers answer ahead of training: may stop the run."""
+    retrieval: Retrieval = field(default_factory=Retrieval)
+
+    def __post_init__(self) -> None:
+        self.memory.plain = self.augment.plain
 
     def begin(self, experience: Experience, seed: int) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""

@@ -12,9 +12,11 @@ from clkd.engine.guard import Guard
 from clkd.engine.objective import Objective
 from clkd.engine.parts import Parts
 from clkd.engine.shares import constant_weights, gradient_shares, moving
+from clkd.losses.classification import CrossEntropy
+from clkd.memory.retrieval import Moment
 from clkd.ranks import ALONE, Ranks
 from clkd.schedules.base import Progress
-from clkd.signals import Batch
+from clkd.signals import Batch, Signals
 
 
 @dataclass
@@ -39,11 +41,14 @@ class Step:
         self.terms = self.parts.active()
         self.trained = list(self.parts.parameters())
         self.constant = constant_weights(self.parts)
+        self.losses = CrossEntropy()
+        self.losses.bind(self.parts.student.spec(), None)
+        self.losses.to(self.parts.device)
 
     def __call__(self, new: Batch, draws: torch.Generator, noise: torch.Generator) -> dict[str, Tensor]:
         """Learn from `new` rows and as many replayed ones as the memory gives; nothing from a step the guard stops."""
         parts, progress = self.parts, self.progress
-        rows = new.joined(*(parts.memory.sample(self.replay, draws) for _ in range(self.replay_draws)))
+        rows = new.joined(*parts.retrieval(parts.memory, self.replay, self.replay_draws, draws, self._moment(new)))
         batch = parts.augment.look(rows, noise, progress.epoch)
         share = self.ranks.share(batch)
 
@@ -62,11 +67,22 @@ class Step:
 
         self.rows += len(batch)
         if progress.epoch == 0:
-            said = self.ranks.whole(student.rows(0, share.new), batch.new, parts.memory.needs)
-            parts.memory.observe(batch.rows(0, batch.new), said)
+            self._offer(batch, share, student)
         for teacher in parts.teachers.values():
             teacher.after_step(parts.student)
         for term in self.terms:
             term.loss.after_step(parts.student)
         raw = {"loss": loss.detach()} | {name: value.detach() for name, value in values.items()}
         return raw | moving(weighted, self.constant) | shares
+
+    def _moment(self, new: Batch) -> Moment:
+        """What a retrieval may look at."""
+        student, plain, lr = self.parts.student, self.parts.augment.plain, self.optimizer.param_groups[0]["lr"]
+        return Moment(new, student, plain, self.losses, lr, self.ranks)
+
+    def _offer(self, batch: Batch, share: Batch, student: Signals) -> None:
+        """The new rows to the memory, and the replayed ones with them where it compares."""
+        memory = self.parts.memory
+        kinds, own = ((batch.new, *batch.draws), len(share)) if memory.compares else ((batch.new,), share.new)
+        said = self.ranks.whole(student.rows(0, own), kinds, memory.needs)
+        memory.observe(batch.rows(0, sum(kinds)), said)

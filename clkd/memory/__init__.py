@@ -1,8 +1,12 @@
-"""Memories: which rows of the past are kept, to be replayed."""
+"""Memories: which rows of the past are kept, and which of them are replayed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from clkd.hooks import hookimpl
 from clkd.memory.budget import Size
@@ -10,39 +14,87 @@ from clkd.options import Options
 
 if TYPE_CHECKING:
     from clkd.registry import Register
+    from clkd.scenario.model import Scenario
 
 
-class ReservoirOptions(Options):
-    """Options of `reservoir`."""
+def _no_typo(word: str) -> str:
+    """Taps are known once there is a student; what is nearly `logits` is no tap."""
+    if word != "logits" and get_close_matches(word, ["logits"], cutoff=0.8):
+        raise ValueError("no tap is called so (did you mean 'logits'?)")
+    return word
+
+
+class FilledOptions(Options):
+    """Options of a memory that is filled when an experience ends."""
 
     size: Size = 500
     """How many rows are kept at most; or how many bytes (`20MB`), all that is kept beside rows included."""
-    store: tuple[Literal["logits"], ...] = ()
-    """What is kept beside each row: `[logits]` are the student's own, said when the row was new, as float32. A teacher
-    of kind `stored` says them again."""
 
 
-class ClassBalancedOptions(Options):
-    """Options of `class_balanced`."""
+class OfferedOptions(FilledOptions):
+    """Options of a memory that takes rows while they are new."""
 
-    size: Size = 500
-    """How many rows are kept at most, over all classes; or how many bytes (`20MB`), all that is kept beside rows
-    included."""
+    store: tuple[Annotated[str, AfterValidator(_no_typo)], ...] = ()
+    """What is kept beside each row of what the student said when the row was new, as float32: `logits`, and features by
+    the name of their tap (`penultimate`, `stage3`). A teacher of kind `stored` says them again."""
+
+
+class RingOptions(OfferedOptions):
+    """Options of `ring`."""
+
+    per: Literal["class", "experience"] = "class"
+    """What has a queue of its own."""
+
+
+class MirOptions(Options):
+    """Options of `mir`."""
+
+    candidates: Annotated[int, Field(gt=0)] = 50
+    """How many rows are drawn evenly from memory, of which those that the coming step would hurt most are replayed."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """There must be something to choose from."""
+        replayed = scenario.train.replay_batch_size or scenario.train.batch_size
+        if scenario.memory.name == "none":
+            yield "there is no memory to retrieve rows from"
+        elif self.candidates <= replayed:
+            yield (
+                f"candidates: {self.candidates} candidates leave nothing to choose where {replayed} rows are replayed: "
+                "take more, or replay fewer (train.replay_batch_size)"
+            )
+
+
+HOME = "clkd.memory"
+FILLED = (
+    ("random", "random:Random", "random rows of all experiences so far, drawn when one ends"),
+    ("class_balanced", "class_balanced:ClassBalanced", "the same number of random rows of every class, drawn when an "
+     "experience ends"),
+    ("experience_balanced", "experience_balanced:ExperienceBalanced", "the same number of random rows of every "
+     "experience, drawn when it ends"),
+    ("herding", "herding:Herding", "of every class the rows whose mean feature is the class's (iCaRL)"),
+)  # fmt: skip
+OFFERED = (
+    ("reservoir", "reservoir:Reservoir", "an even sample of all rows seen so far, kept up row by row (Vitter 1985)"),
+    ("loss_aware", "loss_aware:LossAware", "a reservoir whose rows with a low loss are replaced first (Buzzega et al. "
+     "2020)"),
+    ("gss", "gss:GSS", "rows whose gradients point in different directions (GSS-Greedy, Aljundi et al. 2019)"),
+)  # fmt: skip
 
 
 @hookimpl
 def clkd_register_memories(register: Register) -> None:
     """The memories that clkd ships."""
-    register("none", "clkd.memory.base:Memory", config=Options, summary="keeps nothing")
-    register(
-        "reservoir",
-        "clkd.memory.reservoir:Reservoir",
-        config=ReservoirOptions,
-        summary="an even sample of all rows seen so far, kept up row by row (Vitter 1985)",
-    )
-    register(
-        "class_balanced",
-        "clkd.memory.class_balanced:ClassBalanced",
-        config=ClassBalancedOptions,
-        summary="the same number of random rows of every class, refilled after each experience",
-    )
+    register("none", f"{HOME}.base:Memory", config=Options, summary="keeps nothing")
+    for name, factory, summary in FILLED:
+        register(name, f"{HOME}.{factory}", config=FilledOptions, summary=summary)
+    for name, factory, summary in OFFERED:
+        register(name, f"{HOME}.{factory}", config=OfferedOptions, summary=summary)
+    summary = "the newest rows of every class, or of every experience: first in, first out"
+    register("ring", f"{HOME}.ring:Ring", config=RingOptions, summary=summary)
+
+
+@hookimpl
+def clkd_register_retrievals(register: Register) -> None:
+    """The ways to choose what is replayed that clkd ships, beside drawing evenly."""
+    summary = "the rows that the coming step would hurt most (maximally interfered retrieval, Aljundi et al. 2019)"
+    register("mir", f"{HOME}.mir:Mir", config=MirOptions, summary=summary)

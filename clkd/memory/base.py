@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from clkd.signals import Batch, Needs, Signals
 
 if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
+
+
+def scaled(x: Tensor) -> Tensor:
+    """Images to [0, 1], and vectors as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 class Memory:
@@ -23,10 +30,30 @@ class Memory:
     """Laws of `clkd.testing.contract` that do not hold for this memory, each with the reason."""
 
     needs: Needs | None = None
-    """What it stores of what the student said about each row it is offered; None for nothing."""
+    """What it reads of what the student said about each row it is offered; None for nothing."""
+
+    compares: ClassVar[bool] = False
+    """Whether `observe` is given the rows that were replayed in the step, too, behind the new ones."""
+
+    plain: Callable[[Tensor], Tensor] = staticmethod(scaled)
+    """Rows as stored to rows as the student is shown them, without augmentation; set by who composes the parts."""
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """What of the student's words comes back beside each row, and so belongs to the view that it was said about.
+
+        `logits`, or a tap's name. By default, all that it `needs`.
+        """
+        if self.needs is None:
+            return ()
+        return (*(("logits",) if self.needs.logits else ()), *self.needs.features)
 
     def observe(self, batch: Batch, signals: Signals) -> None:
-        """Offered each new row exactly once, in the first epoch of its experience (`batch` holds new rows only)."""
+        """Offered each new row exactly once, in the first epoch of its experience, after the step that it was new in.
+
+        `batch` holds new rows only, unless the memory `compares`. `signals` are the student's, from before the step's
+        update, and detached.
+        """
 
     def sample(self, n: int, generator: torch.Generator) -> Batch | None:
         """At most `n` distinct rows, drawn evenly with `generator` (on the CPU); None while there are none."""

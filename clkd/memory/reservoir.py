@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from clkd.memory.table import EXTRA
-from clkd.memory.tabled import Tabled
-from clkd.signals import Batch, Needs, Signals, by_class
+from clkd.memory.offered import Offered, only
+from clkd.signals import Batch, Signals
 
 if TYPE_CHECKING:
     from clkd.context import Context
-
-LOGITS = f"{EXTRA}logits"
-"""The table's column with what the student said."""
-
-VIEW = 8
-"""Bytes of a view's number."""
+    from clkd.models.student import Student
 
 
-class Reservoir(Tabled):
+class Reservoir(Offered):
     """Keeps `size` rows such that each row seen so far is kept with the same probability, `size / seen`.
 
     Vitter 1985, "Random Sampling with a Reservoir", algorithm R: row t (from 0) takes slot t while there is room, and
     after that a slot drawn evenly from 0 … t, if there is such a slot. Each row draws one number from the memory's own
     generator, so the outcome does not depend on how rows come in batches.
-
-    With `store: [logits]` each row comes back with what the student said about it when it was new, by global class id
-    (`extra["logits"]`, `[n, classes]` float32), and with the number of the fixed view that was about (`extra["view"]`).
-    Classes that the student had no column for are 0: those are the ones born after the row's own experience.
     """
 
     def __init__(
@@ -44,25 +32,17 @@ class Reservoir(Tabled):
         store: Collection[str] = (),
         class_names: tuple[str, ...] = (),
         context: Context | None = None,
+        student: Student | None = None,
     ) -> None:
-        self.needs = Needs() if "logits" in store else None
-        self.classes = len(class_names)
-        beside = 4 * self.classes + VIEW if self.needs else 0
-        super().__init__(size, seed, device, "reservoir", context, beside)
+        super().__init__(size, seed, device, "reservoir", context, store, class_names, student)
         self.seen = 0
 
     def observe(self, batch: Batch, signals: Signals) -> None:
-        slots, rows = self._places(len(batch))
+        slots, rows = self._places(batch.new)
         if not len(rows):
             return
         at = rows.to(batch.y.device, non_blocking=True)
-        self.table.write(slots, _only(batch, at), self._beside(batch, signals, at) if self.needs else None)
-
-    def _beside(self, batch: Batch, signals: Signals, at: Tensor) -> dict[str, Tensor]:
-        """What is kept beside the rows at positions `at`."""
-        assert signals.logits is not None, "the memory's `needs` asks for logits"
-        said = by_class(signals.logits.detach()[at].float(), signals.class_ids, self.classes)
-        return {"logits": said} | ({} if batch.view is None else {"view": batch.view[at]})
+        self.table.write(slots, only(batch, at), self._beside(batch, signals, at))
 
     def _places(self, arriving: int) -> tuple[Tensor, Tensor]:
         """Which of the arriving rows stay, and in which slots (each slot once)."""
@@ -92,19 +72,7 @@ class Reservoir(Tabled):
         return {**super().state_dict(), "seen": self.seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Also what a memory held that knew fewer classes, or was smaller or larger.
-
-        A larger one than before is filled by rows to come, which it keeps as if it had always been so large; of the
-        past it has no more than what was kept.
-        """
-        rows = dict(state["table"])
-        if LOGITS in rows:
-            rows[LOGITS] = F.pad(rows[LOGITS], (0, max(self.classes - rows[LOGITS].shape[1], 0)))
-        super().load_state_dict({**state, "table": rows})
+        """A larger one than before is filled by rows to come, which it keeps as if it had always been so large; of the
+        past it has no more than what was kept."""
+        super().load_state_dict(state)
         self.seen = int(state["seen"])
-
-
-def _only(batch: Batch, at: Tensor) -> Batch:
-    """The stored rows at positions `at`."""
-    own = {name: getattr(batch, name)[at] for name in ("y", "sample_id", "domain", "experience")}
-    return replace(batch, x=batch.stored()[at], raw=None, new=len(at), extra={}, **own)

@@ -40,12 +40,28 @@ class Table:
     def write(self, at: Tensor, batch: Batch, extra: Mapping[str, Tensor] | None = None) -> None:
         """Put a batch's rows into the slots `at` (`[n]` int64 on the CPU, all different, leaving no gap)."""
         assert len(at) <= self.capacity, f"{len(at)} rows do not fit into a table of {self.capacity}"
-        if not len(at):
-            return
-        self.count = max(self.count, int(at.max()) + 1)
-        slots = at.to(self.device, non_blocking=True)
-        for name, rows in _columns(batch, extra or {}).items():
-            self._column(name, rows).index_copy_(0, slots, rows.to(self.device))
+        if len(at):
+            count = max(self.count, int(at.max()) + 1)
+            self.put(at.to(self.device, non_blocking=True), batch, extra or {}, count)
+
+    def put(
+        self, slots: Tensor, batch: Batch, extra: Mapping[str, Tensor], count: int, where: Tensor | None = None
+    ) -> None:
+        """As `write`, for slots that were found on the device: nothing here waits for it.
+
+        Args:
+            slots: `[n]` int64 on the table's device, all different.
+            batch: n rows.
+            extra: what is kept beside them.
+            count: how many slots are filled afterwards: those below.
+            where: `[n]` bool, which rows are written; the slots of the others stay as they are.
+        """
+        self.count = count
+        for name, rows in _columns(batch, extra).items():
+            column, rows = self._column(name, rows), rows.to(self.device)
+            if where is not None:
+                rows = torch.where(where.view(-1, *[1] * (rows.dim() - 1)), rows, column.index_select(0, slots))
+            column.index_copy_(0, slots, rows)
 
     def keep(self, at: Tensor) -> None:
         """Keep only the rows of the slots `at` (`[n]` int64, ascending), moved to the front in this order.
@@ -71,11 +87,16 @@ class Table:
         extra = {name.removeprefix(EXTRA): rows.pop(name) for name in list(rows) if name.startswith(EXTRA)}
         return Batch(**rows, new=0, extra=extra, draws=())
 
-    def sample(self, n: int, generator: torch.Generator) -> Batch | None:
-        """At most `n` different rows, each set of rows equally likely; None while there are none."""
+    def draw(self, n: int, generator: torch.Generator) -> Tensor | None:
+        """At most `n` different slots (`[n]` int64 on the CPU), each set equally likely; None while there are none."""
         if n <= 0 or not self.count:
             return None
-        return self.read(torch.randperm(self.count, generator=generator)[:n])
+        return torch.randperm(self.count, generator=generator)[:n]
+
+    def sample(self, n: int, generator: torch.Generator) -> Batch | None:
+        """The rows of the slots that `draw` gives."""
+        at = self.draw(n, generator)
+        return None if at is None else self.read(at)
 
     def nbytes(self) -> int:
         """Bytes taken, filled or not."""

@@ -34,9 +34,10 @@ class StoredOptions(Options):
 
     def problems(self, scenario: Scenario) -> Iterator[str]:
         """It speaks of replayed rows alone, and only where the memory stored what was said."""
-        if "logits" not in getattr(scenario.memory.options, "store", ()):
+        store = getattr(scenario.memory.options, "store", ())
+        if not store:
             yield (
-                "it says again what the memory stored, but this memory stores no logits: set memory: "
+                "it says again what the memory stored, but this memory stores nothing: set memory: "
                 "{kind: reservoir, size: 1000, store: [logits]}"
             )
         names = {name for name, part in scenario.teachers.items() if part.options is self}

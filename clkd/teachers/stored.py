@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from clkd.errors import UserError
 from clkd.signals import Batch, Needs, Signals, Spec
 from clkd.teachers.base import Teacher
 
@@ -17,21 +17,22 @@ if TYPE_CHECKING:
     from clkd.models.student import Student
 
 LOGITS = "logits"
-"""Where in `Batch.extra` a memory leaves them."""
+"""Where in `Batch.extra` a memory leaves them; a feature lies there under its tap's name."""
 
 
 class Stored(Teacher):
-    """The teacher of Dark Experience Replay: the logits that a memory stored beside its rows.
+    """The teacher of Dark Experience Replay: the logits, and features, that a memory stored beside its rows.
 
     Buzzega et al. 2020, "Dark Experience for General Continual Learning: a Strong, Simple Baseline". A row knows the
     classes that had come by its own experience; `known` says which, wherever the student has grown since. About new
-    rows it says nothing: they are not `valid`, and their logits are 0.
+    rows it says nothing: they are not `valid`, and their logits and features are 0.
     """
 
     partial = True
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
         self.born = (-1,) * len(class_names)
+        self._shapes: dict[str, tuple[int, ...] | None] = {}
         self._class_ids = torch.arange(len(class_names))
         self._since = torch.zeros(len(class_names), dtype=torch.long)
 
@@ -40,22 +41,28 @@ class Stored(Teacher):
         device = student.class_ids_tensor.device
         self.born = tuple(came.get(c, -1) for c in range(len(self.born)))
         self._class_ids = self._class_ids.to(device)
+        self._shapes = {name: student.spec(name).shape for name in self._shapes}
         self._since = torch.tensor([sys.maxsize if born < 0 else born for born in self.born], device=device)
 
     def spec(self, feature: str | None = None) -> Spec:
-        return Spec(tuple(range(len(self.born))), self.born)
+        shape = None if feature is None else self._shapes.get(feature)
+        return Spec(tuple(range(len(self.born))), self.born, feature=feature, shape=shape)
 
     def request(self, features: tuple[str, ...]) -> None:
-        if features:
-            raise UserError(f"a stored teacher has logits, but no features: it cannot say '{features[0]}'")
+        self._shapes = dict.fromkeys(features)
 
     def signals(self, batch: Batch, needs: Needs) -> Signals:
-        if batch.new == len(batch):
-            logits = torch.zeros(len(batch), len(self.born), device=batch.y.device)
-        else:
-            logits = F.pad(batch.extra[LOGITS], (0, 0, batch.new, 0))
-        return Signals(logits, self._class_ids, valid=batch.is_replay, known=self._known(batch))
+        logits = self._padded(batch, LOGITS, (len(self.born),)) if needs.logits else None
+        features = {name: self._padded(batch, name, self._shapes[name] or ()) for name in needs.features}
+        return Signals(logits, self._class_ids, features, valid=batch.is_replay, known=self._known(batch))
 
-    def _known(self, batch: Batch) -> torch.Tensor | None:
+    def _padded(self, batch: Batch, name: str, shape: tuple[int, ...]) -> Tensor:
+        """What lies beside the replayed rows, and zeros for the new ones."""
+        if batch.new == len(batch):
+            return torch.zeros(len(batch), *shape, device=batch.y.device)
+        kept = batch.extra[name]
+        return F.pad(kept, (0, 0) * (kept.dim() - 1) + (batch.new, 0))
+
+    def _known(self, batch: Batch) -> Tensor | None:
         """None where no class came after the first experience, so that nothing is masked in domain streams."""
         return self._since <= batch.experience[:, None] if max(self.born) > 0 else None

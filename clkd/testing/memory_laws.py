@@ -43,6 +43,7 @@ def faithful(make: Make, size: int) -> None:
         assert rows.x.dtype == torch.uint8, f"pixels come back as {rows.x.dtype}"
         assert torch.equal(rows.x, x[rows.sample_id]), "pixels do not belong to the row's sample_id"
         assert torch.equal(rows.experience, rows.sample_id // material.ROWS), "experience ids changed"
+        assert torch.equal(rows.domain, rows.experience), "domain ids changed"
         assert int(rows.experience.max()) <= shown.index, "a row comes from the future"
         classes = torch.tensor(material.CLASSES).reshape(-1, material.PER_EXPERIENCE)
         assert torch.equal(rows.y, classes[rows.experience, rows.sample_id % material.PER_EXPERIENCE]), "labels changed"
@@ -56,6 +57,24 @@ def distinct(make: Make, size: int) -> None:
             got = 0 if rows is None else len(rows)
             assert got == min(n, len(memory)), f"{got} rows for {n} of {len(memory)}"
             assert rows is None or len(rows.sample_id.unique()) == got, "a row comes twice"  # type: ignore[no-untyped-call]  # torch's own
+
+
+def even(make: Make, size: int) -> None:
+    """Each row is drawn equally often, to five standard deviations."""
+    memory, rounds, draws = make(), 600, _draws()
+    _show(memory, next(material.experiences()))
+    kept, n = len(memory), max(len(memory) // 3, 1)
+    if not kept:
+        return
+    counts = torch.zeros(material.ROWS)
+    for _ in range(rounds):
+        rows = memory.sample(n, draws)
+        assert rows is not None, "rows that are held are not drawn"
+        counts[rows.sample_id] += 1
+    share = n / kept
+    off = (counts[counts > 0] - rounds * share).abs().max()
+    assert int((counts > 0).sum()) == kept, f"{int((counts > 0).sum())} of {kept} rows are ever drawn"
+    assert off <= 5 * (rounds * share * (1 - share)) ** 0.5, f"{off:.0f} draws more or less than {rounds * share:.0f}"
 
 
 def repeatable(make: Make, size: int) -> None:
@@ -81,9 +100,12 @@ def weighed(make: Make, size: int) -> None:
 
 
 def remembered(make: Make, size: int) -> None:
-    """Logits that it stores come back with their rows, bit for bit, in columns by global class id."""
+    """What it stores of the student's comes back with its row, bit for bit; logits in columns by global class id."""
     for memory, _ in _life(make()):
         rows = memory.sample(size, _draws())
+        if rows is not None and material.TAP in rows.extra:
+            felt = rows.extra[material.TAP]
+            assert torch.equal(felt, _felt(rows.sample_id)), "features do not belong to the row's sample_id"
         if rows is None or "logits" not in rows.extra:
             continue
         assert rows.extra["logits"].dtype == torch.float32, f"logits come back as {rows.extra['logits'].dtype}"
@@ -105,6 +127,28 @@ def state(make: Make, size: int) -> None:
     assert material.equal(memory.state_dict(), other.state_dict()), "states differ at the end"
 
 
+def resumed(make: Make, size: int) -> None:
+    """A state that is taken between two batches goes on exactly as the original does."""
+    first, second, _ = material.experiences()
+    for stop in (1, 3):
+        memory, other = make(), make()
+        _show(memory, first)
+        for step, _ in enumerate(_offer(memory, second)):
+            if step == stop:
+                other.load_state_dict(memory.state_dict())
+            elif step > stop:
+                list(_offer(other, second, slice(step, step + 1)))
+        memory.end(second, material.student())
+        other.end(second, material.student())
+        assert material.equal(memory.state_dict(), other.state_dict()), f"states differ, taken after batch {stop}"
+
+
+def seeded(make: Make, size: int) -> None:
+    """Two that are made alike and shown the same hold the same."""
+    for (one, _), (other, _) in zip(_life(make()), _life(make()), strict=True):
+        assert material.equal(one.state_dict(), other.state_dict()), "they hold different rows"
+
+
 def snapshot(make: Make, size: int) -> None:
     """A state that was taken does not move while the memory goes on."""
     memory, again = make(), make()
@@ -124,8 +168,11 @@ class Law(Protocol):
 
 MEMORY_LAWS: dict[str, Law] = {
     law.__name__: law
-    for law in (empty, bounded, faithful, distinct, repeatable, counted, weighed, remembered, state, snapshot)
-}
+    for law in (
+        empty, bounded, faithful, distinct, even, repeatable, seeded, counted, weighed, remembered, state, resumed,
+        snapshot,
+    )
+}  # fmt: skip
 
 
 def storages(thing: Any, seen: set[int] | None = None) -> dict[int, int]:
@@ -161,18 +208,25 @@ def _life(memory: Memory) -> Iterator[tuple[Memory, Experience]]:
         yield memory, experience
 
 
-def _offer(memory: Memory, experience: Experience) -> Iterator[None]:
+def _offer(memory: Memory, experience: Experience, steps: slice = slice(None)) -> Iterator[None]:
+    """Batch by batch, as a run does: with the rows that were replayed, for a memory that compares."""
     classes = material.student().class_ids_tensor
-    for at in torch.split(torch.arange(len(experience.train)), FEED):
-        batch = experience.train.gather(at)
-        said = Signals(_said(batch.sample_id, classes).requires_grad_(), classes)
+    for at in torch.split(torch.arange(len(experience.train)), FEED)[steps]:
+        new = experience.train.gather(at)
+        batch = new.joined(memory.sample(FEED - 2, _draws())) if memory.compares else new
+        said = Signals(_said(batch.sample_id, classes), classes, {material.TAP: _felt(batch.sample_id)})
         memory.observe(batch.seen_as(batch.x.float() / 255, torch.zeros_like(batch.y)), said)
         yield
 
 
 def _said(sample_id: Tensor, classes: Tensor) -> Tensor:
-    """`[B, C]` logits that tell whose they are."""
-    return sample_id[:, None] + classes[None] / 10
+    """`[B, C]` logits that tell whose they are, and ask for a gradient, which nobody may keep."""
+    return (sample_id[:, None] + classes[None] / 10).requires_grad_()
+
+
+def _felt(sample_id: Tensor) -> Tensor:
+    """`[B, D]` features, likewise."""
+    return (sample_id[:, None] * torch.arange(1.0, material.WIDTH + 1)).sin().requires_grad_()
 
 
 def _show(memory: Memory, experience: Experience) -> None:

@@ -89,6 +89,19 @@ PARTS: dict[str, dict[str, Any]] = {
         "train": {**TRAIN, "replay_draws": 2},
     },
     "class balanced": {"memory": {"kind": "class_balanced", "size": 25}},
+    "herding": {"memory": {"kind": "herding", "size": 25}},
+    "ring, stored features": {
+        "teachers": {"stored": "stored"},
+        "losses": [
+            "cross_entropy",
+            {"kind": "features", "between": ["student.penultimate@replay", "stored.penultimate"]},
+        ],
+        "memory": {"kind": "ring", "size": 25, "store": ["penultimate"]},
+    },
+    "loss aware, retrieved by interference": {
+        "memory": {"kind": "loss_aware", "size": 30, "retrieval": {"kind": "mir", "candidates": 20}},
+    },
+    "gss": {"memory": {"kind": "gss", "size": 25}},
     "no memory": {"memory": "none"},
     "learned temperature and weights": {
         "losses": [

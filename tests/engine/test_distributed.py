@@ -145,6 +145,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "views": {"stream": {**SCENARIO["stream"], "augment": VIEWS}},
     "fresh views": {"stream": {**SCENARIO["stream"], "augment": {**VIEWS, "views": None}}},
     "class balanced": {"memory": {"kind": "class_balanced", "size": 25}},
+    "herding": {"memory": {"kind": "herding", "size": 25}},
+    "gss": {"memory": {"kind": "gss", "size": 25}},
+    "loss aware, retrieved by interference": {
+        "memory": {"kind": "loss_aware", "size": 40, "retrieval": {"kind": "mir", "candidates": 20}},
+    },
+    "ring": {"memory": {"kind": "ring", "size": 25}},
     "ema": {
         "teachers": {"slow": {"kind": "ema", "decay": 0.9}},
         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
@@ -243,6 +249,9 @@ with joined() as ranks:
     told = ranks.whole(own, 7, Needs(features=("tap",)))
     assert torch.equal(told.logits, rows) and torch.equal(told.features["tap"], rows[:, None].half())
     assert ranks.whole(own, 7, None).logits is None, "what nobody needs is not sent"
+    two = Signals(torch.cat([ranks.own(rows), ranks.own(-rows)]), ids)
+    assert torch.equal(ranks.whole(two, (7, 7), Needs()).logits, torch.cat([rows, -rows])), "each kind by itself"
+    assert ranks.first_told(torch.tensor([3, 4]) + r).tolist() == [3, 4]
     assert ranks.sum(torch.tensor([r + 1])).tolist() == [3]
     assert ranks.mean(torch.tensor([r + 1.0])).tolist() == [1.5]
     assert ranks.highest(10 * r) == 10

@@ -29,9 +29,13 @@ BUDGETED: list[dict[str, Any]] = [
     for name in REGISTRY.names("memories")
     if "size" in REGISTRY.get("memories", name).options.model_fields
 ]
-BUDGETED.append({"kind": "reservoir", "store": ["logits"]})
+BUDGETED += [{"kind": "reservoir", "store": ["logits"]}, {"kind": "gss", "store": ["penultimate"]}]
 IDS = [" ".join(map(str, raw.values())) for raw in BUDGETED]
-ROW = {"reservoir": 4 + 32, "class_balanced": 4 + 32 + 8, "reservoir ['logits']": 4 + 32 + 4 * len(NAMES) + 8}
+BESIDE = {
+    "reservoir": 0, "ring": 8, "loss_aware": 4, "gss": 4, "random": 8, "class_balanced": 8, "experience_balanced": 8,
+    "herding": 8, "reservoir ['logits']": 4 * len(NAMES) + 8, "gss ['penultimate']": 4 + 4 * material.WIDTH + 8,
+}  # fmt: skip
+ROW = {name: 4 + 32 + beside for name, beside in BESIDE.items()}
 """Bytes of a row of `clkd.testing.material`: four pixels, ids, and what is kept beside."""
 
 
@@ -39,7 +43,7 @@ def build(raw: dict[str, Any], size: int | str) -> Memory:
     i = torch.arange(90)
     context = SimpleNamespace(train=Rows(material.pixels(), i, i, i))
     part = REGISTRY.parse("memories", {**raw, "size": size})
-    memory: Memory = REGISTRY.build(part, seed=0, class_names=NAMES, context=context)
+    memory: Memory = REGISTRY.build(part, seed=0, class_names=NAMES, context=context, student=material.student())
     return memory
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from clkd.experience import Experience, Rows
-from clkd.memory.class_balanced import ClassBalanced, shares
+from clkd.memory.balanced import shares
+from clkd.memory.class_balanced import ClassBalanced
 
 
 def experience(index: int, labels: torch.Tensor, start: int, seen: tuple[int, ...], warp=None) -> Experience:

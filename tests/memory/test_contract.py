@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from clkd.memory.reservoir import Reservoir
 from clkd.plugins import load_plugins
+from clkd.testing import material
 from clkd.testing.contract import check, check_memory
 from clkd.testing.memory_laws import MEMORY_LAWS
 
@@ -24,15 +26,38 @@ def test_built_in_memories_keep_the_contract(name, size):
     check_memory(lambda: REGISTRY.build(REGISTRY.parse("memories", raw), seed=0), size)
 
 
+OFFERED = {"reservoir": 0, "ring": 8, "loss_aware": 4, "gss": 4}
+"""What can store something beside rows, and the bytes that each keeps beside them anyway."""
+
+
+def test_all_that_can_store_something_are_known():
+    found = [
+        name for name in REGISTRY.names("memories") if "store" in REGISTRY.get("memories", name).options.model_fields
+    ]
+    assert found == sorted(OFFERED)
+
+
 @pytest.mark.parametrize("size", [1, SIZE, 1000])
-def test_so_does_one_that_stores_logits(size):
-    part = REGISTRY.parse("memories", {"kind": "reservoir", "size": size, "store": ["logits"]})
+@pytest.mark.parametrize("name", OFFERED)
+@pytest.mark.parametrize("store", [["logits"], ["penultimate"], ["logits", "penultimate"]], ids=" ".join)
+def test_so_do_those_that_store_what_was_said(name, size, store):
+    part = REGISTRY.parse("memories", {"kind": name, "size": size, "store": store})
     names = tuple(str(c) for c in range(7))
-    check_memory(lambda: REGISTRY.build(part, seed=0, class_names=names), size)
+    laws = MEMORY_LAWS if store == ["logits"] else {"remembered": MEMORY_LAWS["remembered"]}
+    check(lambda: REGISTRY.build(part, seed=0, class_names=names), {k: partial(v, size=size) for k, v in laws.items()})
     memory = REGISTRY.build(part, seed=0, class_names=names)
     MEMORY_LAWS["remembered"](lambda: memory, size)
-    pixels, ids, logits, view = 4, 4 * 8, 7 * 4, 8
-    assert memory.nbytes() == size * (pixels + ids + logits + view), "what is stored beside rows is counted"
+    rows = memory.sample(1, torch.Generator())
+    assert {*store, "view"} <= rows.extra.keys()
+    pixels, ids, view = 4, 4 * 8, 8
+    beside = sum({"logits": 7 * 4, "penultimate": material.WIDTH * 4}[each] for each in store)
+    row = pixels + ids + beside + view + OFFERED[name]
+    assert memory.nbytes() == size * row, "what is stored beside rows is counted"
+
+
+def test_a_ring_of_experiences_keeps_the_contract():
+    part = REGISTRY.parse("memories", {"kind": "ring", "size": SIZE, "per": "experience"})
+    check_memory(lambda: REGISTRY.build(part, seed=0), SIZE)
 
 
 class NeverEmpty(Reservoir):
@@ -92,10 +117,20 @@ class Shuffled(Reservoir):
         return super()._beside(batch, signals, (at + 1) % len(batch))
 
 
+class NeverTheLast(Reservoir):
+    def sample(self, n, generator):
+        return self.table.read(torch.randperm(len(self) - 1, generator=generator)[:n])
+
+
+class AnySeed(Reservoir):
+    def __init__(self, size):
+        super().__init__(size, seed=int(torch.randint(2**31, ())))
+
+
 BROKEN = {
-    "empty": NeverEmpty, "bounded": TooLarge, "faithful": Floating, "distinct": Twice, "repeatable": OwnDraws,
-    "counted": Uncounted, "weighed": HoldsTheBatch, "remembered": Shuffled, "state": RestartsCounting,
-    "snapshot": Moving,
+    "empty": NeverEmpty, "bounded": TooLarge, "faithful": Floating, "distinct": Twice, "even": NeverTheLast,
+    "repeatable": OwnDraws, "seeded": AnySeed, "counted": Uncounted, "weighed": HoldsTheBatch, "remembered": Shuffled,
+    "state": RestartsCounting, "resumed": RestartsCounting, "snapshot": Moving,
 }  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 
@@ -25,18 +27,38 @@ def ids(memory: Reservoir) -> torch.Tensor:
     return memory.table.columns["sample_id"][: len(memory)]
 
 
+K, N, RUNS = 10, 40, 2500
+
+
+def worst(counts: torch.Tensor) -> float:
+    """How far the frequencies of kept positions are from even, in sigmas: of each row, and of each ten rows."""
+    found = []
+    for together in (1, 10):
+        p = together / N
+        sigma = (RUNS * K * p * (1 - p) * (N - K) / (N - 1)) ** 0.5  # hypergeometric
+        found.append((counts.reshape(-1, together).sum(1) - RUNS * K * p).abs().max() / sigma)
+    return float(max(found))
+
+
 @pytest.mark.parametrize("feed", [13, 40])
 def test_each_row_is_kept_with_probability_k_over_n(feed):
-    """To 5 sigma, each row and each ten rows: drawing from 0 … t-1 or 0 … t+1 instead of 0 … t is off by 7 sigma."""
-    k, n, runs = 10, 40, 2500
-    counts = torch.zeros(n)
-    for seed in range(runs):
-        counts[ids(filled(k, n, feed, seed))] += 1
-    for rows_together in (1, 10):
-        p = rows_together / n
-        sigma = (runs * k * p * (1 - p) * (n - k) / (n - 1)) ** 0.5  # hypergeometric
-        off = (counts.reshape(-1, rows_together).sum(1) - runs * k * p) / sigma
-        assert off.abs().max() < 5, off.tolist()
+    counts = torch.zeros(N)
+    for seed in range(RUNS):
+        counts[ids(filled(K, N, feed, seed))] += 1
+    assert worst(counts) < 5
+
+
+@pytest.mark.parametrize(("off", "seen"), [(0, False), (-1, True), (1, True)])
+def test_that_test_sees_an_off_by_one(off, seen):
+    """Algorithm R in plain Python where row t draws its slot from one number too few or too many."""
+    draw, counts = random.Random(0), torch.zeros(N)
+    for _ in range(RUNS):
+        slots = list(range(K))
+        for t in range(K, N):
+            if (slot := draw.randrange(t + 1 + off)) < K:
+                slots[slot] = t
+        counts[slots] += 1
+    assert (worst(counts) > 5) == seen
 
 
 @pytest.mark.parametrize("feed", [1, 7, 13, 200])

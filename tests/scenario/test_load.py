@@ -3,7 +3,7 @@ from typing import ClassVar
 import pytest
 
 from clkd.errors import UserError
-from clkd.options import Options, Part
+from clkd.options import MemoryOptions, Options, Part
 from clkd.registry import Registry
 from clkd.scenario.load import ScenarioErrors, load
 from clkd.scenario.model import DEFAULTS
@@ -162,7 +162,9 @@ def test_a_part_may_judge_the_scenario_it_is_in(write, registry):
     own = Registry(dict(registry.entries))
     own.register_for("memories", "test", "here")("picky", "nowhere:Picky", config=Picky)
     path = write("{kind: reservoir, size: 500}", "picky")
-    assert load(path, ["memory.size=4"], own).scenario.memory == Part("memories", "picky", Picky(size=4))
+    assert load(path, ["memory.size=4"], own).scenario.memory == Part(
+        "memories", "picky", Picky(size=4), MemoryOptions()
+    )
     for settings, expected in (([], "memory.size: split_cifar is not enough"), (["memory.size=3"], "memory: no")):
         with pytest.raises(ScenarioErrors) as caught:
             load(path, settings, own)
@@ -247,7 +249,11 @@ train: {replay_draws: 2, optimizer: {kind: sgd, lr: 0.1}}
         ("@replay1", "@replay3", "losses.1.between.0: rows '@replay3' are not drawn: train.replay_draws is 2"),
         ("@replay1", "@reply1", "losses.1.between.0: rows '@reply1' are not known (did you mean '@replay1'?)"),
         ("replay_draws: 2, ", "replay_draws: many, ", "train.replay_draws: input should be a valid integer"),
-        ("[logits]", "[logit]", "d.yaml:6:45: memory.store.0: input should be 'logits'; got 'logit'"),
+        (
+            "[logits]",
+            "[logit]",
+            "d.yaml:6:45: memory.store.0: no tap is called so (did you mean 'logits'?); got 'logit'",
+        ),
     ],
 )
 def test_a_stored_teacher_says_what_a_memory_stored_about_replayed_rows(

@@ -1,0 +1,95 @@
+"""What every memory shares that is filled after an experience, when all its rows are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clkd.memory.table import EXTRA, PIECE
+from clkd.memory.tabled import Tabled
+
+if TYPE_CHECKING:
+    from clkd.context import Context
+    from clkd.experience import Experience
+    from clkd.models.student import Student
+
+KEY = "key"
+"""The extra column with each row's key: those with the smallest stay."""
+KEY_BYTES = 8
+
+
+class Balanced(Tabled):
+    """Keeps `size` rows, split evenly over groups, chosen at the end of each experience.
+
+    Every row gets a key once, when its experience ends, and a group keeps its rows with the smallest keys. So making
+    room for new groups only drops rows. Override `groups` and `grouped`; keys are random unless `keys` is overridden,
+    too.
+    """
+
+    def __init__(
+        self, size: int | str, seed: int, device: torch.device | str, purpose: str, context: Context | None = None
+    ) -> None:
+        super().__init__(size, seed, device, purpose, context, KEY_BYTES)
+
+    def groups(self, experience: Experience) -> tuple[int, ...]:
+        """The groups that there are after an experience."""
+        raise NotImplementedError
+
+    def grouped(self, y: Tensor, experience: Tensor) -> Tensor:
+        """Each row's group; rows of no known group are not kept."""
+        raise NotImplementedError
+
+    def keys(self, experience: Experience, student: Student) -> Tensor:
+        """`[n]` float64 on the CPU, for each row of an experience."""
+        return torch.rand(len(experience.train), generator=self.draws, dtype=torch.float64)
+
+    def end(self, experience: Experience, student: Student) -> None:
+        arriving, count = experience.train, len(self)
+        key = self.keys(experience, student)
+        y = arriving.y.cpu()
+        own = self.grouped(y, torch.full_like(y, arriving.experience))
+        held = [self.grouped(self._column("y"), self._column("experience"))] if count else []
+        old = [self._column(EXTRA + KEY)] if count else []
+        stays = smallest(torch.cat([*held, own]), torch.cat([*old, key]), self.groups(experience), self.size)
+        self.table.keep(stays[stays < count])
+        for some in torch.split(stays[stays >= count] - count, PIECE):
+            rows = arriving.gather(some.to(arriving.y.device), self.table.device)
+            slots = torch.arange(len(self), len(self) + len(some))
+            self.table.write(slots, rows, {KEY: key[some]})
+
+    def staying(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Each group's share of a larger memory's rows."""
+        group = self.grouped(rows["y"].cpu(), rows["experience"].cpu())
+        return smallest(group, rows[EXTRA + KEY].cpu(), tuple(torch.unique(group).tolist()), self.size)
+
+    def _column(self, name: str) -> Tensor:
+        """What is kept, on the CPU."""
+        return self.table.columns[name][: len(self)].cpu()
+
+
+def smallest(group: Tensor, key: Tensor, groups: tuple[int, ...], size: int) -> Tensor:
+    """Positions of the rows that stay: each group's share of `size`, those with the smallest keys. In row order.
+
+    >>> group, key = torch.tensor([0, 0, 0, 1]), torch.tensor([0.3, 0.1, 0.2, 0.9])
+    >>> smallest(group, key, groups=(0, 1), size=3)
+    tensor([1, 2, 3])
+    """
+    rows = {each: (group == each).nonzero().squeeze(1) for each in groups}
+    share = shares({each: len(at) for each, at in rows.items()}, size)
+    return torch.cat([at[key[at].argsort(stable=True)[: share[each]]] for each, at in rows.items()]).sort().values
+
+
+def shares(available: Mapping[int, int], size: int) -> dict[int, int]:
+    """How many rows of each group fit into `size`: equal shares, and what a small group leaves goes to the others.
+
+    >>> shares({0: 100, 1: 2, 2: 100}, 10)
+    {1: 2, 0: 4, 2: 4}
+    """
+    share = {}
+    for place, (each, rows) in enumerate(sorted(available.items(), key=lambda item: item[1])):
+        share[each] = min(rows, size // (len(available) - place))
+        size -= share[each]
+    return share

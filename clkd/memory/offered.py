@@ -1,0 +1,105 @@
+"""What every memory shares that decides about rows as they come, and may keep what the student said beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clkd.memory.table import EXTRA
+from clkd.memory.tabled import Tabled
+from clkd.signals import Batch, Needs, Signals, by_class
+
+if TYPE_CHECKING:
+    from clkd.context import Context
+    from clkd.models.student import Student
+
+LOGITS = "logits"
+"""What `store` calls the student's logits; its other words are taps."""
+VIEW = 8
+"""Bytes of a view's number."""
+
+
+class Offered(Tabled):
+    """A memory that is offered each row while it is new; override `observe`.
+
+    With `store`, each row comes back with what the student said about it when it was new: its logits by global class id
+    (`extra["logits"]`, `[n, classes]` float32), or the feature at a tap under the tap's name (float32); and with the
+    number of the fixed view that was about (`extra["view"]`). Classes that the student had no column for are 0: those
+    are the ones born after the row's own experience.
+
+    Args:
+        store: `logits`, names of taps.
+        class_names: of the data set, for logits.
+        student: knows the shapes of its features, for a size in bytes.
+        beside: bytes that the memory keeps beside each row of its own accord.
+        reads: what it reads of the student without keeping it.
+    """
+
+    def __init__(
+        self,
+        size: int | str,
+        seed: int,
+        device: torch.device | str,
+        purpose: str,
+        context: Context | None = None,
+        store: Collection[str] = (),
+        class_names: tuple[str, ...] = (),
+        student: Student | None = None,
+        beside: int = 0,
+        reads: Needs | None = None,
+    ) -> None:
+        self._stores = tuple(dict.fromkeys(store))
+        self.classes = len(class_names)
+        taps = tuple(name for name in self._stores if name != LOGITS)
+        kept = Needs(LOGITS in self._stores, taps) if self._stores else None
+        self.needs = kept | reads if kept and reads else kept or reads
+        if self._stores and isinstance(size, str):
+            beside += 4 * sum(_widths(self._stores, self.classes, student)) + VIEW
+        super().__init__(size, seed, device, purpose, context, beside)
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        return self._stores
+
+    def pieces(self, batch: Batch) -> Iterator[Tensor]:
+        """Positions of the new rows, never more at once than there are slots (`[n]` int64 on the CPU)."""
+        return iter(torch.split(torch.arange(batch.new), self.size))
+
+    def _beside(self, batch: Batch, signals: Signals, at: Tensor) -> dict[str, Tensor]:
+        """What is kept beside the rows at positions `at`, as `store` says."""
+        kept: dict[str, Tensor] = {}
+        for name in self._stores:
+            said = signals.logits if name == LOGITS else signals.features[name]
+            assert said is not None, "the memory's `needs` asks for logits"
+            rows = said.detach()[at].float()
+            kept[name] = by_class(rows, signals.class_ids, self.classes) if name == LOGITS else rows
+        if kept and batch.view is not None:
+            kept["view"] = batch.view[at]
+        return kept
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Also what a memory held that knew fewer classes, or was smaller or larger."""
+        rows, name = dict(state["table"]), EXTRA + LOGITS
+        if name in rows:
+            rows[name] = F.pad(rows[name], (0, max(self.classes - rows[name].shape[1], 0)))
+        super().load_state_dict({**state, "table": rows})
+
+
+def only(batch: Batch, at: Tensor) -> Batch:
+    """The stored rows at positions `at`."""
+    own = {name: getattr(batch, name)[at] for name in ("y", "sample_id", "domain", "experience")}
+    return replace(batch, x=batch.stored()[at], raw=None, view=None, new=len(at), extra={}, draws=(), **own)
+
+
+def _widths(store: tuple[str, ...], classes: int, student: Student | None) -> list[int]:
+    """Numbers beside each row."""
+    assert student is not None or store == (LOGITS,), "the engine offers it"
+    return [
+        classes if name == LOGITS or student is None else math.prod(student.spec(name).shape or ()) for name in store
+    ]

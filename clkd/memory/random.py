@@ -1,0 +1,37 @@
+"""An even sample of all experiences that are over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clkd.memory.balanced import Balanced
+
+if TYPE_CHECKING:
+    from clkd.context import Context
+    from clkd.experience import Experience
+
+
+class Random(Balanced):
+    """Keeps `size` rows at random, each row of the experiences that are over with the same probability.
+
+    A reservoir holds such a sample at any moment; this one is filled when an experience ends, so that none of an
+    experience's rows are replayed within it.
+    """
+
+    def __init__(
+        self,
+        size: int | str = 500,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(size, seed, device, "random", context)
+
+    def groups(self, experience: Experience) -> tuple[int, ...]:
+        return (0,)
+
+    def grouped(self, y: Tensor, experience: Tensor) -> Tensor:
+        return torch.zeros_like(y)

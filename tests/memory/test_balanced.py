@@ -1,0 +1,65 @@
+"""What is filled at an experience's end with random rows: of every experience, or of all."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from clkd.experience import Experience, Rows
+from clkd.memory.balanced import Balanced
+from clkd.memory.experience_balanced import ExperienceBalanced
+from clkd.memory.random import Random
+
+
+def experience(index: int, rows: int, start: int) -> Experience:
+    """All rows of class 0, some of them unlabelled: what counts is where they come from."""
+    i = torch.arange(start, start + rows)
+    x = torch.zeros(start + rows, 1, 2, 2, dtype=torch.uint8)
+    made = Rows(x, torch.where(i % 7 == 0, -1, 0), i, i, domain=index, experience=index)
+    none = made.select(torch.arange(0))
+    return Experience(index, (0,), (0,), made, none, none, "", 9)
+
+
+def live(memory: Balanced, *rows: int) -> Balanced:
+    start = 0
+    for index, each in enumerate(rows):
+        memory.end(experience(index, each, start), None)
+        start += each
+    return memory
+
+
+def column(memory: Balanced, name: str) -> torch.Tensor:
+    return memory.table.columns[name][: len(memory)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 20, 200])
+def test_every_experience_has_an_equal_share_and_what_a_small_one_leaves_goes_to_the_others(size):
+    memory = live(ExperienceBalanced(size), 60, 3, 60)
+    counts = Counter(column(memory, "experience").tolist())
+    assert len(memory) == min(size, 123)
+    assert counts[1] == min(3, size // 3)
+    assert abs(counts[0] - counts[2]) <= 1
+
+
+def test_making_room_only_drops_rows():
+    before = set(column(live(ExperienceBalanced(40), 100), "sample_id").tolist())
+    after = column(live(ExperienceBalanced(40), 100, 100), "sample_id")
+    assert len(after[after < 100]) == 20
+    assert set(after[after < 100].tolist()) < before
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(Random, (6 / 90, 6 / 90)), (ExperienceBalanced, (3 / 30, 3 / 60))])
+def test_each_row_of_a_group_is_kept_equally_often(kind, expected):
+    """30 rows, then 60 more, to 5 sigma."""
+    runs, counts = 800, torch.zeros(90)
+    for seed in range(runs):
+        counts[column(live(kind(6, seed=seed), 30, 60), "sample_id")] += 1
+    p = torch.tensor(expected).repeat_interleave(torch.tensor([30, 60]))
+    assert ((counts - runs * p).abs() < 5 * (runs * p * (1 - p)).sqrt()).all()
+
+
+@pytest.mark.parametrize("kind", [Random, ExperienceBalanced])
+def test_nothing_is_replayed_within_the_first_experience(kind):
+    assert kind(5).sample(3, torch.Generator()) is None
