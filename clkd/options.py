@@ -156,17 +156,6 @@ class PartField:
         return info.context.parser.parse(self.kind, raw, info.context)
 
 
-@dataclass(frozen=True, slots=True)
-class OptionalPart(PartField):
-    """A part that may be left out. (A union would report each mistake twice, once for `None`.)"""
-
-    def check(self, raw: object, info: ValidationInfo) -> Any:
-        return None if raw is None else PartField.check(self, raw, info)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"$ref": f"#/$defs/{self.kind}"}, {"type": "null"}]}
-
-
 def _finite(raw: float) -> float:
     """A number that can be reckoned with. Integers may be too large for one."""
     if abs(raw) > sys.float_info.max or raw != raw:  # what is not equal to itself is not a number
