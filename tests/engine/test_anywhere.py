@@ -116,7 +116,6 @@ PARTS: dict[str, dict[str, Any]] = {
     },
     "students that teach each other, one in a view of its own": {
         "stream": CROPPED,
-        "student": {**BASE["student"], "model": {"kind": "mlp", "hidden": [16]}},
         "peers": {"mate": {"model": {"kind": "mlp", "hidden": [12]}, "head": "linear", "view": "own"}},
         "teachers": {
             "previous": {"kind": "previous", "of": "mate"},

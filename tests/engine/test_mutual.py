@@ -258,7 +258,7 @@ def test_in_a_fork_a_new_peer_has_room_for_what_came_before_and_the_old_one_stay
     assert_same(begun["student"], before["student"])
     assert_same(begun["peers"]["mate"], before["peers"]["mate"])
     assert begun["peers"]["third"]["layout"] == before["peers"]["mate"]["layout"]
-    with pytest.raises(UserError, match="peers.mate: the origin's is another one"):
+    with pytest.raises(UserError, match=r"peers\.mate: the origin's is another one"):
         fork(plugins, f"{origin}@1", tmp_path / "other", "peers.mate.model={kind: mlp, hidden: [13]}")
 
 
