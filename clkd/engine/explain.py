@@ -81,7 +81,7 @@ def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, in
         "teachers": teachers,
         "created": _created(parts.terms, known),
         "student_parameters": parameter_count(parts.student),
-        "peers": {name: {"parameters": parameter_count(peer)} for name, peer in parts.peers.items()},
+        "peers": {name: parameter_count(peer) for name, peer in parts.peers.items()},
         "macs_per_step": students | {name: each["macs_per_step"] for name, each in teachers.items()},
     }
 
@@ -212,7 +212,7 @@ def _block(each: dict[str, Any]) -> list[str]:
         how = ", answers recalled" if teacher["recalled"] else ""
         lines.append(f"{name} sees {view}, knows {classes(teacher['classes'])}{how}")
     lines += [f"new parameters: {name}, {count:,}" for name, count in each["created"].items()]
-    lines += [f"{name}, a peer of {peer['parameters']:,} parameters" for name, peer in each["peers"].items()]
+    lines += [f"{name}, a peer of {count:,} parameters" for name, count in each["peers"].items()]
     costs = ", ".join(f"{name} {count / 1e6:,.1f}M" for name, count in each["macs_per_step"].items())
     lines.append(f"student of {each['student_parameters']:,} parameters; multiply-accumulates a step: {costs}")
     return lines

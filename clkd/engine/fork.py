@@ -183,9 +183,10 @@ def _take_optimizer(saved: State | None, before: Scenario, composed: Composition
     optimizer = build_optimizer(new, composed.parts.parameters())
     own, known = optimizer.state_dict(), saved["param_groups"][0]["params"]
     parameters = list(composed.parts.parameters())
-    if len(parameters) != len(known):  # the losses have others now; the student's come first, its peers' then
-        same = composed.parts.peers.values() if list(before.peers) == list(composed.parts.peers) else ()
-        parameters = [p for model in (composed.parts.student, *same) for p in model.parameters() if p.requires_grad]
+    peers = list(before.peers) == list(composed.parts.peers)
+    if not peers or len(parameters) != len(known):  # the losses have others now; the students' come first
+        students = composed.parts.students.values() if peers else [composed.parts.student]
+        parameters = [p for model in students for p in model.parameters() if p.requires_grad]
     own["state"] = {
         place: {name: padded(value, parameter) for name, value in saved["state"][index].items()}
         for place, (index, parameter) in enumerate(zip(known, parameters, strict=False))

@@ -27,7 +27,8 @@ class Objective(nn.Module):
         self.needs = {name: parts.needs(name) for name in (*self.students, *parts.teachers)}
         self.networks = nn.ModuleList(self.students.values())  # which registers their parameters
         self.transfer, self.losses = parts.transfer, nn.ModuleList(self.terms)
-        self.speakers = {n: parts.teachers[n] for term in self.terms if (n := term.teacher) in parts.teachers}
+        asked = [term.teacher for term in self.terms]
+        self.speakers = {name: parts.teachers[name] for name in asked if name in parts.teachers}
 
     def forward(
         self, batch: Batch, whole: Batch, views: Mapping[str, Tensor]
