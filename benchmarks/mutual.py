@@ -2,11 +2,12 @@
 
     python benchmarks/mutual.py --seeds 0 1 2 3 4
 
-Two MLPs of 64 hidden units, ten epochs of SGD with momentum and a cosine schedule, crop by one pixel, on all ten digits
-at once (all rows, or 20 of each class) and as a stream of five experiences with replay. `alone` is the student without
-the peer; `twins` trains the peer beside it and lets nobody learn from anybody (its column tells what chance makes of
-the same recipe); `DML` is deep mutual learning; the others are KDCL with three ways to make the common target, the last with a view of its own for the
-peer. In every row the student starts with the same weights and sees the same batches.
+Two MLPs of 64 hidden units, ten epochs of SGD with momentum and a cosine schedule, crop by one pixel: on all ten digits
+at once (`all` rows, or `few`: 20 of each class), and as a stream of `five` experiences with replay. `alone` is the
+student without the peer; `twins` trains the peer beside it and lets nobody learn from anybody (its column tells what
+chance makes of the same recipe); `DML` is deep mutual learning; the others are KDCL with three ways to make the common
+target, the last with a view of its own for the peer. In every row the student starts with the same weights and sees the
+same batches.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def main() -> None:
                 gain = shown([a - b for a, b in zip(students, alone, strict=True)])
                 print(f"| {row} | {shown(students)} | {gain} | {shown(peers) if peers else ''} |")
             print()
-    print(f"{machine()}; `python benchmarks/mutual.py --seeds {' '.join(map(str, given.seeds))}`")
+    options = f"--seeds {' '.join(map(str, given.seeds))} --streams {' '.join(given.streams)}"
+    print(f"{machine()}; `python benchmarks/mutual.py {options}`")
 
 
 if __name__ == "__main__":
