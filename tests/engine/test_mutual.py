@@ -218,6 +218,11 @@ def compose(plugins: Plugins, home: Path, **changes: Any) -> Parts:
     return Composer(scenario, plugins.registry, torch.device("cpu"), home, home).compose().parts
 
 
+def compose_stream(plugins: Plugins, home: Path) -> list[Experience]:
+    scenario = Scenario.model_validate(BASE, context=Parsing(plugins.registry))
+    return Composer(scenario, plugins.registry, torch.device("cpu"), home, home).material().stream[:2]
+
+
 def events(run: Path) -> list[dict[str, Any]]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if line["event"] == "experience"]
@@ -281,6 +286,28 @@ def test_switches_for_speed_reach_peers(plugins: Plugins, tmp_path: Path) -> Non
         assert isinstance(student.runner, Compiled)
     # A second mark within a step would give away what the first network needs for its backward pass.
     assert [student.runner.begins for student in parts.students.values()] == [True, False]  # type: ignore[attr-defined]
+
+
+MAPS = ("attention", "features", "fitnet", "mgd", "nst", "ofd", "vid")
+BORROWERS = ("simkd", "srrl")
+
+
+@pytest.mark.slow
+def test_every_loss_between_two_models_works_between_students(plugins: Plugins, tmp_path: Path) -> None:
+    """It can be bound and trained by, in a stream whose heads grow; a number that is none would stop it."""
+    names = [n for n in plugins.registry.names("losses") if n not in BORROWERS]
+    pairs = [n for n in names if getattr(plugins.registry.get("losses", n).options, "sides", None) == 2]
+    assert {"kd", "relation", "crd", *MAPS} <= set(pairs)
+    stream = compose_stream(plugins, tmp_path)
+    networks = [{"model": {"kind": "resnet8", "width": width}, "head": "linear"} for width in (3, 4)]
+    for name in pairs:
+        sides = [f"{side}.stage3" if name in MAPS else side for side in ("mate", "student")]
+        losses = ["cross_entropy", {"kind": "cross_entropy", "between": ["mate"]}, {"kind": name, "between": sides}]
+        parts = compose(plugins, tmp_path, student=networks[0], peers={"mate": networks[1]}, losses=losses)
+        loop = Loop(parts, TrainOptions(optimizer=OptimizerOptions(kind="sgd", lr=0.01)), 0, limit_batches=2)
+        for experience in stream:
+            loop.train(experience, parts.begin(experience, 0))
+            parts.end(experience)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
