@@ -44,7 +44,7 @@ class Objective(nn.Module):
         """
         said = {name: s.signals(views.get(name, batch.x), self.needs[name]) for name, s in self.students.items()}
         for name, member in self.parts.members.items():
-            member.said = said[name].detached()
+            member.hear(batch, said[name])
         said |= {name: teacher.signals(batch, self.needs[name]) for name, teacher in self.speakers.items()}
         student = said[STUDENT]
 

@@ -17,11 +17,11 @@ class Speaks(nn.Module):
         return Spec(self.class_ids, (0,) * len(self.class_ids))
 
 
-def members(*said: tuple[torch.Tensor, tuple[int, ...]]) -> dict[str, Member]:
+def members(rows: Batch, *said: tuple[torch.Tensor, tuple[int, ...]]) -> dict[str, Member]:
     made = {}
     for i, (logits, class_ids) in enumerate(said):
         made[f"m{i}"] = Member(Speaks(class_ids))
-        made[f"m{i}"].said = Signals(logits, torch.tensor(class_ids))
+        made[f"m{i}"].hear(rows, Signals(logits, torch.tensor(class_ids)))
     return made
 
 
@@ -38,9 +38,10 @@ COLUMNS = (5, 3, 0)
 def target(by: str) -> tuple[Signals, torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(0)
     a, b = 3 * torch.randn(5, 4, generator=draw), 3 * torch.randn(5, 3, generator=draw)
-    made = members((a, (0, 7, 3, 5)), (b, COLUMNS))
+    rows = batch(LABELS)
+    made = members(rows, (a, (0, 7, 3, 5)), (b, COLUMNS))
     ensemble = Ensemble(tuple(made), made, mean="logits", by=by)
-    said = ensemble.signals(batch(LABELS), Needs())
+    said = ensemble.signals(rows, Needs())
     order = [COLUMNS.index(c) for c in said.class_ids.tolist()]
     return said, a[:, [0, 2, 3]], b[:, order]
 
@@ -72,3 +73,12 @@ def test_the_one_with_the_least_loss() -> None:
             expected = (a[row] + b[row]) / 2
         torch.testing.assert_close(said.logits[row], expected)
     assert chosen == {0, 1}, "the rows here tell both apart"
+
+
+def test_of_another_batch_the_student_itself_is_asked() -> None:
+    """As a report does, between two experiences: no answer of the last step is taken for one about these rows."""
+    rows, others = batch(LABELS), batch(LABELS)
+    (made,) = members(rows, (torch.zeros(5, 1), (3,))).values()
+    made.student.signals = lambda x, needs: Signals(x[:, None] + 1, torch.tensor([3]))
+    assert not made.signals(rows, Needs()).logits.any()
+    assert torch.equal(made.signals(others, Needs()).logits, others.x[:, None] + 1)
