@@ -50,9 +50,9 @@ def kd(*sides: str, temperature: float) -> dict[str, Any]:
     return {"kind": "kd", "between": list(sides), "temperature": temperature}
 
 
-def kdcl(view: str = "shared", **target: str) -> dict[str, Any]:
+def kdcl(own_view: bool = False, **target: str) -> dict[str, Any]:
     return {
-        "peers": {"mate": {**MODEL, "view": view}},
+        "peers": {"mate": {**MODEL, "own_view": own_view}},
         "teachers": {"both": {"kind": "ensemble", "members": ["student", "mate"], **target}},
         "losses": [*LABELS, kd("student", "both", temperature=2), kd("mate", "both", temperature=2)],
     }
@@ -66,7 +66,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "KDCL, mean logits": kdcl(mean="logits"),
     "KDCL, least loss": kdcl(by="least_loss"),
     "KDCL, min logit": kdcl(by="min_logit"),
-    "KDCL, min logit, own view": kdcl(by="min_logit", view="own"),
+    "KDCL, min logit, own view": kdcl(own_view=True, by="min_logit"),
 }
 
 

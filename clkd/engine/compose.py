@@ -114,7 +114,7 @@ class Composer:
             transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
             transfer_weight=self._transfer_weight(),
             peers=peers,
-            own_views=tuple(name for name, peer in scenario.peers.items() if peer.view == "own"),
+            own_views=tuple(name for name, peer in scenario.peers.items() if peer.own_view),
             members=members,
             cache=self._teacher_cache(material, context, augment) if teach else None,
         )
@@ -395,8 +395,8 @@ def refuse_fixed_views(parts: Parts) -> None:
     """A peer cannot see a random view of its own where there are none."""
     if parts.own_views and parts.augment.views is not None:
         raise UserError(
-            f"peers.{parts.own_views[0]}.view: a view of its own is a random one, and here each row comes in fixed "
-            "views (or is not augmented at all): leave it at shared, or let stream.augment crop or flip at random"
+            f"peers.{parts.own_views[0]}.own_view: a view of its own is a random one, and here each row comes in fixed "
+            "views (or is not augmented at all): leave it at false, or let stream.augment crop or flip at random"
         )
 
 

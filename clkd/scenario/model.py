@@ -114,8 +114,8 @@ class StudentOptions(Options):
 class PeerOptions(StudentOptions):
     """A further student, trained beside the one that is evaluated: they teach each other."""
 
-    view: Literal["shared", "own"] = "shared"
-    """Whether it sees each row in the student's random view or in one of its own."""
+    own_view: bool = False
+    """Whether it sees each row in a random view of its own, or in the student's."""
 
 
 class TrainOptions(Options):

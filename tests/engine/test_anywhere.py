@@ -116,7 +116,7 @@ PARTS: dict[str, dict[str, Any]] = {
     },
     "students that teach each other, one in a view of its own": {
         "stream": CROPPED,
-        "peers": {"mate": {"model": {"kind": "mlp", "hidden": [12]}, "head": "linear", "view": "own"}},
+        "peers": {"mate": {"model": {"kind": "mlp", "hidden": [12]}, "head": "linear", "own_view": True}},
         "teachers": {
             "previous": {"kind": "previous", "of": "mate"},
             "slow": {"kind": "ema", "of": "mate"},

@@ -316,8 +316,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "works with the last layer of its teacher, and 'mate' has none to lend",
     ),
     "a fixed view of its own": (
-        {"peers": {"mate": {**BASE["peers"]["mate"], "view": "own"}}},
-        "peers.mate.view: a view of its own is a random one",
+        {"peers": {"mate": {**BASE["peers"]["mate"], "own_view": True}}},
+        "peers.mate.own_view: a view of its own is a random one",
     ),
     "a peer with nothing to learn in the first experience": (
         {

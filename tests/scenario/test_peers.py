@@ -18,8 +18,8 @@ TAUGHT = (OLD, PEERS, "  - cross_entropy\n", LOSSES)
 def test_a_peer_is_read_with_its_defaults(write, registry):
     scenario = load(write(*TAUGHT), [], registry).scenario
     assert scenario.peers["mate"].model.name == "resnet20"
-    assert scenario.peers["mate"].view == "shared"
-    assert load(write(*TAUGHT), ["peers.mate.view=own"], registry).scenario.peers["mate"].view == "own"
+    assert scenario.peers["mate"].own_view is False
+    assert load(write(*TAUGHT), ["peers.mate.own_view=true"], registry).scenario.peers["mate"].own_view
 
 
 def test_students_may_be_members_and_teachers_made_of_peers(write, registry):
