@@ -61,8 +61,8 @@ def request_layers(parts: Parts, options: ReportOptions) -> None:
 
 
 def _request(parts: Parts, teacher: Teacher, tap: str, alone: bool) -> None:
-    if isinstance(teacher, Snapshot):  # a copy of the student, with the student's taps
-        parts.student.request((tap,))
+    if isinstance(teacher, Snapshot):  # a copy of a student, with that one's taps
+        parts.students[teacher.of].request((tap,))
     try:
         teacher.request((tap,))
     except UserError:

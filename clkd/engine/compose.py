@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,16 @@ from clkd.models.student import Student
 from clkd.options import MemoryOptions, Part, Scheduled, TeacherOptions, TermOptions, TransferOptions, ViewOptions
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
+from clkd.scenario.checks import named_after
 from clkd.scenario.model import Augment as AugmentOptions
-from clkd.scenario.model import ReportOptions, Scenario
+from clkd.scenario.model import ReportOptions, Scenario, StudentOptions
 from clkd.scenario.resolve import resolved
 from clkd.schedules.base import Progress, Schedule
 from clkd.seeding import derive, generator
 from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
+from clkd.teachers.member import Member
 from clkd.teachers.network import Snapshot
 from clkd.teachers.stored import Stored
 from clkd.view import View, view_of
@@ -92,12 +94,14 @@ class Composer:
         """
         scenario, build = self.scenario, self.registry.build
         material, augment, context = self._ground()
-        stream, student = material.stream, self._student(context)
+        stream = material.stream
+        student, peers = self._student(scenario.student, context, scenario.seed), self._peers(context)
+        members = self._members({STUDENT: student, **peers})
         parts = Parts(
             student=student,
             augment=augment,
             terms=[self._term(part, context, place) for place, part in enumerate(scenario.losses)],
-            teachers=self._teachers(replace(context, untrained=True)),
+            teachers=self._teachers(replace(context, untrained=True), members),
             memory=build(
                 scenario.memory,
                 seed=scenario.seed,
@@ -109,17 +113,22 @@ class Composer:
             retrieval=self._retrieval(),
             transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
             transfer_weight=self._transfer_weight(),
+            peers=peers,
+            own_views=tuple(name for name, peer in scenario.peers.items() if peer.own_view),
+            members=members,
             cache=self._teacher_cache(material, context, augment) if teach else None,
         )
         parts.memory.to(self.device)
         refuse_lost_views(parts)
+        refuse_fixed_views(parts)
         refuse_gaps(parts, stream)
         refuse_unstored(parts)
         self._request_taps(parts)
-        rehearse_growth(parts.student, stream)
+        for model in parts.students.values():
+            rehearse_growth(model, stream)
         refuse_undefined(parts, stream, self.past.trained if self.past else 0)
         if teach and any(teacher.untrained for teacher in parts.teachers.values()):
-            parts.teachers = self._teachers(context)
+            parts.teachers = self._teachers(context, members)
             self._request_taps(parts)
         speed_up(parts, scenario.train)
         return Composition(material, parts, {part.name: build(part) for part in scenario.metrics})
@@ -150,14 +159,24 @@ class Composer:
         options = wanted if isinstance(wanted, AugmentOptions) else AugmentOptions.model_validate(chosen)
         return Augment(store.mean, store.std, crop=options.crop, flip=options.flip, views=options.views).to(self.device)
 
-    def _student(self, context: Context) -> Student:
+    def _peers(self, context: Context) -> dict[str, Student]:
+        """Each starts from weights of its own: two students that start alike and see the same would stay alike."""
+        seeds = {name: derive(self.scenario.seed, "peer", name) for name in self.scenario.peers}
+        return {name: self._student(peer, context, seeds[name]) for name, peer in self.scenario.peers.items()}
+
+    def _members(self, students: Mapping[str, Student]) -> dict[str, Member]:
+        """Those of the students that an ensemble hears."""
+        heard = {name for part in self.scenario.teachers.values() for name in _members(part)}
+        return {name: Member(model) for name, model in students.items() if name in heard}
+
+    def _student(self, chosen: StudentOptions, context: Context, seed: int) -> Student:
         """Its batch norm looks at the rows of all ranks where that can be had, which is on GPUs."""
-        chosen = self.scenario.student
         try:
             view = view_of(chosen.view, context.mean, context.std, context.shape)
         except UserError as error:
-            raise UserError(f"student.{error}") from error
-        student = self._network(chosen.model, chosen.head, context, self.scenario.seed, view)
+            place = "student" if chosen is self.scenario.student else "peers"
+            raise UserError(f"{place}.{error}") from error
+        student = self._network(chosen.model, chosen.head, context, seed, view)
         if self.ranks.alone or not any(isinstance(layer, BatchNorm) for layer in student.modules()):
             return student
         if self.device.type == "cuda":
@@ -271,9 +290,9 @@ class Composer:
         assert cache is not None, "only streams that were never extended have answers in the cache"
         return teacher, cache
 
-    def _teachers(self, context: Context) -> dict[str, Teacher]:
-        """Ensembles come after the members they are made of, whatever their place in the file."""
-        built: dict[str, Teacher] = {}
+    def _teachers(self, context: Context, members: Mapping[str, Teacher]) -> dict[str, Teacher]:
+        """Ensembles come after what they are made of, whatever their place in the file; `members` are students."""
+        built: dict[str, Teacher] = dict(members)
         declared = dict(self.scenario.teachers)
         while declared:
             ready = [name for name, part in declared.items() if not set(_members(part)) & set(declared)]
@@ -328,7 +347,7 @@ def term_name(part: Part) -> str:
     shared = part.shared
     assert isinstance(shared, TermOptions), "the registry gives every loss its shared keys"
     others = [Side.read(side).model for side in shared.between or ()]
-    return shared.name or "_".join([part.name, *(model for model in others if model != STUDENT)])
+    return shared.name or named_after(part.name, others)
 
 
 def request_taps(parts: Parts) -> None:
@@ -336,13 +355,13 @@ def request_taps(parts: Parts) -> None:
 
     Teachers that are copies of the student read through the student's taps.
     """
-    wanted = {name: Needs(logits=False) for name in (STUDENT, *parts.teachers)}
+    wanted = {name: Needs(logits=False) for name in (*parts.students, *parts.teachers)}
     for term in parts.terms:
         for name in wanted:
             wanted[name] = wanted[name] | term.needs(name)
-    copies = [name for name, teacher in parts.teachers.items() if isinstance(teacher, Snapshot)]
-    for name in (STUDENT, *copies):
-        parts.student.request(wanted[name].features)
+    copies = {name: teacher.of for name, teacher in parts.teachers.items() if isinstance(teacher, Snapshot)}
+    for name, origin in ({name: name for name in parts.students} | copies).items():
+        parts.students[origin].request(wanted[name].features)
     parts.student.request(parts.transfer.reads().features)
     parts.student.request(parts.memory.needs.features if parts.memory.needs else ())
     for name, teacher in parts.teachers.items():
@@ -361,7 +380,7 @@ def refuse_lost_views(parts: Parts) -> None:
 def refuse_unstored(parts: Parts) -> None:
     """What a loss compares with what the memory stored, the memory has to store."""
     for place, term in enumerate(parts.terms):
-        if term.teacher and isinstance(parts.teachers[term.teacher], Stored):
+        if term.teacher and isinstance(parts.teachers.get(term.teacher), Stored):
             needs = term.needs(term.teacher)
             read = (*(("logits",) if needs.logits else ()), *needs.features)
             missing = [name for name in read if name not in parts.memory.stores]
@@ -370,6 +389,15 @@ def refuse_unstored(parts: Parts) -> None:
                     f"losses.{place}: {term.name} compares with '{missing[0]}' of what the memory stored, which stores "
                     f"{', '.join(parts.memory.stores) or 'nothing'}: add it to memory.store"
                 )
+
+
+def refuse_fixed_views(parts: Parts) -> None:
+    """A peer cannot see a random view of its own where there are none."""
+    if parts.own_views and parts.augment.views is not None:
+        raise UserError(
+            f"peers.{parts.own_views[0]}.own_view: a view of its own is a random one, and here each row comes in fixed "
+            "views (or is not augmented at all): leave it at false, or let stream.augment crop or flip at random"
+        )
 
 
 def refuse_gaps(parts: Parts, stream: Stream) -> None:

@@ -14,9 +14,11 @@ from clkd.view import View
 
 
 def facts(composed: Composition) -> dict[str, float]:
-    """Parameters and multiply-accumulates per row, of the student (before it grows) and of each teacher's network."""
+    """Parameters and multiply-accumulates per row, of each student (before it grows) and of each teacher's network."""
     shape = composed.stream.shape
-    networks: dict[str, tuple[nn.Module, tuple[int, ...]]] = {STUDENT: (composed.parts.student, shape)}
+    networks: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+        name: (student, shape) for name, student in composed.parts.students.items()
+    }
     for name, teacher in composed.parts.teachers.items():
         if (module := teacher.module()) is not None:
             networks[name] = module, shown(teacher, shape)
@@ -48,6 +50,8 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
         + (", …" if len(stream) > 6 else ""),
         "student": f"{scenario.student.model.name} with a {scenario.student.head.name} head, {_size(STUDENT, numbers)}",
     }
+    for name, peer in scenario.peers.items():
+        lines[f"peer {name}"] = f"{peer.model.name} with a {peer.head.name} head, {_size(name, numbers)}"
     if scenario.stream.extensions:
         lines["extended by"] = ", ".join(each.dataset.name for each in scenario.stream.extensions)
     for name, part in scenario.teachers.items():

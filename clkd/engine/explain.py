@@ -12,7 +12,7 @@ from clkd.engine.compose import Composer, Composition
 from clkd.engine.describe import shown
 from clkd.engine.provenance import plugins_of
 from clkd.engine.rehearse import Scene, rehearse
-from clkd.engine.term import STUDENT, Term
+from clkd.engine.term import Term
 from clkd.experience import Experience
 from clkd.losses.base import common_columns
 from clkd.memory.base import Memory
@@ -63,7 +63,7 @@ def explain(loaded: Loaded, plugins: Plugins) -> dict[str, Any]:
 
 def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, int]) -> dict[str, Any]:
     parts, experience = scene.parts, scene.experience
-    student = multiply_accumulates(parts.student, parts.student.shape) * rows * BACKWARD
+    students = {name: multiply_accumulates(s, s.shape) * rows * BACKWARD for name, s in parts.students.items()}
     asked = {term.teacher for term in parts.active()} - {None}
     teachers = {
         name: _teacher(parts.teachers[name], parts.student, rows, bool(parts.augment.views))
@@ -81,7 +81,8 @@ def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, in
         "teachers": teachers,
         "created": _created(parts.terms, known),
         "student_parameters": parameter_count(parts.student),
-        "macs_per_step": {STUDENT: student} | {name: each["macs_per_step"] for name, each in teachers.items()},
+        "peers": {name: parameter_count(peer) for name, peer in parts.peers.items()},
+        "macs_per_step": students | {name: each["macs_per_step"] for name, each in teachers.items()},
     }
 
 
@@ -211,6 +212,7 @@ def _block(each: dict[str, Any]) -> list[str]:
         how = ", answers recalled" if teacher["recalled"] else ""
         lines.append(f"{name} sees {view}, knows {classes(teacher['classes'])}{how}")
     lines += [f"new parameters: {name}, {count:,}" for name, count in each["created"].items()]
+    lines += [f"{name}, a peer of {count:,} parameters" for name, count in each["peers"].items()]
     costs = ", ".join(f"{name} {count / 1e6:,.1f}M" for name, count in each["macs_per_step"].items())
     lines.append(f"student of {each['student_parameters']:,} parameters; multiply-accumulates a step: {costs}")
     return lines

@@ -22,8 +22,9 @@ from clkd.engine.evaluate import evaluate, known_experiences
 from clkd.engine.loop import Loop
 from clkd.engine.material import Past, differing
 from clkd.engine.origin import Fork, State
+from clkd.engine.parts import grow
 from clkd.engine.run import Run
-from clkd.engine.state import restore, spec_of, term_state
+from clkd.engine.state import restore, spec_of, student_state, term_state
 from clkd.engine.term import Term
 from clkd.errors import UserError
 from clkd.experience import Experience
@@ -50,8 +51,10 @@ def take_over(fork: Fork, before: Scenario, run: Run, composed: Composition, loo
     last = composed.stream[fork.experience]
     for name, teacher in composed.parts.teachers.items():
         if not _same(before.teachers.get(name), run.scenario.teachers[name]):
-            teacher.end(last, composed.parts.student)  # as if it had been there: the previous self is the student now
-    rehearse_growth(composed.parts.student, composed.stream.experiences[fork.experience + 1 :])
+            # As if it had been there: the previous self is the student now.
+            teacher.end(last, composed.parts.students[teacher.of])
+    for student in composed.parts.students.values():
+        rehearse_growth(student, composed.stream.experiences[fork.experience + 1 :])
     _look_ahead(fork.past, run.record, composed, loop, fresh)
 
 
@@ -65,13 +68,14 @@ class _Carry:
     composed: Composition
 
     def state(self) -> State:
-        student = self._student()
+        parts = self.composed.parts
         return {
             **self.saved,
             "run": {**self.saved["run"], "record": self._record()},
-            "student": student,
-            "terms": {term.name: self._term(term) for term in self.composed.parts.terms},
-            "teachers": {name: self._teacher(name) for name in self.composed.parts.teachers},
+            "student": _carried("student", parts.student, self.saved["student"]),
+            "peers": {name: self._peer(name) for name in parts.peers},
+            "terms": {term.name: self._term(term) for term in parts.terms},
+            "teachers": {name: self._teacher(name) for name in parts.teachers},
             "memory": self._memory(),
             "transfer": self._transfer(),
             "optimizer": None,  # read by `_take_optimizer`, once all parameters are there
@@ -88,27 +92,14 @@ class _Carry:
         new.confusion, new.trained, new.validation = old.confusion, old.trained, old.validation
         return new.state_dict()
 
-    def _student(self) -> State:
-        """A head that has columns from the start keeps those that it has beyond the origin's."""
-        student, saved = self.composed.parts.student, self.saved["student"]
-        layout, fresh = saved["layout"], student.layout()
-        state = dict(saved["state"])
-        more = [i for i, c in enumerate(fresh["class_ids"]) if c not in layout["class_ids"]]
-        if more:
-            born = [*layout["born"], *[-1] * len(more)]
-            layout = {"class_ids": [*layout["class_ids"], *(fresh["class_ids"][i] for i in more)], "born": born}
-            for name in ("head.weight", "head.bias"):
-                if name in state:
-                    state[name] = torch.cat([state[name], student.state_dict()[name][more].cpu()])
-        student.lay_out(layout)
-        own, theirs = _shapes(student.state_dict()), _shapes(state)
-        for name in [*own, *theirs]:
-            if own.get(name) != theirs.get(name):
-                raise UserError(
-                    f"student: the origin's is another one ({name} is {_said(theirs.get(name))} there and "
-                    f"{_said(own.get(name))} here): a new run from it needs the same model and head"
-                )
-        return {"layout": layout, "state": state}
+    def _peer(self, name: str) -> State:
+        """One that the origin did not have starts untrained, with room for all classes that came so far."""
+        peer, saved = self.composed.parts.peers[name], self.saved.get("peers", {}).get(name)
+        if saved is not None:
+            return _carried(f"peers.{name}", peer, saved)
+        for experience in self.composed.stream[: self.saved["run"]["record"]["trained"]]:
+            grow(name, peer, experience, self.now.seed)
+        return student_state(peer)
 
     def _term(self, term: Term) -> State:
         """What a term had learned, if it is still of the same kind and shape."""
@@ -159,6 +150,28 @@ class _Carry:
         return saved if _same(self.before.transfer, self.now.transfer) and _shapes(saved) == _shapes(fresh) else fresh
 
 
+def _carried(place: str, student: Student, saved: State) -> State:
+    """A head that has columns from the start keeps those that it has beyond the origin's."""
+    layout, fresh = saved["layout"], student.layout()
+    state = dict(saved["state"])
+    more = [i for i, c in enumerate(fresh["class_ids"]) if c not in layout["class_ids"]]
+    if more:
+        born = [*layout["born"], *[-1] * len(more)]
+        layout = {"class_ids": [*layout["class_ids"], *(fresh["class_ids"][i] for i in more)], "born": born}
+        for name in ("head.weight", "head.bias"):
+            if name in state:
+                state[name] = torch.cat([state[name], student.state_dict()[name][more].cpu()])
+    student.lay_out(layout)
+    own, theirs = _shapes(student.state_dict()), _shapes(state)
+    for name in [*own, *theirs]:
+        if own.get(name) != theirs.get(name):
+            raise UserError(
+                f"{place}: the origin's is another one ({name} is {_said(theirs.get(name))} there and "
+                f"{_said(own.get(name))} here): a new run from it needs the same model and head"
+            )
+    return {"layout": layout, "state": state}
+
+
 def _take_optimizer(saved: State | None, before: Scenario, composed: Composition, loop: Loop) -> None:
     """Moments and counts of each parameter that is still there; none where the new optimizer keeps other things."""
     old, new = before.train.optimizer, loop.options.optimizer
@@ -170,8 +183,10 @@ def _take_optimizer(saved: State | None, before: Scenario, composed: Composition
     optimizer = build_optimizer(new, composed.parts.parameters())
     own, known = optimizer.state_dict(), saved["param_groups"][0]["params"]
     parameters = list(composed.parts.parameters())
-    if len(parameters) != len(known):  # the losses have others now; the student's come first
-        parameters = [parameter for parameter in composed.parts.student.parameters() if parameter.requires_grad]
+    peers = list(before.peers) == list(composed.parts.peers)
+    if not peers or len(parameters) != len(known):  # the losses have others now; the students' come first
+        students = composed.parts.students.values() if peers else [composed.parts.student]
+        parameters = [p for model in students for p in model.parameters() if p.requires_grad]
     own["state"] = {
         place: {name: padded(value, parameter) for name, value in saved["state"][index].items()}
         for place, (index, parameter) in enumerate(zip(known, parameters, strict=False))
@@ -212,8 +227,8 @@ def _shares(
 
 
 def _same(a: Part | None, b: Part) -> bool:
-    """Whether a part is still of the kind it was."""
-    return a is not None and a.name == b.name
+    """Whether a part is still of the kind it was, and a teacher still made from whom it was."""
+    return a is not None and a.name == b.name and getattr(a.options, "of", None) == getattr(b.options, "of", None)
 
 
 def _changed(a: Options, b: Options) -> list[str]:

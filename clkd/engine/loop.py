@@ -65,7 +65,8 @@ class Loop:
         self._enter(experience, len(rows))
         self.optimizer = self._fresh_optimizer(replaced)
         self.course = Course(self._step(self.optimizer), self._schedule(self.optimizer), rows, self.seed)
-        self.parts.student.train()
+        for student in self.parts.students.values():
+            student.train()
         if self.arrive is not None:
             self.arrive(self.course)
             self.arrive = None
@@ -76,7 +77,8 @@ class Loop:
             self.on_epoch(experience, means)
         refuse_broken_weights(self.parts, self.progress)
         self.course = None
-        self.parts.student.eval()
+        for student in self.parts.students.values():
+            student.eval()
         self.parts.settle(self.ranks)
 
     def _enter(self, experience: Experience, rows: int) -> None:

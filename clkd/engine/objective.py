@@ -1,8 +1,9 @@
-"""From a batch to its loss: what the student and its teachers say about it, and what the terms make of that."""
+"""From a batch to its loss: what students and teachers say about it, and what the terms make of that."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,26 +23,37 @@ class Objective(nn.Module):
         super().__init__()
         # What cannot change within an experience is looked up once, not per batch.
         self.parts, self.progress, self.ranks = parts, progress, ranks
-        self.needs = {name: parts.needs(name) for name in (STUDENT, *parts.teachers)}
-        self.student, self.transfer = parts.student, parts.transfer
-        self.terms = parts.active()
-        self.losses = nn.ModuleList(self.terms)  # which registers their parameters
-        self.speakers = {term.teacher: parts.teachers[term.teacher] for term in self.terms if term.teacher}
+        self.students, self.terms = parts.students, parts.active()
+        self.needs = {name: parts.needs(name) for name in (*self.students, *parts.teachers)}
+        self.networks = nn.ModuleList(self.students.values())  # which registers their parameters
+        self.transfer, self.losses = parts.transfer, nn.ModuleList(self.terms)
+        asked = [term.teacher for term in self.terms]
+        self.speakers = {name: parts.teachers[name] for name in asked if name in parts.teachers}
 
-    def forward(self, batch: Batch, whole: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Signals]:
-        """The loss, the terms unweighted and weighted, and what the student said. `batch` is this rank's share.
+    def forward(
+        self, batch: Batch, whole: Batch, views: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Signals]:
+        """The loss, the terms unweighted and weighted, and what the student said.
 
-        What it said goes without its gradient: DistributedDataParallel waits for one from all that is put out.
+        What it said goes without its gradient: DistributedDataParallel waits for one from all that is put out. All
+        speak with the weights from before the step, whoever learns from whom.
+
+        Args:
+            batch: this rank's share of the `whole` one.
+            views: the rows as they are seen by those who do not see `batch.x`, by name.
         """
-        student = self.student.signals(batch.x, self.needs[STUDENT])
-        said = {STUDENT: student} | {name: t.signals(batch, self.needs[name]) for name, t in self.speakers.items()}
+        said = {name: s.signals(views.get(name, batch.x), self.needs[name]) for name, s in self.students.items()}
+        for name, member in self.parts.members.items():
+            member.hear(batch, said[name])
+        said |= {name: teacher.signals(batch, self.needs[name]) for name, teacher in self.speakers.items()}
+        student = said[STUDENT]
 
         values: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
         for term in self.terms:
             if (value := term(batch, said, self.progress)) is not None:
                 values[term.name] = value = self.ranks.part(value, term.count(batch), term.count(whole))
-                weighted[term.name] = term.weighted(value, self.progress, student)
+                weighted[term.name] = term.weighted(value, self.progress, said[term.a.model])
         if (shift := self.transfer(batch, student)) is not None:
             values["transfer"] = shift = self.ranks.part(shift, len(batch), len(whole))
             weighted["transfer"] = value_of(self.parts.transfer_weight, self.progress, student) * shift
@@ -56,7 +68,8 @@ class Objective(nn.Module):
         # Parameters that no gradient reaches in some steps must be looked for in each of them.
         steady = [term for term in self.terms if term.a.rows in (None, "new")]
         fickle = [*(term for term in self.terms if term not in steady), self.transfer]
-        headless = not any(term.loss.reads(0).logits for term in steady)
+        reached = {term.a.model for term in steady if term.loss.reads(0).logits}
+        headless = reached != self.students.keys()
         unused = headless or any(part.requires_grad for module in fickle for part in module.parameters())
         # Buffers are settled at the experience's end instead. Newer versions of torch call this option otherwise.
         known = inspect.signature(DistributedDataParallel).parameters

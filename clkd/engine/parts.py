@@ -21,12 +21,14 @@ from clkd.experience import Experience
 from clkd.frozen import state_hash
 from clkd.memory.base import Memory
 from clkd.memory.retrieval import Retrieval
+from clkd.models.heads import Grown
 from clkd.models.student import Student
 from clkd.ranks import Ranks
 from clkd.schedules.base import Schedule
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs, Spec
 from clkd.teachers.base import Teacher
+from clkd.teachers.member import Member
 from clkd.transfer.base import Transfer
 
 log = logging.getLogger("clkd.engine")
@@ -39,7 +41,7 @@ RECALL_LIMIT = 2**30
 
 @dataclass(slots=True)
 class Parts:
-    """The student and all that it learns with."""
+    """The student and all that it learns with. What is trained beside it, its peers, learns as it does."""
 
     student: Student
     augment: Augment
@@ -48,6 +50,12 @@ class Parts:
     memory: Memory = field(default_factory=Memory)
     transfer: Transfer = field(default_factory=Transfer)
     transfer_weight: float | Schedule = 1.0
+    peers: dict[str, Student] = field(default_factory=dict)
+    """Further students."""
+    own_views: tuple[str, ...] = ()
+    """Peers that see each row in a random view of their own."""
+    members: dict[str, Member] = field(default_factory=dict)
+    """Of those that are trained, the ones that an ensemble hears."""
     cache: TeacherCache | None = None
     """Where the answers of teachers from outside are kept from one run to the next."""
     experience: int = 0
@@ -59,12 +67,12 @@ class Parts:
     def __post_init__(self) -> None:
         self.memory.plain = self.augment.plain
 
-    def begin(self, experience: Experience, seed: int) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    def begin(self, experience: Experience, seed: int) -> Grown:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
         self.experience = experience.index
-        replaced = self.student.grow(experience.classes, experience.index, generator(seed, "head", experience.index))
+        replaced = [pair for name, model in self.students.items() for pair in grow(name, model, experience, seed)]
         for teacher in self.teachers.values():
-            teacher.begin(experience, self.student)
+            teacher.begin(experience, self.students[teacher.of])
         for term in self.active():
             self.ready(term, experience)
         self.transfer.begin(experience, self.student)
@@ -77,11 +85,12 @@ class Parts:
         if term.loss.wants_classifier:
             term.loss.borrow(self._classifier(term))
         term.to(self.device)
-        term.loss.begin(experience, self.student)
+        term.loss.begin(experience, self.students[term.a.model])
 
     def _classifier(self, term: Term) -> nn.Module:
-        """The last layer of a term's teacher, for a loss that wants it."""
-        classifier = self.teachers[term.teacher].classifier() if term.teacher else None
+        """The last layer of a term's teacher, for a loss that wants it. That of a student would move all the time."""
+        teacher = self.teachers.get(term.teacher or "")
+        classifier = teacher.classifier() if teacher else None
         if classifier is None:
             raise UserError(
                 f"losses: {term.name} works with the last layer of its teacher, and '{term.teacher}' has none to lend: "
@@ -125,13 +134,13 @@ class Parts:
         """Those who may still change the student, transfer first; after this it is final."""
         self.transfer.end(experience, self.student)
         for term in self.active():
-            term.loss.end(experience, self.student)
+            term.loss.end(experience, self.students[term.a.model])
         self.memory.end(experience, self.student)
 
     def end_teachers(self, experience: Experience) -> None:
         """Those who may copy it."""
         for teacher in self.teachers.values():
-            teacher.end(experience, self.student)
+            teacher.end(experience, self.students[teacher.of])
 
     def own_buffers(self) -> list[Tensor]:
         """What may differ from rank to rank within an experience, and is settled at its end."""
@@ -155,15 +164,15 @@ class Parts:
 
     def active(self) -> list[Term]:
         """The terms whose teacher has something to say, and that the experience's classes leave something to teach."""
-        return [
-            term
-            for term in self.terms
-            if (term.teacher is None or self.teachers[term.teacher].ready) and self.experience not in term.undefined
-        ]
+        return [term for term in self.terms if self._ready(term) and self.experience not in term.undefined]
+
+    def _ready(self, term: Term) -> bool:
+        """Who is trained has always something to say."""
+        return term.teacher is None or term.teacher in self.students or self.teachers[term.teacher].ready
 
     def needs(self, model: str) -> Needs:
         """What all active terms together read of a model."""
-        wish = Needs(logits=model == STUDENT)
+        wish = Needs(logits=model in self.students)
         for term in self.active():
             wish = wish | term.needs(model)
         if model == STUDENT:
@@ -173,22 +182,46 @@ class Parts:
 
     def spec(self, side: Side) -> Spec:
         """What a side looks like now."""
-        source = self.student if side.model == STUDENT else self.teachers[side.model]
-        return source.spec(side.feature)
+        return (self.students.get(side.model) or self.teachers[side.model]).spec(side.feature)
+
+    @property
+    def students(self) -> dict[str, Student]:
+        """All that is trained, by name: the student, then its peers."""
+        return {STUDENT: self.student, **self.peers}
 
     def modules(self) -> nn.ModuleDict:
-        """All that is optimised, moved and saved: the student, the losses' and the transfer's own parameters."""
+        """All that is optimised, moved and saved: the student, its peers, the losses' and the transfer's parameters."""
         return nn.ModuleDict(
-            {"student": self.student, "transfer": self.transfer}
+            {"student": self.student}
+            | {f"peer_{name}": peer for name, peer in self.peers.items()}
+            | {"transfer": self.transfer}
             | {f"loss_{place}": term for place, term in enumerate(self.terms)}
         )
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        return (parameter for parameter in self.modules().parameters() if parameter.requires_grad)
+        return _trained(self.modules())
+
+    def parameters_of_each(self) -> list[list[nn.Parameter]]:
+        """For each student its parameters, and those of the losses that teach it."""
+        own: dict[str, list[nn.Module]] = {name: [model] for name, model in self.students.items()}
+        own[STUDENT].append(self.transfer)
+        for term in self.terms:
+            own[term.a.model].append(term)
+        return [list(_trained(nn.ModuleList(modules))) for modules in own.values()]
 
     @property
     def device(self) -> torch.device:
         return next(self.student.parameters()).device
+
+
+def grow(name: str, model: Student, experience: Experience, seed: int) -> Grown:
+    """Make room in a student for an experience's classes, whose columns are drawn from the name's own generator."""
+    own = () if name == STUDENT else (name,)
+    return model.grow(experience.classes, experience.index, generator(seed, "head", *own, experience.index))
+
+
+def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
+    return (parameter for parameter in module.parameters() if parameter.requires_grad)
 
 
 def _pieces(kept: Batch | None) -> Iterator[Batch]:

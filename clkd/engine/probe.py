@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clkd.engine.parts import Parts
-from clkd.engine.term import STUDENT, Term
+from clkd.engine.term import Term
 from clkd.experience import Experience, Rows
 from clkd.schedules.base import Progress
 from clkd.seeding import generator
@@ -60,32 +60,33 @@ class Probe:
     def _teaches(self, term: Term, batch: Batch, spread: float) -> bool:
         draws = generator(0, "probe", int(spread))
         said = {side.model: self._made_up(term, side.model, batch, spread, draws) for side in (term.a, term.b) if side}
-        student = said[STUDENT]
+        learner = said[term.a.model]
         value = term(batch, said, self.progress)
         if value is None or not value.requires_grad:
             return False
-        leaves = [tensor for tensor in (student.logits, *student.features.values()) if tensor is not None]
+        leaves = [tensor for tensor in (learner.logits, *learner.features.values()) if tensor is not None]
         gradients = torch.autograd.grad(value, leaves, allow_unused=True)
         return any(bool(gradient.any()) for gradient in gradients if gradient is not None)
 
     def _made_up(self, term: Term, model: str, batch: Batch, spread: float, draws: torch.Generator) -> Signals:
         parts, needs = self.parts, term.needs(model)
-        source = parts.student if model == STUDENT else parts.teachers[model]
+        teacher = parts.teachers.get(model)
+        source = teacher or parts.students[model]
         spec = source.spec()
 
         def drawn(*shape: int) -> Tensor:
             made = spread * torch.randn(len(batch), *shape, generator=draws)
-            return made.to(parts.device).requires_grad_(model == STUDENT)
+            return made.to(parts.device).requires_grad_(model == term.a.model)
 
         learned = [c for c, born in zip(spec.class_ids, spec.born, strict=True) if born >= 0]
         valid = torch.isin(batch.y, torch.tensor(learned, dtype=torch.long, device=batch.y.device))
-        if model != STUDENT and parts.teachers[model].partial:
+        if teacher and teacher.partial:
             valid = batch.is_replay
         return Signals(
             logits=drawn(len(spec.class_ids)) if needs.logits else None,
             class_ids=torch.tensor(spec.class_ids, dtype=torch.long, device=parts.device),
             features={name: drawn(*(source.spec(name).shape or ())) for name in needs.features},
-            valid=None if model == STUDENT else valid,
+            valid=valid if teacher else None,
         )
 
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from clkd.engine.parts import Parts
+from clkd.engine.parts import Parts, grow
 from clkd.engine.probe import Probe
-from clkd.engine.term import Term
+from clkd.engine.term import STUDENT, Term
 from clkd.errors import UserError
 from clkd.experience import Experience
 from clkd.memory.base import Memory
-from clkd.seeding import generator
 from clkd.teachers.network import Snapshot
 from clkd.transfer.base import Transfer
 
@@ -88,14 +87,16 @@ def _refuse_silence(scene: Scene) -> None:
     """The first batch would find no term to sum."""
     speaks = [term for term in scene.parts.active() if term.name not in scene.undefined]
     first = scene.experience.index == 0
-    heard = [term for term in speaks if not first or term.a.rows in (None, "new")]
-    if not heard and type(scene.parts.transfer) is Transfer:
+    taught = {term.a.model for term in speaks if not first or term.a.rows in (None, "new")}
+    if type(scene.parts.transfer) is not Transfer:
+        taught.add(STUDENT)
+    for name in [name for name in scene.parts.students if name not in taught]:
         silent = "; ".join(f"{name}: {reason}" for name, reason in scene.undefined.items())
         waits = "; ".join(f"{name} waits for {teacher}" for name, teacher in scene.waiting.items())
         raise UserError(
-            f"losses: none has anything to say in experience {scene.experience.index} "
-            f"({'; '.join(filter(None, (silent, waits))) or 'all are about replayed rows'}): add one about new rows, "
-            "such as cross_entropy"
+            f"losses: none has anything to say {'' if name == STUDENT else f'to {name} '}in experience "
+            f"{scene.experience.index} ({'; '.join(filter(None, (silent, waits))) or 'all are about replayed rows'}): "
+            "add one about new rows, such as cross_entropy"
         )
 
 
@@ -107,20 +108,21 @@ def _copied(parts: Parts) -> Parts:
         network = teacher.module()
         if network is not None and teacher.frozen and not isinstance(teacher, Snapshot):
             memo[id(network)] = network
-    student, terms, teachers, transfer = copy.deepcopy(
-        (parts.student, parts.terms, parts.teachers, parts.transfer), memo
+    student, peers, terms, teachers, transfer = copy.deepcopy(
+        (parts.student, parts.peers, parts.terms, parts.teachers, parts.transfer), memo
     )
     for term in terms:
         term.undefined = {}
-    return Parts(student, parts.augment, terms, teachers, Memory(), transfer, parts.transfer_weight)
+    return Parts(student, parts.augment, terms, teachers, Memory(), transfer, parts.transfer_weight, peers)
 
 
 def _enter(parts: Parts, experience: Experience, probe: Probe | None) -> Scene:
     """As `Parts.begin`, but what goes wrong with a term is noted."""
     parts.experience = experience.index
-    parts.student.grow(experience.classes, experience.index, generator(0))
+    for name, student in parts.students.items():
+        grow(name, student, experience, 0)
     for teacher in parts.teachers.values():
-        teacher.begin(experience, parts.student)
+        teacher.begin(experience, parts.students[teacher.of])
     active = parts.active()
     waiting = {term.name: term.teacher or "" for term in parts.terms if term not in active}
     undefined: dict[str, str] = {}

@@ -20,6 +20,7 @@ from clkd.engine.run import Run
 from clkd.engine.warped import Warped
 from clkd.experience import Experience
 from clkd.metrics.base import Metric
+from clkd.models.student import Student
 from clkd.streams.base import Stream
 from clkd.tracking import reports
 from clkd.tracking.group import Trackers
@@ -107,7 +108,7 @@ class Scheduler:
         if coming:
             ahead, ahead_aware, _ = self._pass(coming)
             accuracy, aware = accuracy + ahead, aware + ahead_aware
-        validation = self._validation(experience)
+        validation, peers = self._validation(experience), self._peers(seen)
         record.class_incremental[i][: len(accuracy)] = accuracy
         record.task_aware[i][: len(aware)] = aware
         record.confusion = confusion
@@ -115,7 +116,17 @@ class Scheduler:
         if validation:
             record.validation.append([validation.get(j, math.nan) for j in range(i + 1)])
         self.loop.progress.forgetting = record.validated_forgetting
-        return self._result(experience, validation)
+        return self._result(experience, validation, peers)
+
+    def _peers(self, seen: Sequence[Experience]) -> dict[str, float]:
+        """Accuracy of each peer on each experience so far, and its mean, as trackers log them."""
+        told: dict[str, float] = {}
+        for name, peer in self.parts.peers.items():
+            accuracy, aware, _ = self._pass(seen, student=peer)
+            shares = aware if self.run.record.task_labels else accuracy
+            told[f"peers/{name}/average_accuracy"] = sum(shares) / len(shares)
+            told |= {f"peers/{name}/exp_{e.index:02d}": share for e, share in zip(seen, shares, strict=True)}
+        return {name: share for name, share in told.items() if not math.isnan(share)}
 
     def _validation(self, experience: Experience) -> dict[int, float]:
         """Accuracy on rows held out of training, by experience: what may be selected on, since test rows may not."""
@@ -127,7 +138,10 @@ class Scheduler:
         return dict(zip((e.index for e in held), counts, strict=True))
 
     def _pass(
-        self, experiences: Sequence[Experience], split: Literal["test", "validation"] = "test"
+        self,
+        experiences: Sequence[Experience],
+        split: Literal["test", "validation"] = "test",
+        student: Student | None = None,
     ) -> tuple[list[float], list[float], list[list[int]]]:
         if not experiences:
             return [], [], []
@@ -135,11 +149,13 @@ class Scheduler:
         size = loop.options.eval_batch_size
         with self._timed("evaluate"):
             ready = [self.warped(experience, split, parts.device) for experience in experiences]
-            found = evaluate(parts.student, ready, parts.augment, size, classes, split, loop.ranks, self.look)
+            found = evaluate(
+                student or parts.student, ready, parts.augment, size, classes, split, loop.ranks, self.look
+            )
         confusion: list[list[int]] = found.confusion.tolist()
         return found.accuracy, found.task_aware, confusion
 
-    def _result(self, experience: Experience, validation: dict[int, float]) -> dict[str, Any]:
+    def _result(self, experience: Experience, validation: dict[int, float], peers: dict[str, float]) -> dict[str, Any]:
         """What trackers and plugins are told about a finished experience."""
         record, report = self.run.record, self.run.report
         return {
@@ -153,6 +169,7 @@ class Scheduler:
             "metrics": {f"stream/{name}": metric(record) for name, metric in self.metrics.items()}
             | ({"validation/average_accuracy": sum(validation.values()) / len(validation)} if validation else {})
             | (reports.points(report) if report else {})
+            | peers
             | self._resources(),
         }
 

@@ -28,13 +28,13 @@ def moving(weighted: Mapping[str, Tensor], constant: Collection[str]) -> dict[st
 
 
 def gradient_shares(weighted: Mapping[str, Tensor], parts: Parts) -> dict[str, Tensor]:
-    """Each weighted term's gradient norm over the student's parameters, divided by the sum of all terms' norms.
+    """Each weighted term's gradient norm over all students' parameters, divided by the sum of all terms' norms.
 
     The shares sum to 1, terms without rows in this batch having 0; where no term has a gradient, all are 0. Costs a
     backward pass for each term, whose graph is kept, and leaves no trace in gradients. Nothing waits for the device.
     """
-    student = [parameter for parameter in parts.student.parameters() if parameter.requires_grad]
-    norms = {name: _norm(value, student) for name, value in weighted.items()}
+    students = [p for model in parts.students.values() for p in model.parameters() if p.requires_grad]
+    norms = {name: _norm(value, students) for name, value in weighted.items()}
     total = torch.stack(list(norms.values())).sum().clamp(min=torch.finfo(torch.float32).tiny)
     silent = {term.name: torch.zeros_like(total) for term in parts.active()}
     return {f"{SHARE}{name}": norm / total for name, norm in (silent | norms).items()}

@@ -13,18 +13,18 @@ from clkd.scenario.model import TrainOptions
 
 
 def speed_up(parts: Parts, options: TrainOptions) -> None:
-    """Set precision and compilation of the student, and of each teacher that is one of clkd's networks.
+    """Set precision and compilation of each student, and of each teacher that is one of clkd's networks.
 
     Copies of the student take both with them. A teacher is fitted before, so that neither is in its weights.
     """
-    modules = [parts.student, *(teacher.module() for teacher in parts.teachers.values())]
+    modules = [*parts.students.values(), *(teacher.module() for teacher in parts.teachers.values())]
     set_precision(modules, options, parts.device)
     if options.compile:
         from clkd.models.compiled import Compiled  # loads torch's compiler, which takes a second
 
         mode = "default" if options.compile is True else options.compile
         for network in _students(modules):
-            network.runner = Compiled(mode, sizes(parts, options))
+            network.runner = Compiled(mode, sizes(parts, options), begins=network is parts.student)
 
 
 def set_precision(modules: Iterable[nn.Module | None], options: TrainOptions, device: torch.device) -> None:

@@ -13,9 +13,10 @@ from clkd.engine.parts import Parts
 from clkd.engine.provenance import fitting
 from clkd.engine.run import Run
 from clkd.engine.saver import Saved
-from clkd.engine.term import Term
+from clkd.engine.term import STUDENT, Term
 from clkd.errors import UserError
 from clkd.metrics.base import Record
+from clkd.models.student import Student
 from clkd.optimizers import build_optimizer
 from clkd.signals import Spec
 
@@ -46,7 +47,8 @@ def restore(state: dict[str, Any], run: Run, parts: Parts, loop: Loop) -> None:
     """Bring a freshly composed training to where `gather` saw it."""
     _restore_run(state["run"], run, loop)
     device = parts.device
-    parts.student.lay_out(state["student"]["layout"])
+    for name, student in parts.students.items():
+        student.lay_out(_student_of(state, name)["layout"])
     for term in parts.terms:
         specs = state["terms"][term.name]["specs"]
         if specs is not None:  # bound before: its parameters have shapes that only binding again can make
@@ -122,7 +124,8 @@ def _refuse_other_ranks(then: int, run: Run, loop: Loop) -> None:
 
 def _parts(parts: Parts) -> dict[str, Any]:
     return {
-        "student": {"layout": parts.student.layout(), "state": parts.student.state_dict()},
+        STUDENT: student_state(parts.student),
+        "peers": {name: student_state(peer) for name, peer in parts.peers.items()},
         "terms": {term.name: term_state(term) for term in parts.terms},
         "teachers": {name: teacher.state_dict() for name, teacher in parts.teachers.items()},
         "memory": parts.memory.state_dict(),
@@ -132,7 +135,8 @@ def _parts(parts: Parts) -> dict[str, Any]:
 
 def _fill(parts: Parts, state: dict[str, Any]) -> None:
     """Put into parts of the right shapes what `_parts` took out of them."""
-    parts.student.load_state_dict(state["student"]["state"])
+    for name, student in parts.students.items():
+        student.load_state_dict(_student_of(state, name)["state"])
     for name, teacher in parts.teachers.items():
         teacher.load_state_dict(state["teachers"][name])
     for term in parts.terms:
@@ -142,6 +146,16 @@ def _fill(parts: Parts, state: dict[str, Any]) -> None:
     parts.memory.load_state_dict(state["memory"])
     parts.memory.to(parts.device)
     parts.transfer.load_state_dict(state["transfer"])
+
+
+def student_state(student: Student) -> dict[str, Any]:
+    """A student's columns and weights."""
+    return {"layout": student.layout(), "state": student.state_dict()}
+
+
+def _student_of(state: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = state[STUDENT] if name == STUDENT else state["peers"][name]
+    return found
 
 
 def term_state(term: Term) -> dict[str, Any]:

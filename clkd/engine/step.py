@@ -16,6 +16,7 @@ from clkd.losses.classification import CrossEntropy
 from clkd.memory.retrieval import Moment
 from clkd.ranks import ALONE, Ranks
 from clkd.schedules.base import Progress
+from clkd.seeding import generator
 from clkd.signals import Batch, Signals
 
 
@@ -38,8 +39,8 @@ class Step:
 
     def __post_init__(self) -> None:
         self.objective = Objective(self.parts, self.progress, self.ranks).spread()
-        self.terms = self.parts.active()
-        self.trained = list(self.parts.parameters())
+        self.students, self.terms = self.parts.students, self.parts.active()
+        self.trained = self.parts.parameters_of_each()
         self.constant = constant_weights(self.parts)
         self.losses = CrossEntropy()
         self.losses.bind(self.parts.student.spec(), None)
@@ -50,11 +51,11 @@ class Step:
         parts, progress = self.parts, self.progress
         rows = new.joined(*parts.retrieval(parts.memory, self.replay, self.replay_draws, draws, self._moment(new)))
         batch = parts.augment.look(rows, noise, progress.epoch)
-        share = self.ranks.share(batch)
+        share, views = self.ranks.share(batch), self._own_views(rows, noise)
 
         if self.guard:
             self.guard.remember()
-        loss, values, weighted, student = self.objective(share, batch)
+        loss, values, weighted, student = self.objective(share, batch, views)
         shares = gradient_shares(weighted, parts) if self.shares and progress.step % self.shares == 0 else {}
 
         self.optimizer.zero_grad(set_to_none=True)
@@ -62,16 +63,17 @@ class Step:
         if self.guard and not self.guard.passes(loss, values):
             return {}
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
+            for parameters in self.trained:
+                torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.optimizer.step()
 
         self.rows += len(batch)
         if progress.epoch == 0:
             self._offer(batch, share, student)
         for teacher in parts.teachers.values():
-            teacher.after_step(parts.student)
+            teacher.after_step(self.students[teacher.of])
         for term in self.terms:
-            term.loss.after_step(parts.student)
+            term.loss.after_step(self.students[term.a.model])
         raw = {"loss": loss.detach()} | {name: value.detach() for name, value in values.items()}
         return raw | moving(weighted, self.constant) | shares
 
@@ -86,3 +88,10 @@ class Step:
         kinds, own = ((batch.new, *batch.draws), len(share)) if memory.compares else ((batch.new,), share.new)
         said = self.ranks.whole(student.rows(0, own), kinds, memory.needs)
         memory.observe(batch.rows(0, sum(kinds)), said)
+
+    def _own_views(self, rows: Batch, noise: torch.Generator) -> dict[str, Tensor]:
+        """This rank's share of the rows as each peer sees them that has a view of its own; no one else's draws move."""
+        place = self.progress.epoch_step
+        looks = {name: generator(noise.initial_seed(), name, place) for name in self.parts.own_views}
+        views = {name: self.parts.augment.look(rows, draws, self.progress.epoch) for name, draws in looks.items()}
+        return {name: self.ranks.share(view).x for name, view in views.items()}

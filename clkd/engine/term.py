@@ -63,8 +63,8 @@ class Term(nn.Module):
 
     @property
     def teacher(self) -> str | None:
-        """The teacher it needs, if it needs one."""
-        return next((side.model for side in (self.a, self.b) if side and side.model != STUDENT), None)
+        """The model that the first side learns from, if it is another one: a teacher, or another student."""
+        return self.b.model if self.b and self.b.model != self.a.model else None
 
     def needs(self, model: str) -> Needs:
         """What it reads of `model`."""
@@ -101,10 +101,10 @@ class Term(nn.Module):
         value: Tensor = self.loss(rows, a, self._other(batch, said))
         return value.mean() if value.dim() else value
 
-    def weighted(self, value: Tensor, progress: Progress, student: Signals) -> Tensor:
+    def weighted(self, value: Tensor, progress: Progress, a: Signals) -> Tensor:
         """`weight · value`; a weight of one leaves the value, bit for bit."""
         if isinstance(self.weight, Schedule):
-            return self.weight.weigh(value, progress, student)
+            return self.weight.weigh(value, progress, a)
         return value if self.weight == 1.0 else self.weight * value
 
     def _other(self, batch: Batch, said: Mapping[str, Signals]) -> Signals | None:
@@ -112,6 +112,8 @@ class Term(nn.Module):
             return None
         start, stop = self.b.cut(batch)
         b = said[self.b.model]
+        if self.teacher:  # which may be trained in the same step, but not by those who learn from it
+            b = b.detached()
         return b if (start, stop) == (0, len(batch)) else b.rows(start, stop)
 
 

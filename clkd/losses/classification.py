@@ -54,7 +54,8 @@ class CrossEntropy(Loss):
         self._compete({c for c, born in zip(a.class_ids, a.born, strict=True) if self.over != "new" or born == latest})
 
     def formula(self, sides: str) -> str:
-        return f"CE({self.chosen}{sides.removeprefix('student')})"
+        own = sides.removeprefix("student")
+        return f"CE({self.chosen}{own if own != sides else f' {sides}'})"
 
     def begin(self, experience: Experience, student: Student) -> None:
         """In a domain stream no column is new: what counts are the classes of the experience's data."""

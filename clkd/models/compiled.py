@@ -32,10 +32,13 @@ class Compiled:
             evaluation's must outlive the next pass.
         sizes: how many rows a batch has to have.
         backend: of `torch.compile`.
+        begins: whether it is the first that runs with gradients in a step. Of several that are trained, one is.
     """
 
-    def __init__(self, mode: str, sizes: frozenset[int], backend: str | Callable[..., Any] = "inductor") -> None:
-        self.mode, self.sizes, self.backend = mode, sizes, backend
+    def __init__(
+        self, mode: str, sizes: frozenset[int], backend: str | Callable[..., Any] = "inductor", begins: bool = True
+    ) -> None:
+        self.mode, self.sizes, self.backend, self.begins = mode, sizes, backend, begins
         self.failed = False
         self._compiled: dict[tuple[bool, bool, tuple[str, ...]], Runner] = {}
 
@@ -55,7 +58,8 @@ class Compiled:
         self, taps: Taps, backbone: nn.Module, x: Tensor, names: tuple[str, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         learns = torch.is_grad_enabled()
-        if learns and self.mode in GRAPHS:  # the outputs of the step before may be overwritten from here on
+        if learns and self.begins and self.mode in GRAPHS:
+            # The outputs of the step before may be overwritten from here on.
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch gives it no types
         kind = learns, backbone.training, names
         if kind not in self._compiled:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -22,21 +23,35 @@ RESERVED = ("loss", "transfer")
 Problem = tuple[Place, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Who is named in a scenario, beside the student."""
+
+    peers: tuple[str, ...]
+    teachers: Mapping[str, Any]
+
+    @property
+    def all(self) -> list[str]:
+        return [STUDENT, *map(str, self.peers), *map(str, self.teachers)]
+
+
 def check_names(data: Mapping[str, Any], registry: Registry) -> Iterator[Problem]:
     """Who compares whom: every model named exists, and every teacher is named."""
-    teachers = data.get("teachers") or {}
+    teachers, peers = data.get("teachers") or {}, data.get("peers") or {}
     losses = data.get("losses") or []
     if not isinstance(teachers, Mapping) or not isinstance(losses, Sequence) or isinstance(losses, str):
         return  # the schema has said so already
+    models = Models(tuple(peers) if isinstance(peers, Mapping) else (), teachers)
     used: set[str] = set()
     train = data.get("train")
     draws = train.get("replay_draws", 1) if isinstance(train, Mapping) else 1
     for i, loss in enumerate(losses):
-        yield from _check_term(("losses", i), loss, teachers, registry, used)
+        yield from _check_term(("losses", i), loss, models, registry, used)
         yield from _check_rows(("losses", i), loss, draws if isinstance(draws, int) else 1)
     for name, teacher in teachers.items():
-        yield from _check_members(("teachers", name, "members"), name, teacher, teachers, used)
+        yield from _check_members(("teachers", name, "members"), name, teacher, models, used)
     yield from _check_teachers(teachers, used)
+    yield from _check_peers(models, losses)
     yield from _check_term_names(losses)
 
 
@@ -91,15 +106,13 @@ def parts(value: Any, place: Place = ()) -> Iterator[tuple[Place, Part]]:
             yield from parts(inner, (*place, i))
 
 
-def _check_term(
-    place: Place, loss: Any, teachers: Mapping[str, Any], registry: Registry, used: set[str]
-) -> Iterator[Problem]:
+def _check_term(place: Place, loss: Any, models: Models, registry: Registry, used: set[str]) -> Iterator[Problem]:
     between = loss.get("between") if isinstance(loss, Mapping) else None
     sides = _sides(loss, registry)
     if between is None:
         if sides == 2:
-            models = ", ".join([STUDENT, *teachers])
-            yield place, f"compares two models: say which with between: [student, …] (models here: {models})"
+            known = ", ".join(models.all)
+            yield place, f"compares two models: say which with between: [student, …] (models here: {known})"
         return
     if not isinstance(between, list) or not all(isinstance(side, str) for side in between):
         return
@@ -110,11 +123,15 @@ def _check_term(
     named = [_model(side) for side in between]
     for i, model in enumerate(named):
         used.add(model)
-        if model != STUDENT and model not in teachers:
-            used.update(get_close_matches(model, teachers, n=1))  # it is meant, so do not call it unused as well
-            yield (*place, i), f"model '{model}' is not known ({did_you_mean(model, [STUDENT, *teachers])})"
-    if between and all(model in teachers for model in named):
+        if model not in models.all:
+            used.update(get_close_matches(model, models.teachers, n=1))  # it is meant, so do not call it unused too
+            yield (*place, i), f"model '{model}' is not known ({did_you_mean(model, models.all)})"
+    if between and all(model in models.teachers for model in named):
         yield place, "no side is the student, so nobody would learn from it"
+    elif between and named[0] in models.teachers:
+        yield place, f"the first side learns, and '{named[0]}' is a teacher: write [{between[1]}, {between[0]}]"
+    elif len(between) == 2 and between[0] == between[1] and named[0] in models.peers:
+        yield place, f"both sides are the same, so '{named[0]}' would learn nothing: name another model, tap or rows"
 
 
 def _check_rows(place: Place, loss: Any, draws: int) -> Iterator[Problem]:
@@ -138,16 +155,14 @@ def _sides(loss: Any, registry: Registry) -> int | None:
     return getattr(entry.config, "sides", None) if entry and entry.config else None
 
 
-def _check_members(
-    place: Place, name: str, teacher: Any, teachers: Mapping[str, Any], used: set[str]
-) -> Iterator[Problem]:
+def _check_members(place: Place, name: str, teacher: Any, models: Models, used: set[str]) -> Iterator[Problem]:
     members = teacher.get("members") if isinstance(teacher, Mapping) else None
     if not isinstance(members, list):
         return
     for i, member in enumerate(members):
         used.add(str(member))
-        others = [other for other in teachers if other != name]
-        if member not in others:
+        others = [other for other in models.teachers if other != name]
+        if member not in (*others, STUDENT, *models.peers):
             yield (*place, i), f"teacher '{member}' is not known ({did_you_mean(str(member), others)})"
     for member, count in Counter(map(str, members)).items():
         if count > 1:
@@ -158,10 +173,34 @@ def _check_teachers(teachers: Mapping[str, Any], used: set[str]) -> Iterator[Pro
     for name in teachers:
         if name == STUDENT:
             yield ("teachers", name), "'student' is the trained model's own name: call this teacher something else"
-        elif not name.replace("_", "").replace("-", "").isalnum():
+        elif not _is_name(name):
             yield ("teachers", name), "a teacher's name is made of letters, digits, '_' and '-'"
         elif name not in used:
             yield ("teachers", name), "no loss uses this teacher; name it in a loss's 'between' or remove it"
+
+
+def _check_peers(models: Models, losses: Sequence[Any]) -> Iterator[Problem]:
+    """Each has a name of its own and something to learn. Whether anybody learns from it is its own affair."""
+    taught = {_model(str(loss["between"][0])) for loss in losses if _sided(loss)}
+    for name in models.peers:
+        if name == STUDENT or name in models.teachers:
+            yield ("peers", name), f"'{name}' is another model's name already: call this peer something else"
+        elif not _is_name(name):
+            yield ("peers", name), "a peer's name is made of letters, digits, '_' and '-'"
+        elif name not in taught:
+            yield (
+                ("peers", name),
+                f"no loss teaches this peer: name it first in a loss's 'between', as in {{kind: cross_entropy, "
+                f"between: [{name}]}}, or remove it",
+            )
+
+
+def _sided(loss: Any) -> bool:
+    return isinstance(loss, Mapping) and isinstance(loss.get("between"), list) and bool(loss["between"])
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and name.replace("_", "").replace("-", "").isalnum()
 
 
 def _check_term_names(losses: Sequence[Any]) -> Iterator[Problem]:
@@ -183,7 +222,17 @@ def _term_name(loss: Any) -> str:
         return str(given["name"])
     sides = given.get("between")
     models = [_model(str(side)) for side in sides] if isinstance(sides, list) else []
-    return "_".join([str(_kind(loss)), *(model for model in models if model != STUDENT)])
+    return named_after(str(_kind(loss)), models)
+
+
+def named_after(kind: str, models: Sequence[str]) -> str:
+    """What a term is called that has no name: the student as the one who learns goes without saying.
+
+    >>> named_after("kd", ["student", "previous"]), named_after("kd", ["mate", "student"])
+    ('kd_previous', 'kd_mate_student')
+    """
+    learns = not models or models[0] == STUDENT
+    return "_".join([kind, *(model for model in models if model != STUDENT or not learns)])
 
 
 def _model(side: str) -> str:

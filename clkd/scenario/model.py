@@ -111,6 +111,13 @@ class StudentOptions(Options):
     """What it sees of the stream's rows, such as `{channels: gray}`; teachers see them whole, or in their own views."""
 
 
+class PeerOptions(StudentOptions):
+    """A further student, trained beside the one that is evaluated: they teach each other."""
+
+    own_view: bool = False
+    """Whether it sees each row in a random view of its own, or in the student's."""
+
+
 class TrainOptions(Options):
     """How each experience is trained."""
 
@@ -212,6 +219,8 @@ class Scenario(Options):
     """A preset that fills in whatever this file leaves out (`clkd list methods`)."""
     stream: StreamOptions
     student: StudentOptions
+    peers: dict[str, PeerOptions] = Field(default_factory=dict)
+    """Further students by name, for `between`, for an ensemble's `members` and for `of` at teachers."""
     teachers: dict[str, TeacherPart] = Field(default_factory=dict)
     losses: Annotated[tuple[LossPart, ...], Field(min_length=1)]
     memory: MemoryPart

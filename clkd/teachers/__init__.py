@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from clkd.errors import did_you_mean
 from clkd.hooks import hookimpl
 from clkd.optimizers import OptimizerOptions, SchedulerOptions
 from clkd.options import ModelPart, OptionalPart, Options, Part, ViewOptions
@@ -19,11 +20,22 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
 
 
-class PreviousOptions(Options):
+class FollowerOptions(Options):
+    """What is made from one of those that are trained."""
+
+    of: str = "student"
+    """Whose past it is: the student's, or that of one of its `peers`."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        if self.of not in (known := ("student", *scenario.peers)):
+            yield f"of: '{self.of}' is not trained here ({did_you_mean(self.of, known)})"
+
+
+class PreviousOptions(FollowerOptions):
     """The student as it was at the end of the previous experience."""
 
 
-class EmaOptions(Options):
+class EmaOptions(FollowerOptions):
     """A moving average of the student's own weights."""
 
     decay: Share = 0.999
@@ -47,10 +59,16 @@ class StoredOptions(Options):
         for i, loss in enumerate(scenario.losses):
             sides = [side.partition("@") for side in getattr(loss.shared, "between", None) or ()]
             rows = {rows for _, _, rows in sides if rows}
-            if names & {side.partition(".")[0] for side, _, _ in sides} and (len(rows) != 1 or "new" in rows):
+            models = [side.partition(".")[0] for side, _, _ in sides]
+            if names & set(models) and (len(rows) != 1 or "new" in rows):
                 yield (
                     f"it speaks of replayed rows alone: let both sides of losses.{i}.between name the same ones, as "
                     "[student@replay, stored@replay]"
+                )
+            if names & set(models) and models[0] in scenario.peers:
+                yield (
+                    f"it is what the student said, and memory keeps nothing that '{models[0]}' said: losses.{i} can "
+                    "only teach the student by it"
                 )
 
 
@@ -58,13 +76,14 @@ class EnsembleOptions(Options):
     """Several teachers that speak as one."""
 
     members: Annotated[tuple[str, ...], Field(min_length=2)]
-    """Names of other teachers of this scenario."""
+    """Names of other teachers of this scenario, of its peers, or `student`."""
     mean: Literal["probabilities", "logits"] = "probabilities"
     weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """How much each member counts, in their order; only the ratios matter. By default all count the same."""
-    by: Literal["weight", "entropy", "class"] = "weight"
-    """Who is heard: all as `weights` say; those that are surer of a row more (`entropy`); or of each row those members
-    that know its class (`class`)."""
+    by: Literal["weight", "entropy", "class", "least_loss", "min_logit"] = "weight"
+    """Who is heard: all as `weights` say; those that are surer of a row more (`entropy`); of each row those members
+    that know its class (`class`); the one member with the least cross-entropy (`least_loss`); or of each class the one
+    that finds it least likely beside the label (`min_logit`)."""
 
     @model_validator(mode="after")
     def _a_weight_each(self) -> EnsembleOptions:
@@ -73,7 +92,7 @@ class EnsembleOptions(Options):
         return self
 
 
-class SnapshotOptions(Options):
+class SnapshotOptions(FollowerOptions):
     """Past selves of the student that speak as one."""
 
     last: Positive | None = 3

@@ -27,6 +27,10 @@ class Teacher:
     """Whether a row may know fewer columns than its `spec` names, as `Signals.known` then says, once classes come later
     than in the first experience (or "always"). Only losses that read that are compared with it."""
 
+    of: str = "student"
+    """Which of those that are trained it is made from, if it is: the student or one of its peers. `begin`, `after_step`
+    and `end` are handed that one."""
+
     untrained = False
     """Whether it only stands in for one that has yet to be fitted, before anything is trained."""
 

@@ -22,9 +22,9 @@ class Ema(Snapshot):
 
     frozen = False
 
-    def __init__(self, decay: float = 0.999) -> None:
+    def __init__(self, decay: float = 0.999, of: str = "student") -> None:
         super().__init__()
-        self.decay = decay
+        self.decay, self.of = decay, of
 
     @property
     def ready(self) -> bool:

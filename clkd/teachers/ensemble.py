@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
 
+BY_LABEL = ("least_loss", "min_logit")
+"""Rules that look at the label."""
+
 
 class Ensemble(Teacher):
     """The weighted mean of its members' probabilities (given as their logarithm) or logits.
@@ -25,6 +28,16 @@ class Ensemble(Teacher):
     surer it is, the more it counts. All of them speak, over the classes that all of them know. With `by: class` a row
     hears only members that know its class, over the classes that all of *those* know, as `known` of the signals says; a
     row whose class nobody knows is told nothing.
+
+    Two more rules look at the label y (Guo et al. 2020, "Online Knowledge Distillation via Collaborative Learning"):
+    with `by: least_loss` a row hears the one member whose cross-entropy is least (KDCL-Naive there), with
+    `by: min_logit` it hears of each class the least `z − z_y` of all members (KDCL-MinLogit). Rows without a label hear
+    the mean.
+
+    >>> teacher = Ensemble((), {}, by="min_logit")
+    >>> said = torch.tensor([[[3.0, 1.0, 0.0]], [[2.0, 1.0, 1.0]]])  # of two members about one row of class 0
+    >>> teacher._by_label(said, torch.tensor([0]), torch.arange(3), torch.zeros(1, 3))
+    tensor([[ 0., -2., -3.]])
     """
 
     def __init__(
@@ -33,7 +46,7 @@ class Ensemble(Teacher):
         teachers: Mapping[str, Teacher],
         mean: Literal["probabilities", "logits"] = "probabilities",
         weights: tuple[float, ...] | None = None,
-        by: Literal["weight", "entropy", "class"] = "weight",
+        by: Literal["weight", "entropy", "class", "least_loss", "min_logit"] = "weight",
     ) -> None:
         for name in members:
             if teachers[name].partial:
@@ -75,7 +88,10 @@ class Ensemble(Teacher):
         said = torch.stack([_taken(each, *at) for each, at in zip(told, self._columns, strict=True)])
         weights = self._weights(said.device)[:, None].expand(said.shape[:2])
         if self.by != "class":
-            return Signals(self._average(said, weights), class_ids, {}, torch.isin(batch.y, class_ids))
+            logits = self._average(said, weights)
+            if self.by in BY_LABEL:
+                logits = self._by_label(said, batch.y, class_ids, logits)
+            return Signals(logits, class_ids, {}, torch.isin(batch.y, class_ids))
         speaks = torch.stack([_knows(each, batch) for each in told])  # [members, B]
         has = torch.stack([there for _, there in self._columns])  # [members, C]
         valid = speaks.any(0)
@@ -110,6 +126,17 @@ class Ensemble(Teacher):
         if self.mean == "logits":
             return (share[..., None] * logits).sum(0)
         return torch.logsumexp(share.log()[..., None] + logp, 0)
+
+    def _by_label(self, logits: Tensor, y: Tensor, class_ids: Tensor, mean: Tensor) -> Tensor:
+        """`[members, B, C]` → `[B, C]`; `mean` for rows whose label is none of these classes."""
+        label = y[:, None] == class_ids
+        own = logits.where(label, 0.0).sum(-1)  # [members, B]
+        if self.by == "min_logit":
+            chosen = (logits - own[..., None]).amin(0)
+        else:
+            best = (logits.logsumexp(-1) - own).argmin(0)
+            chosen = logits[best, torch.arange(len(best), device=best.device)]
+        return chosen.where(label.any(1, keepdim=True), mean)
 
     def _speakers(self) -> Sequence[Teacher]:
         return [member for member in self.members if member.ready]

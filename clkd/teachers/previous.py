@@ -12,7 +12,14 @@ if TYPE_CHECKING:
 
 
 class Previous(Snapshot):
-    """A frozen copy of the student, taken at each experience's end; says nothing in the first experience."""
+    """A frozen copy of the student, or of its peer `of`, taken at each experience's end.
+
+    It says nothing in the first experience.
+    """
+
+    def __init__(self, of: str = "student") -> None:
+        super().__init__()
+        self.of = of
 
     def end(self, experience: Experience, student: Student) -> None:
         super().end(experience, student)

@@ -25,9 +25,10 @@ class Snapshots(Ensemble):
         last: int | None = 3,
         mean: Literal["probabilities", "logits"] = "probabilities",
         by: Literal["weight", "entropy", "class"] = "class",
+        of: str = "student",
     ) -> None:
         super().__init__((), {}, mean, None, by)
-        self.last = last
+        self.last, self.of = last, of
 
     def begin(self, experience: Experience, student: Student) -> None:
         super().begin(experience, student)

@@ -70,8 +70,9 @@ class ConsoleTracker(Tracker):
             return
         _say(f"{_place(experience)} accuracy in percent, after (rows) on (columns) experience:")
         _say(matrix_text(run.record.matrix, experience.index + 1))
+        metrics = result.get("metrics", {})
         lines = reports.summary(result["report"]) if "report" in result else ()
-        for line in (*cache_lines(result.get("metrics", {})), *lines):
+        for line in (*peer_lines(metrics), *cache_lines(metrics), *lines):
             _say(line)
 
     def end(self, run: Run, outcome: Outcome) -> None:
@@ -95,6 +96,16 @@ def matrix_text(matrix: list[list[float]], rows: int) -> str:
     head = " " * 4 + "".join(f"{j:>{WIDTH}}" for j in range(rows))
     lines = [f"{i:>4}" + "".join(f"{percent(value):>{WIDTH}}" for value in matrix[i][: i + 1]) for i in range(rows)]
     return "\n".join([head, *lines])
+
+
+def peer_lines(metrics: Mapping[str, float]) -> list[str]:
+    """How well each peer of the student does on all experiences so far.
+
+    >>> peer_lines({"peers/mate/average_accuracy": 0.5, "peers/mate/exp_00": 0.5})
+    ['peer mate: 50.0 % on average']
+    """
+    found = ((re.fullmatch("peers/(.*)/average_accuracy", name), value) for name, value in metrics.items())
+    return [f"peer {name[1]}: {percent(value)} % on average" for name, value in found if name]
 
 
 def cache_lines(metrics: Mapping[str, float]) -> list[str]:

@@ -114,6 +114,23 @@ PARTS: dict[str, dict[str, Any]] = {
             },
         ]
     },
+    "students that teach each other, one in a view of its own": {
+        "stream": CROPPED,
+        "peers": {"mate": {"model": {"kind": "mlp", "hidden": [12]}, "head": "linear", "own_view": True}},
+        "teachers": {
+            "previous": {"kind": "previous", "of": "mate"},
+            "slow": {"kind": "ema", "of": "mate"},
+            "both": {"kind": "ensemble", "members": ["student", "mate"], "by": "min_logit"},
+        },
+        "losses": [
+            "cross_entropy",
+            {"kind": "cross_entropy", "between": ["mate"]},
+            {"kind": "kd", "between": ["student", "mate"], "temperature": 1},
+            *({"kind": "kd", "between": ["mate", name]} for name in ("previous", "slow", "both")),
+            {"kind": "features", "between": ["mate.penultimate", "student.penultimate"], "align": "linear"},
+        ],
+        "train": {**TRAIN, "keep_optimizer": True, "clip_norm": 1.0},
+    },
     "coral": {"transfer": {"kind": "coral", "weight": 0.5}},
     "fixed head": {"student": {**BASE["student"], "head": "fixed"}},
     "cosine head": {"student": {**BASE["student"], "head": "cosine"}},

@@ -166,6 +166,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "memory": {"kind": "reservoir", "size": 40, "store": ["logits"]},
         "train": {**SCENARIO["train"], "replay_draws": 2},
     },
+    "mutual": {
+        "peers": {"mate": {"model": {"kind": "mlp", "hidden": [12]}, "head": "linear"}},
+        "teachers": {"both": {"kind": "ensemble", "members": ["student", "mate"], "by": "least_loss"}},
+        "losses": [
+            "cross_entropy",
+            {"kind": "cross_entropy", "between": ["mate"]},
+            {"kind": "kd", "between": ["student", "mate"]},
+            {"kind": "kd", "between": ["mate", "both"]},
+        ],
+    },
     "batches smaller than two rows a rank": {"train": {**SCENARIO["train"], "batch_size": 3, "replay_batch_size": 2}},
 }
 

@@ -58,6 +58,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "roomy": {"student": {**BASE["student"], "head": {"kind": "fixed", "classes": 10}}},
     "tasks": {"by": "task", "student": {**BASE["student"], "head": "multi"}},
     "validation": {"validation": 0.2},
+    "mutual": {
+        "peers": {"mate": {"model": {"kind": "mlp", "hidden": [12]}, "head": "linear"}},
+        "teachers": {},
+        "losses": [
+            "cross_entropy",
+            {"kind": "cross_entropy", "between": ["mate"]},
+            {"kind": "kd", "between": ["student", "mate"]},
+            {"kind": "kd", "between": ["mate", "student"]},
+        ],
+    },
 }
 
 
