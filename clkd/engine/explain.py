@@ -118,7 +118,7 @@ def _most_rows(phase: PhaseOptions, come: Sequence[Experience], size: int) -> in
     now = come[-1]
     smallest = min(int((now.train.y == c).sum()) for c in now.classes)
     old = set(now.seen) - set(now.classes)
-    return len(now.seen) * min(smallest, size // len(old) if old else smallest)
+    return len(now.seen) * min(smallest, size // len(now.seen) if old else smallest)
 
 
 def formula(scene: Scene, scenario: Scenario) -> str:

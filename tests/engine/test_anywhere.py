@@ -115,6 +115,34 @@ PARTS: dict[str, dict[str, Any]] = {
         ]
     },
     "coral": {"transfer": {"kind": "coral", "weight": 0.5}},
+    "nearest class means, trained anew, then balanced": {
+        "student": {**BASE["student"], "head": "ncm"},
+        "memory": {"kind": "class_balanced", "size": 25},
+        "phases": [
+            {"name": "anew", "rows": "memory", "reset": True, "epochs": 2, "optimizer": {"kind": "adam", "lr": 0.01}},
+            {"name": "even", "rows": "balanced", "trains": "head", "optimizer": "sgd", "losses": ["cross_entropy"]},
+        ],
+        "train": {**TRAIN, "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True},
+    },
+    "bias correction on held-out rows": {
+        "student": {**BASE["student"], "head": "bias_corrected"},
+        "phases": [
+            {
+                "name": "bias",
+                "rows": "held_out",
+                "trains": "bias",
+                "epochs": 3,
+                "optimizer": {"kind": "adam", "lr": 0.01},
+                "scheduler": {"kind": "cosine", "every": "step"},
+            }
+        ],
+    },
+    "streaming discriminant analysis": {"student": {**BASE["student"], "head": "slda"}, "memory": "none"},
+    "proxies, fixed old classes": {
+        "student": {**BASE["student"], "head": {"kind": "split_cosine", "proxies": 3, "fixed_old": True}},
+        "losses": [{"kind": "nca"}, {"kind": "margin_ranking"}],
+        "teachers": {},
+    },
     "fixed head": {"student": {**BASE["student"], "head": "fixed"}},
     "cosine head": {"student": {**BASE["student"], "head": "cosine"}},
     "multi head": {

@@ -5,19 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import batch_of
 
 from clkd.errors import UserError
 from clkd.losses.margins import NCA, MarginRanking
 from clkd.models.backbones.mlp import MLP
 from clkd.models.heads import Cosine, Head, Linear
 from clkd.models.student import Student
-from clkd.signals import Signals, Spec
+from clkd.signals import Batch, Signals, Spec
 from clkd.testing.material import experiences
 
 D = 4
 BORN = (0, 0, 1, 1, 1)
 FIRST = next(experiences())
+
+
+def batch_of(y: torch.Tensor) -> Batch:
+    i = torch.arange(len(y))
+    return Batch(x=i, y=y, sample_id=i, domain=i, experience=i, new=len(y))
 
 
 def student(head: Head) -> Student:
