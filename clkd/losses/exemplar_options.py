@@ -1,4 +1,4 @@
-"""Options of the losses with margins. Nothing here loads torch."""
+"""Options of the losses of exemplar methods: iCaRL's, LUCIR's, PODNet's. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,38 @@ class MarginRankingOptions(Options):
     """How many new classes each row is kept apart from."""
 
 
-MARGIN_LOSSES = (
+class BinaryCrossEntropyOptions(Options):
+    """Options of `binary_cross_entropy`."""
+
+    sides: ClassVar[int] = 1
+
+    over: Literal["all", "seen", "new"] = "seen"
+    """Which classes are asked about: `all` columns of the head, those `seen` so far, those `new` in this experience's
+    data (iCaRL)."""
+
+
+class BinaryKDOptions(Options):
+    """Options of `binary_kd`."""
+
+    sides: ClassVar[int] = 2
+
+    rows: Literal["all", "valid"] = "all"
+    """Every row, or only those whose class the teacher knows."""
+
+
+EXEMPLAR_LOSSES = (
+    (
+        "binary_cross_entropy",
+        "clkd.losses.binary:BinaryCrossEntropy",
+        BinaryCrossEntropyOptions,
+        "a yes or no for each class, with the labels (iCaRL)",
+    ),
+    (
+        "binary_kd",
+        "clkd.losses.binary:BinaryKD",
+        BinaryKDOptions,
+        "a yes or no for each class, as the teacher says (iCaRL)",
+    ),
     ("nca", "clkd.losses.margins:NCA", NCAOptions, "a row's own class ahead of all others by a margin (PODNet)"),
     (
         "margin_ranking",
