@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clkd.losses.base import among, logits_of, take
 from clkd.losses.classification import CrossEntropy
 from clkd.losses.logits import Answers, LogitLoss
-from clkd.signals import Batch, Signals, Spec
+from clkd.signals import Batch, Signals
 
 
 class BinaryCrossEntropy(CrossEntropy):
@@ -19,7 +20,7 @@ class BinaryCrossEntropy(CrossEntropy):
     Rebuffi et al. 2017, "iCaRL", alg. 3: with `over: new` it is the classification term, to which rows of old classes
     belong as examples of none; the old classes' columns are left to `binary_kd`. Unlabelled rows do not take part.
 
-    >>> import torch
+    >>> from clkd.signals import Spec
     >>> loss, i = BinaryCrossEntropy(), torch.zeros(1, dtype=torch.long)
     >>> loss.bind(Spec(class_ids=(7, 3), born=(0, 0)), None)
     >>> batch = Batch(x=i, y=torch.tensor([3]), sample_id=i, domain=i, experience=i, new=1)
@@ -35,7 +36,7 @@ class BinaryCrossEntropy(CrossEntropy):
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
         logits, target = take(logits_of(a), self.columns, self.prefix), self.target[batch.y]
-        places = target.new_tensor(range(len(self.columns)))
+        places = torch.arange(len(self.columns), device=target.device)
         wanted = (target[:, None] == places).to(logits)
         return among(F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(1), batch.y >= 0)
 
@@ -45,7 +46,7 @@ class BinaryKD(LogitLoss):
 
     Rebuffi et al. 2017, "iCaRL", alg. 3, the distillation term. Each class is compared by itself, so one is enough.
 
-    >>> import torch
+    >>> from clkd.signals import Spec
     >>> loss, side, i = BinaryKD(), Spec(class_ids=(0,), born=(0,)), torch.tensor([0])
     >>> loss.bind(side, side)
     >>> z, v = (Signals(torch.tensor([[x]]), torch.arange(1)) for x in (0.0, 2.0))
