@@ -41,7 +41,7 @@ def test_nca_is_its_formula(seed: int, scale: float) -> None:
     loss.bind(Spec(tuple(range(5)), BORN), None)
     loss.begin(FIRST, student(Cosine(D, scale=scale)))
     value = loss(batch_of(torch.as_tensor(y)), Signals(scale * cosines, torch.arange(5)))
-    for row, c, told in zip(cosines.numpy(), y, value, strict=True):
+    for row, c, told in zip(cosines.numpy(), y, value.detach(), strict=True):
         others = np.log(np.exp(scale * np.delete(row, c)).sum())
         assert float(told) == pytest.approx(max(0.0, others - scale * (row[c] - 0.6)), abs=1e-6)
 
@@ -72,7 +72,7 @@ def test_margin_ranking_is_its_formula(seed: int) -> None:
     value = loss(batch_of(torch.as_tensor(y)), Signals(4 * cosines, torch.arange(5))).mean()
     old = [(row, c) for row, c in zip(cosines.numpy(), y, strict=True) if BORN[c] == 0]
     hinges = [max(0.0, 0.5 - row[c] + k) for row, c in old for k in sorted(row[2:])[-2:]]
-    assert float(value) == pytest.approx(np.mean(hinges), abs=1e-6)
+    assert float(value.detach()) == pytest.approx(np.mean(hinges), abs=1e-6)
 
 
 def test_margin_ranking_needs_cosines() -> None:
