@@ -213,7 +213,7 @@ def balanced(kept: Batch, experience: Experience, device: torch.device, draws: t
     ours = kept.experience == experience.index
     fresh = ~torch.isin(rows.sample_id.cpu(), kept.sample_id[ours].cpu())
     y = torch.cat([kept.y.cpu(), torch.where(fresh, rows.y.cpu(), -1)])
-    at = y[y >= 0].unique().tolist()
+    at = torch.unique(y[y >= 0]).tolist()
     order = torch.randperm(len(y), generator=draws)
     share = min(int((y == c).sum()) for c in at)
     chosen = torch.cat([order[y[order] == c][:share] for c in at]).sort().values

@@ -50,7 +50,7 @@ class BinaryKDOptions(Options):
     """Every row, or only those whose class the teacher knows."""
 
 
-EXEMPLAR_LOSSES = (
+EXEMPLAR_LOSSES: tuple[tuple[str, str, type[Options], str], ...] = (
     (
         "binary_cross_entropy",
         "clkd.losses.binary:BinaryCrossEntropy",

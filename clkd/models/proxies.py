@@ -47,8 +47,11 @@ class SplitCosine(Head):
     def forward(self, features: Tensor) -> Tensor:
         weight = torch.where(self.old[:, None, None], self.kept, self.weight) if self.fixed_old else self.weight
         directions = F.normalize(weight, dim=2).flatten(0, 1)
-        cosines = F.linear(F.normalize(features, dim=1), directions).unflatten(1, weight.shape[:2])
-        return self.scale * ((cosines.softmax(2) * cosines).sum(2) if weight.shape[1] > 1 else cosines.squeeze(2))
+        cosines = F.linear(F.normalize(features, dim=1), directions)
+        if weight.shape[1] > 1:
+            cosines = cosines.reshape(len(features), *weight.shape[:2])
+            cosines = (cosines.softmax(2) * cosines).sum(2)
+        return self.scale * cosines
 
     def grow(self, classes: Sequence[int], experience: int, generator: torch.Generator) -> Grown:
         before, old = self.weight, self.old
@@ -61,7 +64,7 @@ class SplitCosine(Head):
     def _drawn(self, columns: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         proxies = self.weight.shape[1]
         rows, none = super()._drawn(columns * proxies, generator)
-        return rows.unflatten(0, (columns, proxies)), none
+        return rows.reshape(columns, proxies, -1), none
 
     def _name(self, class_ids: tuple[int, ...], born: tuple[int, ...]) -> None:
         super()._name(class_ids, born)
