@@ -261,13 +261,16 @@ def test_stopped_anywhere_it_ends_with_the_same_bits(
     assert_same_runs(tmp_path, "whole", "cut")
 
 
-def test_stopped_after_every_single_step(plugins: Plugins, tmp_path: Path, stop_after: list[int]) -> None:
-    """Each boundary there is: within epochs, at their ends, at experiences' ends."""
-    start(plugins, tmp_path, "whole", {})
-    stop_after += range(1, STEPS + 1)
+@pytest.mark.parametrize("variant", ["the main one", "bias correction on held-out rows"])
+def test_stopped_after_every_single_step(plugins: Plugins, tmp_path: Path, variant: str, stop_after: list[int]) -> None:
+    """Each boundary there is: within epochs, at their ends, at phases' and at experiences' ends."""
+    start(plugins, tmp_path, "whole", PARTS[variant])
+    steps = state(tmp_path / "whole")["run"]["step"]
+    assert variant != "the main one" or steps == STEPS
+    stop_after += range(1, steps + 1)
     with pytest.raises(Interrupted):
-        start(plugins, tmp_path, "cut", {})
-    for _ in range(STEPS - 1):
+        start(plugins, tmp_path, "cut", PARTS[variant])
+    for _ in range(steps - 1):
         with pytest.raises(Interrupted):
             go_on(plugins, tmp_path, "cut")
     assert go_on(plugins, tmp_path, "cut")["status"] == "finished"

@@ -218,8 +218,10 @@ def test_balanced_rows_take_new_ones_that_memory_does_not_keep(plugins: Plugins,
 
 
 def test_the_previous_self_is_the_student_after_its_phases(plugins: Plugins, tmp_path: Path) -> None:
-    kd = {"kind": "kd", "between": ["student", "previous"]}
-    run(plugins, tmp_path, "kd", {**EEIL, "teachers": {"previous": "previous"}, "losses": ["cross_entropy", kd]})
+    """And after its weights were aligned."""
+    student = {**BASE["student"], "head": {"kind": "linear", "align": True}}
+    losses = ["cross_entropy", {"kind": "kd", "between": ["student", "previous"]}]
+    run(plugins, tmp_path, "kd", {**EEIL, "student": student, "teachers": {"previous": "previous"}, "losses": losses})
     found = state(tmp_path / "kd")
     assert_same(found["teachers"]["previous"]["state"], found["student"]["state"])
 
