@@ -19,6 +19,7 @@ from clkd.data.store import Store
 from clkd.engine.alignment import request_layers
 from clkd.engine.finished import finished
 from clkd.engine.fit import fit
+from clkd.engine.held_out import HeldOut
 from clkd.engine.material import Material, Past, Reader
 from clkd.engine.parts import Parts
 from clkd.engine.rehearse import refuse_undefined
@@ -117,6 +118,7 @@ class Composer:
             own_views=tuple(name for name, peer in scenario.peers.items() if peer.own_view),
             members=members,
             cache=self._teacher_cache(material, context, augment) if teach else None,
+            held_out=self._held_out(),
         )
         parts.memory.to(self.device)
         refuse_lost_views(parts)
@@ -137,6 +139,12 @@ class Composer:
         request_taps(parts)
         if isinstance(self.scenario.report, ReportOptions):
             request_layers(parts, self.scenario.report)
+
+    def _held_out(self) -> HeldOut | None:
+        for phase in self.scenario.phases:
+            if phase.share is not None and phase.keep is not None:
+                return HeldOut(phase.share, phase.keep, self.scenario.seed, self.device)
+        return None
 
     def material(self) -> Material:
         """The data, cut into a stream."""

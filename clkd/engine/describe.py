@@ -7,7 +7,7 @@ from torch import nn
 from clkd.engine.compose import Composition
 from clkd.engine.term import STUDENT, Term
 from clkd.models.cost import multiply_accumulates, parameter_count
-from clkd.scenario.model import Scenario
+from clkd.scenario.model import PhaseOptions, Scenario
 from clkd.schedules.base import Schedule
 from clkd.teachers.base import Teacher
 from clkd.view import View
@@ -65,7 +65,15 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
         held = f"{given} rows" if isinstance(given, int) else f"{given}: {getattr(parts.memory, 'size', '?')} rows"
         retrieval = getattr(scenario.memory.shared, "retrieval", None)
         lines["memory"] = f"{scenario.memory.name}, {held}" + (f", retrieved by {retrieval.name}" if retrieval else "")
+    lines |= {f"phase {phase.name}": _phase(phase) for phase in scenario.phases}
     return lines
+
+
+def _phase(phase: PhaseOptions) -> str:
+    start = f", from experience {phase.from_experience}" if phase.from_experience else ""
+    losses = " + ".join(phase.losses) or "cross_entropy"
+    afresh = "from scratch, " if phase.reset else ""
+    return f"{afresh}{phase.epochs} epochs of {phase.rows} rows, trains {phase.trains} by {losses}{start}"
 
 
 def _size(name: str, numbers: dict[str, float]) -> str:

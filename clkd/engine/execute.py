@@ -23,6 +23,7 @@ from clkd.engine.fork import take_over
 from clkd.engine.guard import NonFiniteError
 from clkd.engine.job import Job, open_job
 from clkd.engine.loop import Loop, is_check
+from clkd.engine.phases import Phases
 from clkd.engine.provenance import fitting
 from clkd.engine.report import Reporter
 from clkd.engine.retrace import retrace
@@ -111,6 +112,7 @@ class _Execution:
             on_step=self._on_step,
             ranks=ranks,
         )
+        self.phases = Phases(job.scenario.phases, self.loop, self.run)
         self.saver = Saver(self.directory, job.scenario.checkpoint, ranks)
         if job.fork:
             with fitting():
@@ -166,6 +168,7 @@ class _Execution:
             stream=self.composed.stream,
             parts=self.composed.parts,
             loop=self.loop,
+            phases=self.phases,
             metrics=self.composed.metrics,
             trackers=self.trackers,
             hook=self.hook,
@@ -193,7 +196,7 @@ class _Execution:
         """Between two steps, everything is where the next one finds it: a run is saved and stops here."""
         self.bar(progress)
         looks = self.ranks.alone or is_check(progress)
-        asked = self.loop.broke() or (self.stop.heard(self.ranks) if looks else None)
+        asked = self.loop.now.broke() or (self.stop.heard(self.ranks) if looks else None)
         if asked or self.saver.due(progress.step, looks):
             self._save_within()
         if asked:
@@ -208,8 +211,9 @@ class _Execution:
             raise asked
 
     def _on_epoch(self, experience: Experience, metrics: dict[str, float]) -> None:
-        self.run.step, self.run.epochs = self.loop.progress.step, self.loop.progress.epochs
-        self.run.epoch = self.loop.progress.epoch + 1
+        now = self.loop.now
+        self.run.step, self.run.epochs = now.progress.step, now.progress.epochs
+        self.run.epoch = now.first + now.progress.epoch + 1
         self.trackers.epoch(self.run, experience, metrics)
         self._note_tracking()
         self.hook.clkd_epoch_end(run=self.run, experience=experience, metrics=metrics)

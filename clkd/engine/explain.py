@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from clkd.models.student import Student
 from clkd.plugins import Plugins
 from clkd.registry import Registry
 from clkd.scenario.load import Loaded
-from clkd.scenario.model import Scenario
+from clkd.scenario.model import PhaseOptions, Scenario
 from clkd.schedules.base import Progress, Schedule
 from clkd.teachers.base import Teacher
 from clkd.teachers.network import NetworkTeacher
@@ -51,7 +51,9 @@ def explain(loaded: Loaded, plugins: Plugins) -> dict[str, Any]:
     told: list[dict[str, Any]] = []
     known: dict[str, int] = {}
     for scene in rehearse(made.parts, made.stream.experiences):
-        told.append(_experience(scene, scenario, sum(rows.values()), known))
+        each = _experience(scene, scenario, sum(rows.values()), known)
+        come = made.stream[: scene.experience.index + 1]
+        told.append({**each, "phases": [_phase(phase, come, scene, made, scenario) for phase in _due(scene, scenario)]})
     hooks = {plugin.name: sorted(plugin.hooks) for plugin in plugins.guests()}
     return {
         "scenario": scenario.name,
@@ -84,6 +86,40 @@ def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, in
         "peers": {name: parameter_count(peer) for name, peer in parts.peers.items()},
         "macs_per_step": students | {name: each["macs_per_step"] for name, each in teachers.items()},
     }
+
+
+def _due(scene: Scene, scenario: Scenario) -> list[PhaseOptions]:
+    return [phase for phase in scenario.phases if scene.experience.index >= phase.from_experience]
+
+
+def _phase(
+    phase: PhaseOptions, come: Sequence[Experience], scene: Scene, made: Composition, scenario: Scenario
+) -> dict[str, Any]:
+    """What one phase will do: as many rows as there can be at most, steps, and what a full step costs."""
+    size = phase.batch_size or scenario.train.batch_size
+    rows = _most_rows(phase, come, getattr(made.parts.memory, "size", 0))
+    student = scene.parts.student
+    passes = BACKWARD if phase.trains == "all" else 1
+    return {
+        "name": phase.name,
+        "rows": rows,
+        "steps": phase.epochs * -(-rows // size),
+        "trains": phase.trains,
+        "macs_per_step": multiply_accumulates(student, student.shape) * size * passes,
+    }
+
+
+def _most_rows(phase: PhaseOptions, come: Sequence[Experience], size: int) -> int:
+    """How many rows a phase has at most, once the experiences `come` were trained."""
+    everything = sum(len(each.train) for each in come)
+    if phase.share is not None and phase.keep is not None:
+        return min(phase.keep, round(phase.share * everything))
+    if phase.rows == "memory":
+        return min(size, everything)
+    now = come[-1]
+    smallest = min(int((now.train.y == c).sum()) for c in now.classes)
+    old = set(now.seen) - set(now.classes)
+    return len(now.seen) * min(smallest, size // len(now.seen) if old else smallest)
 
 
 def formula(scene: Scene, scenario: Scenario) -> str:
@@ -211,6 +247,11 @@ def _block(each: dict[str, Any]) -> list[str]:
         view = named.get(str(teacher["view"]), f"its own view {teacher['view']}")
         how = ", answers recalled" if teacher["recalled"] else ""
         lines.append(f"{name} sees {view}, knows {classes(teacher['classes'])}{how}")
+    lines += [
+        f"phase {phase['name']}: up to {phase['rows']:,} rows, {phase['steps']:,} steps, trains {phase['trains']}; "
+        f"multiply-accumulates a step: student {phase['macs_per_step'] / 1e6:,.1f}M"
+        for phase in each["phases"]
+    ]
     lines += [f"new parameters: {name}, {count:,}" for name, count in each["created"].items()]
     lines += [f"{name}, a peer of {count:,} parameters" for name, count in each["peers"].items()]
     costs = ", ".join(f"{name} {count / 1e6:,.1f}M" for name, count in each["macs_per_step"].items())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -28,6 +29,15 @@ from clkd.seeding import derive
 
 CHECK_EVERY = 50
 """Steps between looks at the running sums: often enough to stop a diverged run, too rare to cost anything."""
+
+
+class Arrival(NamedTuple):
+    """How to go on within a phase: which, after how many epochs of the experience it began, and what brings the parts
+    to where an earlier process stopped."""
+
+    place: int
+    first: int
+    fill: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -56,6 +66,14 @@ class Loop:
     """Whether to look at each step before it is taken, and to leave out those that are no numbers."""
     course: Course | None = None
     """The experience under way."""
+    first: int = 0
+    """Epochs of the experience that came before this training."""
+    place: int | None = None
+    """Which phase it is, if it is one."""
+    phase: Loop | None = None
+    """The phase under way."""
+    arrival: Arrival | None = None
+    """Where `arrive` leads to, if that is within a phase."""
 
     def train(self, experience: Experience, replaced: list[tuple[nn.Parameter, nn.Parameter]]) -> None:
         """Train `experience`, for which the parts were made ready; `replaced` is what the head's growth replaced."""
@@ -65,8 +83,7 @@ class Loop:
         self._enter(experience, len(rows))
         self.optimizer = self._fresh_optimizer(replaced)
         self.course = Course(self._step(self.optimizer), self._schedule(self.optimizer), rows, self.seed)
-        for student in self.parts.students.values():
-            student.train()
+        self.parts.train()
         if self.arrive is not None:
             self.arrive(self.course)
             self.arrive = None
@@ -153,6 +170,11 @@ class Loop:
             "train/lr": epoch.lr,
             **({"train/skipped_steps": step.guard.skipped} if step.guard else {}),
         }
+
+    @property
+    def now(self) -> Loop:
+        """The training under way: this one, or a phase of the experience."""
+        return self.phase or self
 
     @property
     def rows_so_far(self) -> int:

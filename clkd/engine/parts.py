@@ -7,13 +7,16 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from clkd.data.augment import Augment
 from clkd.engine.batches import batches
+from clkd.engine.held_out import HeldOut
 from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import ClkdError, UserError
@@ -23,6 +26,7 @@ from clkd.memory.base import Memory
 from clkd.memory.retrieval import Retrieval
 from clkd.models.heads import Grown
 from clkd.models.student import Student
+from clkd.models.taps import PENULTIMATE
 from clkd.ranks import Ranks
 from clkd.schedules.base import Schedule
 from clkd.seeding import generator
@@ -60,6 +64,10 @@ class Parts:
     """Where the answers of teachers from outside are kept from one run to the next."""
     experience: int = 0
     """The one under way."""
+    held_out: HeldOut | None = None
+    """The rows that ordinary training does not see, where a phase is to have some."""
+    kept: bool = False
+    """Whether memory has taken in the experience under way."""
     look: Callable[[], None] = lambda: None
     """Called while teachers answer ahead of training: may stop the run."""
     retrieval: Retrieval = field(default_factory=Retrieval)
@@ -69,7 +77,7 @@ class Parts:
 
     def begin(self, experience: Experience, seed: int) -> Grown:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
-        self.experience = experience.index
+        self.experience, self.kept = experience.index, False
         replaced = [pair for name, model in self.students.items() for pair in grow(name, model, experience, seed)]
         for teacher in self.teachers.values():
             teacher.begin(experience, self.students[teacher.of])
@@ -125,17 +133,37 @@ class Parts:
                     self.look()
                     yield self.augment.fixed(chunk, torch.full_like(chunk.y, view))
 
-    def end(self, experience: Experience) -> None:
-        """Let everybody conclude."""
-        self.end_student(experience)
+    def train(self) -> None:
+        """Put all that is trained into train mode."""
+        for model in self.students.values():
+            model.train()
+
+    def cut(self, experience: Experience) -> Experience:
+        """The experience with the rows that ordinary training sees."""
+        return self.held_out.cut(experience) if self.held_out else experience
+
+    def keep(self, experience: Experience) -> None:
+        """Let memory take in the experience's rows, once: at its end, or before its phases."""
+        if not self.kept:
+            self.memory.end(experience, self.student)
+            if self.held_out:
+                self.held_out.end(experience, self.student)
+            self.kept = True
+
+    def end(self, experience: Experience, trained: bool = True) -> None:
+        """Let everybody conclude. Where nothing was `trained`, a head has nothing to gather."""
+        self.end_student(experience, trained)
         self.end_teachers(experience)
 
-    def end_student(self, experience: Experience) -> None:
+    def end_student(self, experience: Experience, trained: bool = True) -> None:
         """Those who may still change the student, transfer first; after this it is final."""
         self.transfer.end(experience, self.student)
         for term in self.active():
             term.loss.end(experience, self.students[term.a.model])
-        self.memory.end(experience, self.student)
+        self.keep(experience)
+        if trained:
+            for model in self.students.values():
+                model.head.end(experience, partial(penultimate, self, model, experience))
 
     def end_teachers(self, experience: Experience) -> None:
         """Those who may copy it."""
@@ -222,6 +250,32 @@ def grow(name: str, model: Student, experience: Experience, seed: int) -> Grown:
 
 def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
     return (parameter for parameter in module.parameters() if parameter.requires_grad)
+
+
+@torch.no_grad()
+def penultimate(
+    parts: Parts, model: Student, experience: Experience, which: Literal["new", "past", "kept"]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features and labels as `clkd.models.heads.Said` describes them."""
+    model.eval()
+    needs = Needs(logits=False, features=(PENULTIMATE,))
+    for batch in _labelled(parts, experience, which):
+        features = model.signals(parts.augment.plain(batch.x), needs).features[PENULTIMATE]
+        yield features.to(model.head.weight.dtype), batch.y
+
+
+def _labelled(parts: Parts, experience: Experience, which: Literal["new", "past", "kept"]) -> Iterator[Batch]:
+    if which == "new":
+        rows = experience.train.ready(parts.device)
+        at = (rows.y >= 0).nonzero().squeeze(1)
+        with closing(batches(rows, at, CHUNK, parts.device)) as coming:
+            yield from coming
+        return
+    for piece in _pieces(parts.memory.sample(len(parts.memory), generator(0))):
+        stays = piece.y >= 0 if which == "kept" else (piece.y >= 0) & (piece.experience < experience.index)
+        at = stays.nonzero().squeeze(1)
+        if len(at):
+            yield piece.pick(at[:0], at)
 
 
 def _pieces(kept: Batch | None) -> Iterator[Batch]:

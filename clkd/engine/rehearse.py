@@ -49,7 +49,7 @@ def rehearse(parts: Parts, stream: Sequence[Experience], start: int = 0) -> Iter
             probe = Probe(parts, stream[: experience.index + 1], replays) if experience.index >= start else None
             scene = _enter(parts, experience, probe)
         yield scene
-        parts.end(experience)
+        parts.end(experience, trained=False)
 
 
 def refuse_undefined(parts: Parts, stream: Sequence[Experience], start: int = 0) -> None:

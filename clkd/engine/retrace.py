@@ -6,6 +6,7 @@ from clkd.engine.compose import Composition
 from clkd.engine.guard import NonFiniteError
 from clkd.engine.job import Job
 from clkd.engine.loop import CHECK_EVERY, Loop
+from clkd.engine.phases import Phases
 from clkd.engine.run import Run
 from clkd.engine.saver import STEP, Saver, newest
 from clkd.engine.state import gather_within, go_back
@@ -32,7 +33,7 @@ def retrace(
     first = seen.step - CHECK_EVERY - 1
 
     def on_step(progress: Progress) -> None:
-        if error := loop.broke():
+        if error := loop.now.broke():
             raise error
         if stop.heard():  # that was not waited for
             raise seen
@@ -40,11 +41,12 @@ def retrace(
             saver.step(gather_within(run, parts, loop, entry))
 
     loop = Loop(parts, train, job.scenario.seed, job.limit_batches, on_step=on_step, guarded=True)
+    phases = Phases(job.scenario.phases, loop, run)
     saved = newest(saver.directory.checkpoints)
     entry = go_back(saved, run, parts, loop) if saved else None
-    experience = composed.stream[run.record.trained]
+    experience = parts.cut(composed.stream[run.record.trained])
     try:
-        loop.train(experience, parts.begin(experience, run.seed))
+        phases.train(experience, parts.begin(experience, run.seed))
     except NonFiniteError as exact:
         return seen if exact is seen else _with_place(exact, saver)
     return seen

@@ -30,6 +30,7 @@ class Run:
         rows: how many rows the student was trained on (replayed rows count too).
         epochs: how many the current experience has.
         epoch: how many of them are over and were told to trackers.
+        phase: which further training of the experience is under way, if one is.
         unevaluated: whether that experience was trained and ended, and only its evaluation is missing.
         step: optimiser steps so far.
         resumed: whether this process continues an earlier one.
@@ -55,6 +56,7 @@ class Run:
     rows: int = 0
     epochs: int = 1
     epoch: int = 0
+    phase: str | None = None
     unevaluated: bool = False
     step: int = 0
     resumed: bool = False

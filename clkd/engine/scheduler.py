@@ -15,6 +15,7 @@ from clkd.engine.evaluate import evaluate, known_experiences
 from clkd.engine.loop import Loop
 from clkd.engine.material import digest
 from clkd.engine.parts import Hygiene, Parts
+from clkd.engine.phases import Phases
 from clkd.engine.report import Reporter
 from clkd.engine.run import Run
 from clkd.engine.warped import Warped
@@ -34,6 +35,7 @@ class Scheduler:
     stream: Stream
     parts: Parts
     loop: Loop
+    phases: Phases
     metrics: dict[str, Metric]
     trackers: Trackers
     hook: pluggy.HookRelay
@@ -62,6 +64,7 @@ class Scheduler:
         return self.run.record.trained == len(self.stream)
 
     def _train(self, experience: Experience) -> None:
+        experience = self.parts.cut(experience)
         if self.reporter:
             with self._timed("report"):
                 self.reporter.begin(self._tests(experience))
@@ -71,7 +74,7 @@ class Scheduler:
             self._baseline()
         hygiene = Hygiene({name: t for name, t in self.parts.teachers.items() if t.frozen})
         with self._timed("train"):
-            self.loop.train(experience, replaced)
+            self.phases.train(experience, replaced)
         hygiene.check()
         with self._timed("teachers"):
             self.parts.end_student(experience)
@@ -82,7 +85,7 @@ class Scheduler:
             self.parts.end_teachers(experience)
         self.parts.compare(self.loop.ranks)
         self.run.rows, self.run.step = self.loop.rows, self.loop.progress.step
-        self.run.epoch, self.run.unevaluated = self.loop.progress.epochs, True
+        self.run.unevaluated = True
 
     def _tests(self, experience: Experience) -> list[Experience]:
         """All experiences up to this one, their test rows in their domain's guise."""
@@ -175,11 +178,12 @@ class Scheduler:
 
     def _resources(self) -> dict[str, float]:
         """What the accuracy cost: memory, compute, speed."""
-        memory = self.parts.memory
+        memory, held_out = self.parts.memory, self.parts.held_out
         held = {self.stream.class_names[c]: rows for c, rows in memory.histogram().items()}
         return {
             "memory/rows": len(memory),
             "memory/bytes": memory.nbytes(),
+            **({"memory/held_out_bytes": held_out.memory.nbytes()} if held_out else {}),
             **{f"memory_classes/{name}": rows for name, rows in held.items()},
             "speed/rows_per_second": self.run.rows / self.run.seconds["train"],
             **(self.parts.cache.metrics() if self.parts.cache else {}),

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from clkd.engine.course import Course
-from clkd.engine.loop import Loop
+from clkd.engine.loop import Arrival, Loop
 from clkd.engine.parts import Parts
 from clkd.engine.provenance import fitting
 from clkd.engine.run import Run
@@ -56,6 +56,10 @@ def restore(state: dict[str, Any], run: Run, parts: Parts, loop: Loop) -> None:
             term.loss.bind(*term.specs)
     _fill(parts, state)
     parts.modules().to(device)
+    _take_optimizer(state, parts, loop)
+
+
+def _take_optimizer(state: dict[str, Any], parts: Parts, loop: Loop) -> None:
     if state["optimizer"] is not None:
         loop.optimizer = build_optimizer(loop.options.optimizer, parts.parameters())
         loop.optimizer.load_state_dict(state["optimizer"])
@@ -71,10 +75,14 @@ def gather_within(run: Run, parts: Parts, loop: Loop, entry: str | None) -> dict
     Raises:
         ClkdError: a loss is no number any more, so that this is nothing to go on from.
     """
-    assert loop.course is not None, "asked between two steps"
-    within = loop.course.state_dict()
-    run.rows, run.step, run.epoch = loop.rows_so_far, loop.progress.step, loop.progress.epoch
-    return {**gather(run, parts, loop), "optimizer": None, "within": {"entry": entry, "course": within}}
+    now = loop.now
+    assert now.course is not None, "asked between two steps"
+    within = {"entry": entry, "course": now.course.state_dict()}
+    run.rows, run.step, run.epoch = now.rows_so_far, now.progress.step, now.first + now.progress.epoch
+    state = gather(run, parts, loop)
+    if now is loop:  # whose optimizer is in the course
+        return {**state, "optimizer": None, "within": within}
+    return {**state, "within": {**within, "phase": {"place": now.place, "first": now.first}}}
 
 
 def restore_within(state: dict[str, Any], entry: dict[str, Any] | None, run: Run, parts: Parts, loop: Loop) -> None:
@@ -85,12 +93,23 @@ def restore_within(state: dict[str, Any], entry: dict[str, Any] | None, run: Run
     within = state["within"]["course"]
     _refuse_other_ranks(len(within["ranks"]), run, loop)
 
-    def arrive(course: Course) -> None:
+    def fill() -> None:
         with fitting():
             _fill(parts, state)
+            _take_optimizer(state, parts, loop)
+
+    def go(course: Course) -> None:
+        with fitting():
             course.load_state_dict(within)
 
-    loop.arrive = arrive
+    def arrive(course: Course) -> None:
+        fill()
+        go(course)
+
+    if phase := state["within"].get("phase"):
+        loop.arrive, loop.arrival = go, Arrival(phase["place"], phase["first"], fill)
+    else:
+        loop.arrive = arrive
 
 
 def go_back(saved: Saved, run: Run, parts: Parts, loop: Loop) -> str | None:
@@ -130,6 +149,7 @@ def _parts(parts: Parts) -> dict[str, Any]:
         "teachers": {name: teacher.state_dict() for name, teacher in parts.teachers.items()},
         "memory": parts.memory.state_dict(),
         "transfer": parts.transfer.state_dict(),
+        **({"held_out": parts.held_out.state_dict()} if parts.held_out else {}),
     }
 
 
@@ -146,6 +166,9 @@ def _fill(parts: Parts, state: dict[str, Any]) -> None:
     parts.memory.load_state_dict(state["memory"])
     parts.memory.to(parts.device)
     parts.transfer.load_state_dict(state["transfer"])
+    if parts.held_out and "held_out" in state:  # a fork's origin may have held nothing out
+        parts.held_out.load_state_dict(state["held_out"])
+        parts.held_out.memory.to(parts.device)
 
 
 def student_state(student: Student) -> dict[str, Any]:

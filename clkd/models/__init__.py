@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -54,6 +54,13 @@ class TorchvisionOptions(Options):
     """A local file of weights, `.pt`, `.pth` or `.safetensors`; a relative path starts at the scenario file."""
 
 
+class LinearOptions(Options):
+    """A linear layer."""
+
+    align: bool = False
+    """Scale the new classes' weights to the norm of the old ones' at each experience's end (WA)."""
+
+
 class FixedOptions(Options):
     """A head that never grows."""
 
@@ -66,6 +73,34 @@ class CosineOptions(Options):
 
     scale: Annotated[float, Field(gt=0)] = 1.0
     """The learned scale's first value."""
+
+
+class SplitCosineOptions(Options):
+    """A head that compares directions, of which a class may have several."""
+
+    proxies: Positive = 1
+    """Directions of each class; the nearest counts most (PODNet has 10)."""
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """The learned scale's first value."""
+    fixed_old: bool = False
+    """Leave old classes where they were when later ones came (LUCIR)."""
+
+
+class NCMOptions(Options):
+    """A head that answers by the nearest class mean."""
+
+    rows: Literal["all", "memory"] = "all"
+    """What means are made of: all training rows of the experience's classes and, for the others, what memory keeps; or
+    only what memory keeps, as in iCaRL."""
+
+
+class SLDAOptions(Options):
+    """Streaming linear discriminant analysis."""
+
+    shrinkage: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    """How far the covariance is drawn towards the unit matrix."""
+    pretrained: bool = False
+    """Whether the backbone stands still from the start, not only after the first experience."""
 
 
 @hookimpl
@@ -99,7 +134,31 @@ def clkd_register_models(register: Register) -> None:
 def clkd_register_heads(register: Register) -> None:
     """The built-in heads."""
     home = "clkd.models.heads"
-    register("linear", f"{home}:Linear", config=Options, summary="one linear layer that grows with the classes")
+    register("linear", f"{home}:Linear", config=LinearOptions, summary="one linear layer that grows with the classes")
     register("fixed", f"{home}:Fixed", config=FixedOptions, summary="one linear layer with all classes from the start")
     register("multi", f"{home}:Multi", config=Options, summary="one head per experience: rows are told their task")
     register("cosine", f"{home}:Cosine", config=CosineOptions, summary="scaled cosine similarity that grows (LUCIR)")
+    register(
+        "split_cosine",
+        "clkd.models.proxies:SplitCosine",
+        config=SplitCosineOptions,
+        summary="cosines with several directions a class, or fixed old classes (PODNet, LUCIR)",
+    )
+    register(
+        "bias_corrected",
+        "clkd.models.corrected:BiasCorrected",
+        config=Options,
+        summary="a linear layer whose newest logits are corrected in a phase of their own (BiC)",
+    )
+    register(
+        "ncm",
+        "clkd.models.prototypes:NearestMean",
+        config=NCMOptions,
+        summary="the nearest class mean; trained through a linear layer (iCaRL)",
+    )
+    register(
+        "slda",
+        "clkd.models.slda:StreamingLDA",
+        config=SLDAOptions,
+        summary="streaming linear discriminant analysis on a frozen backbone (Hayes & Kanan 2020)",
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,13 @@ from torch.nn import functional as F
 
 from clkd.errors import UserError
 
+if TYPE_CHECKING:
+    from clkd.experience import Experience
+
+Said = Callable[[Literal["new", "past", "kept"]], Iterator[tuple[Tensor, Tensor]]]
+"""Penultimate features `[n, D]` and labels `[n]` of all labelled rows of one kind, so many at a time: the experience's
+`new` training rows, rows in memory from `past` experiences, or all that is `kept` in memory. As they are, not
+augmented, seen by the student in eval mode."""
 Grown = list[tuple[nn.Parameter, nn.Parameter]]
 """(old, new) for each parameter that growth replaced, so that an optimizer can carry its state over."""
 
@@ -23,12 +30,14 @@ class Head(nn.Module):
         class_ids: the global class of each column, in the order of arrival.
         born: the experience that brought each column; -1 for a class that has not come yet.
         task_aware: whether rows are told their experience, so that only its columns compete.
+        per_class: names of buffers with a row for each class: they grow with the columns, by rows of 0.
         weight: `[C, D]`, class by feature.
         bias: `[C]`, or None where a head has none.
         class_ids_tensor: `[C]` int64, `class_ids` on the head's device.
     """
 
     task_aware = False
+    per_class: tuple[str, ...] = ()
     weight: nn.Parameter
     bias: nn.Parameter | None
     class_ids_tensor: Tensor
@@ -50,7 +59,7 @@ class Head(nn.Module):
         new = [c for c in dict.fromkeys(classes) if c not in self.class_ids]
         if not new:
             return []
-        rows, bias = _fresh(len(new), self.weight.shape[1], generator)
+        rows, bias = self._drawn(len(new), generator)
         self._name((*self.class_ids, *new), (*self.born, *[experience] * len(new)))
         old = self.weight
         self.weight = _extended(old, rows)
@@ -58,7 +67,28 @@ class Head(nn.Module):
         if self.bias is not None:
             old_bias, self.bias = self.bias, _extended(self.bias, bias)
             grown.append((old_bias, self.bias))
+        for name in self.per_class:
+            rows = self.get_buffer(name)
+            setattr(self, name, torch.cat([rows, rows.new_zeros(len(new), *rows.shape[1:])]))
         return grown
+
+    def _drawn(self, columns: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Weight and bias of new columns."""
+        return _fresh(columns, self.weight.shape[-1], generator)
+
+    def end(self, experience: Experience, said: Said) -> None:
+        """After all training of an experience, before teachers look at the student."""
+
+    def teach(self) -> None:
+        """Told to the head of a frozen copy: what it says is what a student in training is compared with."""
+
+    def settled(self, experience: int) -> bool:
+        """Whether it counts on a backbone that stands still in this experience."""
+        return False
+
+    def corrections(self) -> list[nn.Parameter]:
+        """Parameters that ordinary training leaves alone, since they have a phase of their own (`trains: bias`)."""
+        return []
 
     def layout(self) -> dict[str, Any]:
         """Which class each column stands for, as plain data: a checkpoint's half that is not tensors."""
@@ -71,6 +101,9 @@ class Head(nn.Module):
         self.weight = _resized(self.weight, columns)
         if self.bias is not None:
             self.bias = _resized(self.bias, columns)
+        for name in self.per_class:
+            rows = self.get_buffer(name)
+            setattr(self, name, rows.new_zeros(columns, *rows.shape[1:]))
 
     def _name(self, class_ids: tuple[int, ...], born: tuple[int, ...]) -> None:
         self.class_ids, self.born = class_ids, born
@@ -84,10 +117,23 @@ class Linear(Head):
     >>> grown = head.grow((3, 7), 0, torch.Generator()) + head.grow((7, 1), 1, torch.Generator())
     >>> head.class_ids, head.born
     ((3, 7, 1), (0, 0, 1))
+
+    With `align`, at each experience's end from the second on, the weights of its new classes are scaled such that
+    their norms are on average those of the old classes: `w ← w · mean ‖w_old‖ / mean ‖w_new‖`. Biases stay. Zhao et al.
+    2020, "Maintaining Discrimination and Fairness in Class Incremental Learning" (WA), eq. 6-7.
     """
 
-    def __init__(self, in_features: int) -> None:
+    def __init__(self, in_features: int, align: bool = False) -> None:
         super().__init__(in_features)
+        self.align = align
+
+    @torch.no_grad()
+    def end(self, experience: Experience, said: Said) -> None:
+        new = torch.tensor([born == experience.index for born in self.born], device=self.weight.device)
+        if self.align and new.any() and not new.all():
+            norms = self.weight.norm(dim=1)
+            scale = norms[~new].mean() / norms[new].mean().clamp(min=torch.finfo(norms.dtype).tiny)
+            self.weight[new] *= scale
 
 
 class Multi(Head):

@@ -31,6 +31,7 @@ class Student(nn.Module):
         view: what it sees of such a row; None for all of it, as it is. The backbone is for rows of that shape.
 
     Attributes:
+        still: whether the backbone stands still: it stays in eval mode even while the head is trained.
         autocast: what the backbone computes in where that is not its weights' own type (`torch.bfloat16`). The head
             always computes in its weights' type, so that close logits stay apart.
         runner: how the backbone and its taps are run: as they are, or compiled.
@@ -61,6 +62,7 @@ class Student(nn.Module):
         self.taps = Taps()
         self.runner: Runner = Taps.run
         self.autocast: torch.dtype | None = None
+        self.still = False
         self._feature_shapes: dict[str, tuple[int, ...]] = {}
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
@@ -71,6 +73,12 @@ class Student(nn.Module):
             penultimate, features = self.runner(self.taps, self.backbone, self._laid_out(x), needs.features)
         logits = self.head(penultimate.to(self.head.weight.dtype)) if needs.logits else None
         return Signals(logits=logits, class_ids=self.class_ids_tensor, features=features)
+
+    def train(self, mode: bool = True) -> Student:
+        super().train(mode)
+        if self.still:
+            self.backbone.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, *shape]` to logits `[B, C]`."""
@@ -91,6 +99,9 @@ class Student(nn.Module):
 
     def grow(self, classes: Sequence[int], experience: int, generator: torch.Generator) -> Grown:
         """Make room for the classes of an experience: (old, new) for each parameter that was replaced."""
+        if self.head.settled(experience):
+            self.still = True
+            self.backbone.requires_grad_(False)
         return self.head.grow(classes, experience, generator)
 
     @property
@@ -146,4 +157,6 @@ class Student(nn.Module):
 
     def frozen_copy(self) -> Student:
         """A copy of its own, in eval mode, that asks for no gradients and shares nothing; taps stay bound."""
-        return freeze(copy.deepcopy(self))
+        copied = freeze(copy.deepcopy(self))
+        copied.head.teach()
+        return copied

@@ -14,7 +14,7 @@ from typing import Any
 from clkd.errors import did_you_mean
 from clkd.options import Opened, Options, Part, Place
 from clkd.registry import Registry
-from clkd.scenario.model import MOST_DRAWS, Scenario
+from clkd.scenario.model import HELD_OUT, MOST_DRAWS, PhaseOptions, Scenario
 
 STUDENT = "student"
 ROWS = ("@new", "@replay")
@@ -61,6 +61,43 @@ def check_whole(scenario: Scenario) -> Iterator[Problem]:
         problems = getattr(part.options, "problems", None)
         if problems is not None:
             yield from (_placed(place, part, problem) for problem in problems(scenario))
+    yield from _check_phases(scenario)
+
+
+def _check_phases(scenario: Scenario) -> Iterator[Problem]:
+    """Phases that could not work: without rows, without anything to train, or with losses that never speak."""
+    names = [phase.name for phase in scenario.phases]
+    holding = [phase for phase in scenario.phases if phase.rows == HELD_OUT]
+    for i, phase in enumerate(scenario.phases):
+        place = ("phases", i)
+        if names.index(phase.name) != i:
+            yield (*place, "name"), f"'{phase.name}' is phases.{names.index(phase.name)} already"
+        if phase.rows != HELD_OUT and scenario.memory.name == "none":
+            yield (*place, "rows"), f"'{phase.rows}' needs rows that are kept: declare a memory"
+        if phase in holding[1:]:
+            yield (*place, "rows"), "one phase holds rows out: give the others memory or balanced"
+        if phase.trains == "bias" and scenario.student.head.name != "bias_corrected":
+            yield (*place, "trains"), "'bias' is what the head bias_corrected keeps for a phase: set student.head to it"
+        for k, name in enumerate(phase.losses):
+            if problem := _phase_loss(name, phase, scenario):
+                yield (*place, "losses", k), problem
+
+
+def _phase_loss(name: str, phase: PhaseOptions, scenario: Scenario) -> str | None:
+    """Why the phase cannot use the term of that name; None where it can."""
+    terms = {_term_name(part.dump()): part for part in scenario.losses}
+    if name not in terms:
+        return f"no loss is called '{name}' ({did_you_mean(name, terms)})"
+    sides = terms[name].dump().get("between") or ()
+    if any("@replay" in side for side in sides):
+        return f"'{name}' is about replayed rows, and a phase has none: all its rows count as new"
+    trained = {STUDENT, *scenario.peers}
+    hears = {name for name, part in scenario.teachers.items() if trained & set(getattr(part.options, "members", ()))}
+    if others := sorted({_model(side) for side in sides} & (hears | set(scenario.peers))):
+        return f"'{name}' needs '{others[0]}' to be trained as well, and a phase trains the student alone"
+    if phase.rows == HELD_OUT and any(_model(side) != STUDENT for side in sides):
+        return f"'{name}' asks a teacher, who is not asked about held-out rows: name losses of the student alone"
+    return None
 
 
 def check_split(data: Mapping[str, Any], registry: Registry) -> Iterator[Problem]:

@@ -39,7 +39,7 @@ class ConsoleTracker(Tracker):
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._epoch = (-1, 0)
+        self._epoch: tuple[tuple[int, str | None], int] = ((-1, None), 0)
 
     def start(self, run: Run) -> None:
         if run.stand_in:
@@ -58,12 +58,15 @@ class ConsoleTracker(Tracker):
 
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
         last, count = self._epoch
-        epoch = count + 1 if last == experience.index else 1
-        self._epoch = (experience.index, epoch)
+        place = experience.index, run.phase
+        epoch = count + 1 if last == place else 1
+        self._epoch = (place, epoch)
         if not self.quiet:
-            shown = {name: value for name, value in metrics.items() if not name.startswith("train/weighted_")}
-            terms = "  ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in shown.items())
-            _say(f"{_place(experience)} epoch {epoch}/{run.epochs}  {terms}")
+            start = f"phase/{run.phase}/" if run.phase else "train/"
+            shown = {name: value for name, value in metrics.items() if not name.startswith(f"{start}weighted_")}
+            terms = "  ".join(f"{name.removeprefix(start)} {value:.4g}" for name, value in shown.items())
+            phase = f" phase {run.phase}" if run.phase else ""
+            _say(f"{_place(experience)}{phase} epoch {epoch}/{run.epochs}  {terms}")
 
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
         if self.quiet:

@@ -31,9 +31,10 @@ class JsonlTracker(Tracker):
     Where an experience comes with a report, it lies in `reports/`.
 
     Keys: `time` (Unix seconds), `event` (start, epoch, experience, end), `step` (optimiser steps so far), `experience`
-    and `epoch` where they apply (from 0), `metrics` by name, null where a value is not a number. A start says who the
-    run is (`name`, `device`, `tags`), an experience what it was about (`name`, `classes`, `digest` of its rows), an
-    end how it ended (`status`, `error`). Experiences that another run has trained (`clkd run --from`) are `carried`.
+    and `epoch` where they apply (from 0; epochs of a phase go on counting, and name their `phase`), `metrics` by name,
+    null where a value is not a number. A start says who the run is (`name`, `device`, `tags`), an experience what it
+    was about (`name`, `classes`, `digest` of its rows), an end how it ended (`status`, `error`). Experiences that
+    another run has trained (`clkd run --from`) are `carried`.
     """
 
     name = "jsonl"
@@ -63,7 +64,8 @@ class JsonlTracker(Tracker):
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
         epoch = self._epochs.get(experience.index, 0)
         self._epochs[experience.index] = epoch + 1
-        self._append(run, {"event": EPOCH, "experience": experience.index, "epoch": epoch, "metrics": metrics})
+        about = {"phase": run.phase} if run.phase else {}
+        self._append(run, {"event": EPOCH, "experience": experience.index, "epoch": epoch, **about, "metrics": metrics})
         self._list_packages(run)
 
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:

@@ -132,6 +132,34 @@ PARTS: dict[str, dict[str, Any]] = {
         "train": {**TRAIN, "keep_optimizer": True, "clip_norm": 1.0},
     },
     "coral": {"transfer": {"kind": "coral", "weight": 0.5}},
+    "nearest class means, trained anew, then balanced": {
+        "student": {**BASE["student"], "head": "ncm"},
+        "memory": {"kind": "class_balanced", "size": 25},
+        "phases": [
+            {"name": "anew", "rows": "memory", "reset": True, "epochs": 2, "optimizer": {"kind": "adam", "lr": 0.01}},
+            {"name": "even", "rows": "balanced", "trains": "head", "optimizer": "sgd", "losses": ["cross_entropy"]},
+        ],
+        "train": {**TRAIN, "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True},
+    },
+    "bias correction on held-out rows": {
+        "student": {**BASE["student"], "head": "bias_corrected"},
+        "phases": [
+            {
+                "name": "bias",
+                "rows": "held_out",
+                "trains": "bias",
+                "epochs": 3,
+                "optimizer": {"kind": "adam", "lr": 0.01},
+                "scheduler": {"kind": "cosine", "every": "step"},
+            }
+        ],
+    },
+    "streaming discriminant analysis": {"student": {**BASE["student"], "head": "slda"}, "memory": "none"},
+    "proxies, fixed old classes": {
+        "student": {**BASE["student"], "head": {"kind": "split_cosine", "proxies": 3, "fixed_old": True}},
+        "losses": [{"kind": "nca"}, {"kind": "margin_ranking"}],
+        "teachers": {},
+    },
     "fixed head": {"student": {**BASE["student"], "head": "fixed"}},
     "cosine head": {"student": {**BASE["student"], "head": "cosine"}},
     "multi head": {
@@ -250,13 +278,16 @@ def test_stopped_anywhere_it_ends_with_the_same_bits(
     assert_same_runs(tmp_path, "whole", "cut")
 
 
-def test_stopped_after_every_single_step(plugins: Plugins, tmp_path: Path, stop_after: list[int]) -> None:
-    """Each boundary there is: within epochs, at their ends, at experiences' ends."""
-    start(plugins, tmp_path, "whole", {})
-    stop_after += range(1, STEPS + 1)
+@pytest.mark.parametrize("variant", ["the main one", "bias correction on held-out rows"])
+def test_stopped_after_every_single_step(plugins: Plugins, tmp_path: Path, variant: str, stop_after: list[int]) -> None:
+    """Each boundary there is: within epochs, at their ends, at phases' and at experiences' ends."""
+    start(plugins, tmp_path, "whole", PARTS[variant])
+    steps = state(tmp_path / "whole")["run"]["step"]
+    assert variant != "the main one" or steps == STEPS
+    stop_after += range(1, steps + 1)
     with pytest.raises(Interrupted):
-        start(plugins, tmp_path, "cut", {})
-    for _ in range(STEPS - 1):
+        start(plugins, tmp_path, "cut", PARTS[variant])
+    for _ in range(steps - 1):
         with pytest.raises(Interrupted):
             go_on(plugins, tmp_path, "cut")
     assert go_on(plugins, tmp_path, "cut")["status"] == "finished"

@@ -151,6 +151,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "memory": {"kind": "loss_aware", "size": 40, "retrieval": {"kind": "mir", "candidates": 20}},
     },
     "ring": {"memory": {"kind": "ring", "size": 25}},
+    "phases": {
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "bias_corrected"},
+        "teachers": {},
+        "losses": ["cross_entropy"],
+        "phases": [
+            {"name": "even", "rows": "balanced", "trains": "head", "optimizer": {"kind": "sgd", "lr": 0.05}},
+            {"name": "bias", "rows": "held_out", "trains": "bias", "optimizer": {"kind": "sgd", "lr": 0.05}},
+        ],
+    },
+    "nearest class means": {
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "ncm"},
+        "teachers": {"previous": "previous"},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "previous"]}],
+    },
     "ema": {
         "teachers": {"slow": {"kind": "ema", "decay": 0.9}},
         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],

@@ -54,6 +54,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "train": {**BASE["train"], "replay_draws": 2},
     },
     "cosine": {"student": {**BASE["student"], "head": "cosine"}},
+    "ncm": {"student": {**BASE["student"], "head": "ncm"}},
+    "slda": {"student": {**BASE["student"], "head": "slda"}},
+    "proxies": {"student": {**BASE["student"], "head": {"kind": "split_cosine", "proxies": 2, "fixed_old": True}}},
+    "bias correction": {
+        "student": {**BASE["student"], "head": "bias_corrected"},
+        "phases": [{"name": "bias", "rows": "held_out", "trains": "bias", "optimizer": {"kind": "adam", "lr": 0.01}}],
+    },
+    "gdumb": {
+        "memory": {"kind": "class_balanced", "size": 25},
+        "phases": [{"name": "anew", "rows": "memory", "reset": True, "optimizer": {"kind": "sgd", "lr": 0.05}}],
+    },
     "views": {"augment": {"crop": 1, "views": 2}},
     "roomy": {"student": {**BASE["student"], "head": {"kind": "fixed", "classes": 10}}},
     "tasks": {"by": "task", "student": {**BASE["student"], "head": "multi"}},

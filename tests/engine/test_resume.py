@@ -94,6 +94,34 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "scheduler": {"train": {**BASE["train"], "scheduler": {"kind": "cosine"}}},
     "cosine": {"student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "cosine"}},
+    "ncm": {
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "ncm"},
+        "memory": {"kind": "class_balanced", "size": 25},
+        "teachers": {"previous": "previous"},
+        "losses": ["cross_entropy", KD],
+    },
+    "slda": {"student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "slda"}},
+    "aligned": {"student": {"model": {"kind": "mlp", "hidden": [16]}, "head": {"kind": "linear", "align": True}}},
+    "proxies": {
+        "student": {
+            "model": {"kind": "mlp", "hidden": [16]},
+            "head": {"kind": "split_cosine", "proxies": 3, "fixed_old": True},
+        },
+        "memory": {"kind": "reservoir", "size": 30},
+        "losses": ["nca", "margin_ranking"],
+        "train": {**BASE["train"], "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True},
+    },
+    "phases": {
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "bias_corrected"},
+        "memory": {"kind": "class_balanced", "size": 25},
+        "teachers": {"previous": "previous"},
+        "losses": ["cross_entropy", KD],
+        "phases": [
+            {"name": "even", "rows": "balanced", "optimizer": {"kind": "sgd", "lr": 0.01}},
+            {"name": "bias", "rows": "held_out", "trains": "bias", "optimizer": {"kind": "adam", "lr": 0.01}},
+        ],
+        "train": {**BASE["train"], "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True},
+    },
     "multi": {
         "stream": {**BASE["stream"], "split": {"by": "task", "experiences": 3}},
         "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "multi"},

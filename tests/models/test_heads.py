@@ -1,16 +1,22 @@
 """Heads: growth keeps the old bit for bit, starts the new as torch does, and survives a checkpoint."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from clkd.errors import UserError
+from clkd.models.corrected import BiasCorrected
 from clkd.models.heads import Cosine, Fixed, Linear, Multi
+from clkd.models.prototypes import NearestMean
+from clkd.models.proxies import SplitCosine
+from clkd.models.slda import StreamingLDA
 
 D = 6
-GROWING = [Linear, Multi, Cosine]
+PROXIES, FIXED_OLD = partial(SplitCosine, proxies=3), partial(SplitCosine, fixed_old=True)
+GROWING = [Linear, Multi, Cosine, SplitCosine, PROXIES, FIXED_OLD, BiasCorrected, NearestMean, StreamingLDA]
 
 
 def generator(seed=0):

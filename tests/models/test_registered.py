@@ -32,7 +32,16 @@ MODELS = {
     "resnet18": {"width": 4},
     "torchvision": {"model": "squeezenet1_1"},
 }
-HEADS = {"linear": {}, "fixed": {"classes": 5}, "multi": {}, "cosine": {"scale": 3.0}}
+HEADS = {
+    "linear": {"align": True},
+    "fixed": {"classes": 5},
+    "multi": {},
+    "cosine": {"scale": 3.0},
+    "split_cosine": {"proxies": 3, "fixed_old": True},
+    "bias_corrected": {},
+    "ncm": {"rows": "memory"},
+    "slda": {"shrinkage": 0.01},
+}
 
 
 def test_nothing_else_is_registered(registry):

@@ -70,6 +70,6 @@ def test_the_hash_does_not_move():
         name="a", seed=1, memory=plain, transfer=plain, losses=(plain,), metrics=(), output="x", tracking=None
     )
     telling = {"losses": [{"kind": "none"}], "memory": {"kind": "none"}, "metrics": []}
-    telling |= {"method": None, "peers": {}, "teachers": {}, "transfer": {"kind": "none"}}
+    telling |= {"method": None, "peers": {}, "phases": [], "teachers": {}, "transfer": {"kind": "none"}}
     want = hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()
     assert config_sha(scenario) == want

@@ -99,7 +99,7 @@ from pathlib import Path
 from clkd.tracking.events import FILE
 from clkd.tracking.jsonl import JsonlTracker
 
-run = SimpleNamespace(directory=Path(sys.argv[1]), step=0)
+run = SimpleNamespace(directory=Path(sys.argv[1]), step=0, phase=None)
 tracker = JsonlTracker()
 tracker._listed = True
 tracker._file = (run.directory / FILE).open("ab", buffering=0)

@@ -1,0 +1,73 @@
+"""Options of the losses of exemplar methods: iCaRL's, LUCIR's, PODNet's. Nothing here loads torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from clkd.options import Options
+
+
+class NCAOptions(Options):
+    """Options of `nca`."""
+
+    sides: ClassVar[int] = 1
+
+    margin: Annotated[float, Field(ge=0)] = 0.6
+    """How far, in cosines, a row's own class has to be ahead of the others."""
+    over: Literal["all", "seen", "new"] = "seen"
+    """Which classes compete: `all` columns of the head, those `seen` so far, those `new` in this experience's data."""
+
+
+class MarginRankingOptions(Options):
+    """Options of `margin_ranking`."""
+
+    sides: ClassVar[int] = 1
+
+    margin: Annotated[float, Field(ge=0)] = 0.5
+    """How far, in cosines, an old class has to be ahead of the new ones nearest to its rows."""
+    top: Annotated[int, Field(gt=0)] = 2
+    """How many new classes each row is kept apart from."""
+
+
+class BinaryCrossEntropyOptions(Options):
+    """Options of `binary_cross_entropy`."""
+
+    sides: ClassVar[int] = 1
+
+    over: Literal["all", "seen", "new"] = "seen"
+    """Which classes are asked about: `all` columns of the head, those `seen` so far, those `new` in this experience's
+    data (iCaRL)."""
+
+
+class BinaryKDOptions(Options):
+    """Options of `binary_kd`."""
+
+    sides: ClassVar[int] = 2
+
+    rows: Literal["all", "valid"] = "all"
+    """Every row, or only those whose class the teacher knows."""
+
+
+EXEMPLAR_LOSSES: tuple[tuple[str, str, type[Options], str], ...] = (
+    (
+        "binary_cross_entropy",
+        "clkd.losses.binary:BinaryCrossEntropy",
+        BinaryCrossEntropyOptions,
+        "a yes or no for each class, with the labels (iCaRL)",
+    ),
+    (
+        "binary_kd",
+        "clkd.losses.binary:BinaryKD",
+        BinaryKDOptions,
+        "a yes or no for each class, as the teacher says (iCaRL)",
+    ),
+    ("nca", "clkd.losses.margins:NCA", NCAOptions, "a row's own class ahead of all others by a margin (PODNet)"),
+    (
+        "margin_ranking",
+        "clkd.losses.margins:MarginRanking",
+        MarginRankingOptions,
+        "rows of old classes kept apart from the nearest new classes (LUCIR)",
+    ),
+)

@@ -1,0 +1,415 @@
+"""Phases: what they learn from, what they change, and that they are trained, saved and told like all training."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from states import assert_same, state
+from torch import Tensor, nn
+
+from clkd import checkpoint
+from clkd.engine.compose import Composer, Composition
+from clkd.engine.execute import execute
+from clkd.engine.explain import composed, explain
+from clkd.engine.held_out import HeldOut
+from clkd.engine.phases import PhaseParts, balanced, only, rows_of
+from clkd.errors import ClkdError, UserError
+from clkd.experience import Experience
+from clkd.models.student import Student
+from clkd.plugins import Plugins, load_plugins
+from clkd.scenario.document import to_yaml
+from clkd.scenario.load import load
+from clkd.scenario.model import PhaseOptions
+from clkd.scenario.request import RunRequest
+from clkd.seeding import derive, generator
+
+SGD = {"kind": "sgd", "lr": 0.05, "momentum": 0.9}
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "stream": {"dataset": {"name": "digits", "rows_per_class": 20}, "split": {"by": "class", "experiences": 3}},
+    "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "linear"},
+    "memory": {"kind": "class_balanced", "size": 40},
+    "train": {"epochs": 2, "batch_size": 16, "optimizer": SGD},
+    "tracking": {"mode": "offline"},
+}
+GDUMB = {"name": "gdumb", "rows": "memory", "reset": True, "epochs": 3, "optimizer": SGD}
+BIC: dict[str, Any] = {
+    "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "bias_corrected"},
+    "phases": [{"name": "bias", "rows": "held_out", "share": 0.2, "keep": 24, "trains": "bias", "epochs": 4,
+                "from_experience": 1, "optimizer": {"kind": "adam", "lr": 0.05}}],
+}  # fmt: skip
+EEIL = {"phases": [{"name": "balanced", "rows": "balanced", "epochs": 2, "from_experience": 1, "optimizer": SGD}]}
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return load_plugins()
+
+
+def write(home: Path, name: str, changes: dict[str, Any]) -> Path:
+    scenario = home / f"{name}.yaml"
+    scenario.write_text(to_yaml({**BASE, **changes, "output": str(home / name)}))
+    return scenario
+
+
+def run(plugins: Plugins, home: Path, name: str, changes: dict[str, Any], **request: Any) -> dict[str, Any]:
+    return execute(RunRequest(scenario=write(home, name, changes), quiet=True, **request), plugins)
+
+
+def compose(plugins: Plugins, home: Path, changes: dict[str, Any]) -> Composition:
+    (home / "cache").mkdir(exist_ok=True)
+    loaded = load(write(home, "composed", changes), (), plugins.registry)
+    return Composer(loaded.scenario, plugins.registry, torch.device("cpu"), home / "cache", home).compose()
+
+
+def events(home: Path, name: str) -> list[dict[str, Any]]:
+    return list(map(json.loads, (home / name / "metrics.jsonl").read_text().splitlines()))
+
+
+def plainly(
+    student: Student,
+    x: Tensor,
+    y: Tensor,
+    columns: Tensor,
+    trained: list[nn.Parameter],
+    epochs: int,
+    seed: int,
+    lr: Any,
+) -> None:
+    """Cross-entropy in a plain loop, with the documented draws of the order."""
+    optimizer = lr(trained)
+    for epoch in range(epochs):
+        order = torch.randperm(len(y), generator=generator(seed, "order", 2, epoch))
+        for at in order.split(16):
+            target = (y[at][:, None] == columns).int().argmax(1)
+            loss = nn.functional.cross_entropy(student(x[at]), target, reduction="none").mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def kept(found: dict[str, Any], place: str, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The rows of a memory in a checkpoint, in the order in which a phase gets them."""
+    table = found[place]["table"]
+    order = torch.randperm(len(table["y"]), generator=draws)
+    return table["x"][order], table["y"][order]
+
+
+def test_gdumb_is_a_fresh_model_trained_on_memory_alone(plugins: Plugins, tmp_path: Path) -> None:
+    run(plugins, tmp_path, "gdumb", {"phases": [GDUMB]})
+    found = state(tmp_path / "gdumb")
+    made = compose(plugins, tmp_path, {"phases": [GDUMB]})
+    student, seed = made.parts.student, derive(0, "phase", "gdumb")
+    for experience in made.stream:
+        student.grow(experience.classes, experience.index, generator(0, "head", experience.index))
+    x, y = kept(found, "memory", generator(seed, "rows", 2))
+    assert len(y) == 40
+    seen = made.parts.augment.plain(x)
+    trained = list(student.parameters())
+    plainly(student.train(), seen, y, student.class_ids_tensor, trained, 3, seed,
+            lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9))  # fmt: skip
+    for name, tensor in student.state_dict().items():
+        assert torch.equal(tensor, found["student"]["state"][name]), name
+
+
+def test_what_was_trained_before_a_reset_does_not_matter(plugins: Plugins, tmp_path: Path) -> None:
+    for name, lr in (("slow", 0.001), ("fast", 0.1)):
+        train = {**BASE["train"], "optimizer": {"kind": "sgd", "lr": lr}}
+        run(plugins, tmp_path, name, {"phases": [GDUMB], "train": train})
+    assert_same(state(tmp_path / "slow")["student"], state(tmp_path / "fast")["student"])
+
+
+def test_bias_correction_is_a_plain_loop_on_held_out_rows(plugins: Plugins, tmp_path: Path) -> None:
+    """In it the loss is plain cross-entropy: PyCIL takes the softmax twice, Avalanche over the batch."""
+    run(plugins, tmp_path, "bic", BIC)
+    uncorrected = {**BIC, "phases": [{**BIC["phases"][0], "from_experience": 9}]}
+    run(plugins, tmp_path, "never", uncorrected, limit_experiences=3)
+    after, before = state(tmp_path / "bic"), state(tmp_path / "never")
+    # What ordinary training of the last experience gave is the same for both: without a teacher, α and β are not there.
+    student = compose(plugins, tmp_path, BIC).parts.student
+    student.lay_out(after["student"]["layout"])
+    student.load_state_dict(after["student"]["state"])
+    with torch.no_grad():
+        student.head.alpha[-1], student.head.beta[-1] = 1.0, 0.0
+    seed = derive(0, "phase", "bias")
+    x, y = kept(after, "held_out", generator(seed, "rows", 2))
+    assert sorted(torch.bincount(y).tolist()) == [2] * 6 + [3] * 4, "24 rows, as many of each class"
+    seen = compose(plugins, tmp_path, BIC).parts.augment.plain(x)
+    correction = [parameter.requires_grad_() for parameter in student.head.corrections()]
+    plainly(student, seen, y, student.class_ids_tensor, correction, 4, seed, lambda p: torch.optim.Adam(p, lr=0.05))
+    assert torch.equal(student.head.alpha, after["student"]["state"]["head.alpha"])
+    assert torch.equal(student.head.beta, after["student"]["state"]["head.beta"])
+    assert after["student"]["state"]["head.alpha"][-1] != 1
+    assert before["student"]["state"]["head.alpha"].tolist() == [1, 1, 1]
+
+
+def test_only_what_a_phase_trains_is_changed(plugins: Plugins, tmp_path: Path) -> None:
+    """Weights, and the statistics of batch norm, too."""
+    student = {"model": {"kind": "resnet8", "width": 2}, "head": "linear"}
+    phase = {"name": "tune", "rows": "balanced", "trains": "head", "optimizer": SGD, "from_experience": 2}
+    run(plugins, tmp_path, "with", {"student": student, "phases": [phase]})
+    run(plugins, tmp_path, "without", {"student": student})
+    ours, theirs = (state(tmp_path / name)["student"]["state"] for name in ("with", "without"))
+    changed = {name for name in ours if not torch.equal(ours[name], theirs[name])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+def test_held_out_rows_are_never_trained_on_nor_in_memory(plugins: Plugins, tmp_path: Path) -> None:
+    stream = compose(plugins, tmp_path, {}).stream
+    held = HeldOut(0.2, 24, 0, torch.device("cpu"))
+    out: set[int] = set()
+    for experience in stream:
+        cut = held.cut(experience)
+        assert held.coming is not None
+        ids = set(held.coming.sample_id.tolist())
+        assert ids | set(cut.train.sample_id.tolist()) == set(experience.train.sample_id.tolist())
+        assert not ids & set(cut.train.sample_id.tolist())
+        assert [int((held.coming.y == c).sum()) for c in experience.classes] == [4] * len(experience.classes)
+        assert torch.equal(held.cut(experience).train.sample_id, cut.train.sample_id)
+        out |= ids
+    run(plugins, tmp_path, "bic", BIC)
+    found = state(tmp_path / "bic")
+    assert set(found["held_out"]["table"]["sample_id"].tolist()) <= out
+    assert not set(found["memory"]["table"]["sample_id"].tolist()) & out
+
+
+def experience_of(made: Composition, index: int) -> Experience:
+    """An experience, with memory as it is when that is over."""
+    for experience in made.stream[: index + 1]:
+        made.parts.begin(experience, 0)
+        made.parts.keep(experience)
+    return made.stream[index]
+
+
+def test_balanced_rows_are_as_many_of_each_class_and_none_twice(plugins: Plugins, tmp_path: Path) -> None:
+    made = compose(plugins, tmp_path, {})
+    experience = experience_of(made, 2)
+    phase = PhaseOptions.model_validate({"name": "b", "rows": "balanced", "optimizer": "sgd"})
+    rows = rows_of(phase, made.parts, experience, 3)
+    assert torch.bincount(rows.y).tolist() == [4] * 10, "40 rows of ten classes are kept"
+    assert len(set(rows.sample_id.tolist())) == 40
+    batch = rows.gather(torch.arange(40))
+    store = made.store.train
+    assert torch.equal(batch.x, store.x[batch.sample_id])
+    assert torch.equal(batch.y, store.y[batch.sample_id])
+    came = {c: each.index for each in made.stream for c in each.classes}
+    assert batch.experience.tolist() == [came[c] for c in batch.y.tolist()]
+    again = rows_of(phase, made.parts, experience, 3)
+    assert torch.equal(again.sample_id, rows.sample_id)
+
+
+def test_balanced_rows_take_new_ones_that_memory_does_not_keep(plugins: Plugins, tmp_path: Path) -> None:
+    made = compose(plugins, tmp_path, {})
+    experience = experience_of(made, 1)
+    memory = made.parts.memory.sample(40, generator(0))
+    assert memory is not None
+    old = memory.pick(torch.empty(0, dtype=torch.long), (memory.experience == 0).nonzero().squeeze(1))
+    found = balanced(old, experience, torch.device("cpu"), generator(0))
+    counts, of_old = (rows.y.unique(return_counts=True)[1].tolist() for rows in (found, old))
+    assert counts == [min(of_old)] * 7
+    assert set(found.experience.tolist()) == {0, 1}
+
+
+def test_the_previous_self_is_the_student_after_its_phases(plugins: Plugins, tmp_path: Path) -> None:
+    """And after its weights were aligned."""
+    student = {**BASE["student"], "head": {"kind": "linear", "align": True}}
+    losses = ["cross_entropy", {"kind": "kd", "between": ["student", "previous"]}]
+    run(plugins, tmp_path, "kd", {**EEIL, "student": student, "teachers": {"previous": "previous"}, "losses": losses})
+    found = state(tmp_path / "kd")
+    assert_same(found["teachers"]["previous"]["state"], found["student"]["state"])
+
+
+def test_class_means_are_made_after_phases(plugins: Plugins, tmp_path: Path) -> None:
+    head = {"student": {"model": {"kind": "mlp", "hidden": [16]}, "head": {"kind": "ncm", "rows": "memory"}}}
+    run(plugins, tmp_path, "ncm", {**head, **EEIL})
+    found = state(tmp_path / "ncm")
+    made = compose(plugins, tmp_path, {**head, **EEIL})
+    student = made.parts.student
+    student.lay_out(found["student"]["layout"])
+    student.load_state_dict(found["student"]["state"])
+    table = found["memory"]["table"]
+    with torch.no_grad():
+        features = nn.functional.normalize(student.eval().backbone(made.parts.augment.plain(table["x"])))
+    for place, c in enumerate(student.class_ids):
+        mean = nn.functional.normalize(features[table["y"] == c].mean(0), dim=0)
+        torch.testing.assert_close(student.head.means[place], mean)
+
+
+def test_epochs_of_phases_are_told_under_their_own_name_and_counted_on(plugins: Plugins, tmp_path: Path) -> None:
+    run(plugins, tmp_path, "bic", BIC)
+    told = [line for line in events(tmp_path, "bic") if line["event"] == "epoch" and line["experience"] == 1]
+    assert [line.get("phase") for line in told] == [None] * 2 + ["bias"] * 4
+    assert [line["epoch"] for line in told] == list(range(6))
+    assert {"phase/bias/loss", "phase/bias/loss_cross_entropy", "phase/bias/lr"} <= told[-1]["metrics"].keys()
+    assert not any(name.startswith("train/") for name in told[-1]["metrics"])
+    steps = [line["step"] for line in told]
+    assert steps == sorted(set(steps)), "steps of phases are steps of the run"
+    end = next(line for line in events(tmp_path, "bic") if line["event"] == "experience" and line["experience"] == 2)
+    assert end["metrics"]["memory/held_out_bytes"] > 0
+
+
+def test_a_scenario_without_phases_is_trained_as_ever(plugins: Plugins, tmp_path: Path) -> None:
+    run(plugins, tmp_path, "none", {})
+    run(plugins, tmp_path, "later", {"phases": [{**GDUMB, "from_experience": 99}]})
+    assert_same(state(tmp_path / "none"), state(tmp_path / "later"))
+
+
+def test_phases_use_the_scenarios_terms_by_name(plugins: Plugins, tmp_path: Path) -> None:
+    losses = ["cross_entropy", {"kind": "kd", "between": ["student", "previous"], "name": "old"}]
+    phase = {**EEIL["phases"][0], "losses": ["cross_entropy", "old"]}
+    run(plugins, tmp_path, "eeil", {"teachers": {"previous": "previous"}, "losses": losses, "phases": [phase]})
+    told = [line["metrics"] for line in events(tmp_path, "eeil") if line.get("phase")]
+    assert len(told) == 4
+    assert all(line["phase/balanced/loss_old"] > 0 for line in told)
+    alone = {**phase, "losses": ["old"], "from_experience": 0}
+    with pytest.raises(ClkdError, match=r"none of its losses has anything to say in experience 0: start it later"):
+        run(plugins, tmp_path, "alone", {"teachers": {"previous": "previous"}, "losses": losses, "phases": [alone]})
+
+
+def test_gradients_are_asked_for_again_after_a_phase_that_failed(plugins: Plugins, tmp_path: Path) -> None:
+    student = compose(plugins, tmp_path, BIC).parts.student
+    before = [parameter.requires_grad for parameter in student.parameters()]
+
+    def fail() -> None:
+        with only("bias", student, []):
+            asked = [name for name, each in student.named_parameters() if each.requires_grad]
+            raise RuntimeError(asked)
+
+    with pytest.raises(RuntimeError, match=r"^\['head.alpha', 'head.beta'\]$"):
+        fail()
+    assert [parameter.requires_grad for parameter in student.parameters()] == before
+    parts = PhaseParts(student, compose(plugins, tmp_path, BIC).parts.augment, [], trains="head")
+    parts.train()
+    assert (student.backbone.training, student.head.training) == (False, True)
+
+
+REFUSED = {
+    "no memory": ({"memory": "none", "phases": [GDUMB]}, "phases.0.rows: 'memory' needs rows that are kept"),
+    "no bias": ({"phases": [{**GDUMB, "reset": False, "trains": "bias"}]}, "phases.0.trains: 'bias' is what the head"),
+    "twice": ({"phases": [GDUMB, GDUMB]}, "phases.1.name: 'gdumb' is phases.0 already"),
+    "no such loss": ({"phases": [{**GDUMB, "losses": ["kd"]}]}, "phases.0.losses.0: no loss is called 'kd'"),
+    "a peer": (
+        {"peers": {"mate": {"model": {"kind": "mlp", "hidden": [4]}, "head": "linear"}},
+         "losses": ["cross_entropy", {"kind": "cross_entropy", "name": "theirs", "between": ["mate"]}],
+         "phases": [{**GDUMB, "losses": ["theirs"]}]},
+        "phases.0.losses.0: 'theirs' needs 'mate' to be trained as well",
+    ),
+    "replayed": (
+        {"losses": ["cross_entropy", {"kind": "cross_entropy", "name": "old", "between": ["student@replay"]}],
+         "phases": [{**GDUMB, "losses": ["old"]}]},
+        "phases.0.losses.0: 'old' is about replayed rows",
+    ),
+    "a teacher": (
+        {"teachers": {"previous": "previous"},
+         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "previous"]}],
+         "phases": [{"name": "a", "rows": "held_out", "optimizer": SGD, "losses": ["kd_previous"]}]},
+        "phases.0.losses.0: 'kd_previous' asks a teacher",
+    ),
+    "two hold out": (
+        {"phases": [{"name": name, "rows": "held_out", "optimizer": SGD} for name in "ab"]},
+        "phases.1.rows: one phase holds rows out",
+    ),
+    "unused": ({"phases": [{**GDUMB, "keep": 5}]}, "phases.0: share and keep are about held_out rows"),
+    "reset head": ({"phases": [{**GDUMB, "trains": "head"}]}, "phases.0: reset begins with an untrained student"),
+    "typo": ({"phases": [{**GDUMB, "epoch": 1}]}, "phases.0.epoch: unknown key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_phases_that_cannot_work_are_refused(plugins: Plugins, tmp_path: Path, case: str) -> None:
+    changes, said = REFUSED[case]
+    with pytest.raises(UserError) as caught:
+        load(write(tmp_path, "bad", changes), (), plugins.registry)
+    assert said in str(caught.value)
+
+
+def test_a_dry_run_and_explain_count_phases(plugins: Plugins, tmp_path: Path) -> None:
+    changes = {**BIC, "phases": [*BIC["phases"], *EEIL["phases"]]}
+    told = run(plugins, tmp_path, "dry", changes, dry_run=True)
+    assert told["description"]["phase bias"] == (
+        "4 epochs of held_out rows, trains bias by cross_entropy, from experience 1"
+    )
+    loaded = load(write(tmp_path, "dry", changes), (), plugins.registry)
+    first, second, _ = explain(loaded, plugins)["experiences"]
+    assert first["phases"] == []
+    names = [(phase["name"], phase["rows"], phase["steps"]) for phase in second["phases"]]
+    assert names == [("bias", 24, 8), ("balanced", 35, 6)]
+    assert second["phases"][1]["macs_per_step"] == 3 * second["phases"][0]["macs_per_step"]
+    assert composed(loaded, plugins.registry).parts.held_out is not None
+
+
+MORTAL = '''
+import os, signal
+from typing import ClassVar
+from pathlib import Path
+from clkd import Loss, Options, hookimpl
+
+class DiesOptions(Options):
+    sides: ClassVar[int] = 1
+
+class Dies(Loss):
+    """Kills the process before the step that `death` names, once; adds nothing."""
+    sides = 1
+    def forward(self, batch, a, b=None):
+        death = Path("death")
+        if death.exists() and self.progress.step + 1 == int(death.read_text()):
+            death.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return a.logits.sum() * 0
+
+@hookimpl
+def clkd_register_losses(register):
+    register("dies", Dies, config=DiesOptions, summary="kills the process")
+'''
+
+
+@pytest.mark.timeout(240)
+def test_killed_within_phases_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """A real run and SIGKILL, in one phase and then in another."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "mortal.py").write_text(MORTAL)
+    named = ["cross_entropy", "dies"]
+    phases = [{**GDUMB, "losses": named}, {**EEIL["phases"][0], "from_experience": 0, "losses": named}]
+    model = {"model": {"kind": "mlp", "hidden": [16], "dropout": 0.2}, "head": "linear"}
+    changes = {"student": model, "losses": named, "phases": phases,
+               "checkpoint": {"every_steps": 2, "every_minutes": None, "keep": 1}}  # fmt: skip
+
+    def killed(*arguments: str) -> bool:
+        command = [sys.executable, "-m", "clkd", "run", *arguments, "--plugins-dir", "plugins", "-q"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+        return done.returncode == -signal.SIGKILL
+
+    own = load_plugins([tmp_path / "plugins"])
+    run(own, tmp_path, "whole", changes)
+    write(tmp_path, "cut", changes)
+    story = [line for line in events(tmp_path, "whole") if line["event"] == "epoch"]
+    deaths = [next(line["step"] for line in story if (line["experience"], line.get("phase")) == place)
+              for place in ((0, "gdumb"), (1, "balanced"))]  # fmt: skip
+    for arguments, step in zip((("cut.yaml",), ("--resume", "cut")), deaths, strict=True):
+        (tmp_path / "death").write_text(str(step))
+        assert killed(*arguments)
+        within = checkpoint.load(tmp_path / "cut" / "checkpoints" / "step")["within"]
+        assert within["phase"]["place"] == deaths.index(step)
+    assert execute(RunRequest(resume=str(tmp_path / "cut"), quiet=True), own)["status"] == "finished"
+    assert_same(state(tmp_path / "cut"), state(tmp_path / "whole"))
+    ours, theirs = (
+        [{**line, "time": 0, "metrics": line["metrics"] if line["event"] == "epoch" else None}
+         for line in events(tmp_path, name) if line["event"] in ("epoch", "experience")]
+        for name in ("cut", "whole")
+    )  # fmt: skip
+    assert ours == theirs
+
+
+def test_a_phase_that_breaks_is_traced_to_its_step(plugins: Plugins, tmp_path: Path) -> None:
+    phase = {**EEIL["phases"][0], "epochs": 9, "optimizer": {"kind": "sgd", "lr": 1e19}}
+    with pytest.raises(ClkdError, match=r"became NaN or infinite in experience 1, .*at step \d+.*state before it"):
+        run(plugins, tmp_path, "broken", {"phases": [phase]})
+    within = checkpoint.load(tmp_path / "broken" / "checkpoints" / "step")["within"]
+    assert within["phase"]["place"] == 0
