@@ -109,6 +109,7 @@ class Composer:
             retrieval=self._retrieval(),
             transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
             transfer_weight=self._transfer_weight(),
+            gradient=build(scenario.train.gradient) if scenario.train.gradient else None,
             cache=self._teacher_cache(material, context, augment) if teach else None,
         )
         parts.memory.to(self.device)

@@ -16,7 +16,7 @@ from clkd.signals import Batch, Signals
 
 
 class Objective(nn.Module):
-    """The weighted sum of an experience's terms; its parameters are those that the sum depends on."""
+    """The weighted sum of an experience's terms about rows; its parameters are those that the sum depends on."""
 
     def __init__(self, parts: Parts, progress: Progress, ranks: Ranks) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Objective(nn.Module):
         self.parts, self.progress, self.ranks = parts, progress, ranks
         self.needs = {name: parts.needs(name) for name in (STUDENT, *parts.teachers)}
         self.student, self.transfer = parts.student, parts.transfer
-        self.terms = parts.active()
+        self.terms = [term for term in parts.active() if not term.loss.regularises]
         self.losses = nn.ModuleList(self.terms)  # which registers their parameters
         self.speakers = {term.teacher: parts.teachers[term.teacher] for term in self.terms if term.teacher}
 
@@ -58,6 +58,7 @@ class Objective(nn.Module):
         fickle = [*(term for term in self.terms if term not in steady), self.transfer]
         headless = not any(term.loss.reads(0).logits for term in steady)
         unused = headless or any(part.requires_grad for module in fickle for part in module.parameters())
+        unused = unused or self.parts.gradient is not None  # new and replayed rows come apart: any term may be silent
         # Buffers are settled at the experience's end instead. Newer versions of torch call this option otherwise.
         known = inspect.signature(DistributedDataParallel).parameters
         synced = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
@@ -19,6 +19,7 @@ from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import ClkdError, UserError
 from clkd.experience import Experience
 from clkd.frozen import state_hash
+from clkd.gradients.base import GradientPolicy
 from clkd.memory.base import Memory
 from clkd.memory.retrieval import Retrieval
 from clkd.models.student import Student
@@ -48,6 +49,8 @@ class Parts:
     memory: Memory = field(default_factory=Memory)
     transfer: Transfer = field(default_factory=Transfer)
     transfer_weight: float | Schedule = 1.0
+    gradient: GradientPolicy | None = None
+    """What is done to gradients for the sake of replayed rows, if anything."""
     cache: TeacherCache | None = None
     """Where the answers of teachers from outside are kept from one run to the next."""
     experience: int = 0
@@ -116,15 +119,21 @@ class Parts:
                     self.look()
                     yield self.augment.fixed(chunk, torch.full_like(chunk.y, view))
 
-    def end(self, experience: Experience) -> None:
+    def end(self, experience: Experience, review: bool = True) -> None:
         """Let everybody conclude."""
-        self.end_student(experience)
+        self.end_student(experience, review)
         self.end_teachers(experience)
 
-    def end_student(self, experience: Experience) -> None:
-        """Those who may still change the student, transfer first; after this it is final."""
+    def end_student(self, experience: Experience, review: bool = True) -> None:
+        """Those who may still change the student, transfer first; after this it is final.
+
+        `review` lets losses see the experience's rows once more, which may take a while.
+        """
         self.transfer.end(experience, self.student)
         for term in self.active():
+            if review:
+                with closing(self._plain(experience)) as rows:
+                    term.loss.review(rows, experience, self.student)
             term.loss.end(experience, self.student)
         self.memory.end(experience, self.student)
 
@@ -132,6 +141,14 @@ class Parts:
         """Those who may copy it."""
         for teacher in self.teachers.values():
             teacher.end(experience, self.student)
+
+    def _plain(self, experience: Experience) -> Generator[Batch]:
+        """Its training rows in the order of the data, normalised."""
+        rows = experience.train.ready(self.device)
+        with closing(batches(rows, torch.arange(len(rows)), CHUNK, self.device)) as stored:
+            for chunk in stored:
+                self.look()
+                yield chunk.seen_as(self.augment.plain(chunk.x))
 
     def own_buffers(self) -> list[Tensor]:
         """What may differ from rank to rank within an experience, and is settled at its end."""

@@ -50,7 +50,7 @@ def rehearse(parts: Parts, stream: Sequence[Experience], start: int = 0) -> Iter
             probe = Probe(parts, stream[: experience.index + 1], replays) if experience.index >= start else None
             scene = _enter(parts, experience, probe)
         yield scene
-        parts.end(experience)
+        parts.end(experience, review=False)
 
 
 def refuse_undefined(parts: Parts, stream: Sequence[Experience], start: int = 0) -> None:
@@ -88,7 +88,7 @@ def _refuse_silence(scene: Scene) -> None:
     """The first batch would find no term to sum."""
     speaks = [term for term in scene.parts.active() if term.name not in scene.undefined]
     first = scene.experience.index == 0
-    heard = [term for term in speaks if not first or term.a.rows in (None, "new")]
+    heard = [term for term in speaks if not term.loss.regularises and (not first or term.a.rows in (None, "new"))]
     if not heard and type(scene.parts.transfer) is Transfer:
         silent = "; ".join(f"{name}: {reason}" for name, reason in scene.undefined.items())
         waits = "; ".join(f"{name} waits for {teacher}" for name, teacher in scene.waiting.items())

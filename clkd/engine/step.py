@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from clkd.engine.guard import Guard
 from clkd.engine.objective import Objective
 from clkd.engine.parts import Parts
+from clkd.engine.penalties import Penalties
+from clkd.engine.projection import Projection
 from clkd.engine.shares import constant_weights, gradient_shares, moving
 from clkd.losses.classification import CrossEntropy
 from clkd.memory.retrieval import Moment
@@ -38,6 +40,8 @@ class Step:
 
     def __post_init__(self) -> None:
         self.objective = Objective(self.parts, self.progress, self.ranks).spread()
+        self.penalties = Penalties.of(self.parts, self.progress, self.ranks)
+        self.projection = Projection.of(self.parts, self.objective, self.optimizer, self.progress, self.ranks)
         self.terms = self.parts.active()
         self.trained = list(self.parts.parameters())
         self.constant = constant_weights(self.parts)
@@ -50,22 +54,29 @@ class Step:
         parts, progress = self.parts, self.progress
         rows = new.joined(*parts.retrieval(parts.memory, self.replay, self.replay_draws, draws, self._moment(new)))
         batch = parts.augment.look(rows, noise, progress.epoch)
-        share = self.ranks.share(batch)
-
         if self.guard:
             self.guard.remember()
+        if self.projection:
+            batch = self.projection.refer(batch)
+
+        share = self.ranks.share(batch)
         loss, values, weighted, student = self.objective(share, batch)
+        if self.penalties:
+            self.penalties.weigh(share, student, values, weighted)
         shares = gradient_shares(weighted, parts) if self.shares and progress.step % self.shares == 0 else {}
 
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss, retain_graph=self.guard is not None)
+        if self.penalties:
+            loss = self.penalties.backward(loss, retain_graph=self.guard is not None)
+        told = self.projection.project() if self.projection else {}
         if self.guard and not self.guard.passes(loss, values):
             return {}
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self.optimizer.step()
 
-        self.rows += len(batch)
+        self.rows += len(rows)
         if progress.epoch == 0:
             self._offer(batch, share, student)
         for teacher in parts.teachers.values():
@@ -73,7 +84,7 @@ class Step:
         for term in self.terms:
             term.loss.after_step(parts.student)
         raw = {"loss": loss.detach()} | {name: value.detach() for name, value in values.items()}
-        return raw | moving(weighted, self.constant) | shares
+        return raw | moving(weighted, self.constant) | shares | told
 
     def _moment(self, new: Batch) -> Moment:
         """What a retrieval may look at."""
