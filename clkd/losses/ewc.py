@@ -21,8 +21,8 @@ class EWC(Measured):
     gradient: `exact` takes the expectation over y, `sampled` one draw of y, `empirical` the label instead.
 
     A sum of squares is a square: `separate` keeps `Σ F`, the mean of the θ^k weighted by F, and a constant. That is the
-    sum over all experiences, in the memory and time of one. With `online` (Schwarz et al. 2018, "Progress & Compress",
-    eq. 9) `F ← γ F + F^k`, and θ is held where it was last.
+    sum over all experiences, in the memory and time of one. With `online` (Schwarz et al. 2018, "Progress & Compress")
+    `F ← γ F + F^k`, and θ is held where it was last.
     """
 
     scale: ClassVar[float] = 0.5

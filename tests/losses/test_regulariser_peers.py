@@ -189,3 +189,48 @@ def test_a_column_that_had_no_gradient_when_it_came_still_has_a_place_in_avalanc
     with torch.no_grad():
         model.head.bias += torch.tensor([0.0, 0.0, 9.0])
     assert loss(rows(), Signals(None, model.class_ids_tensor)) == 0
+
+
+def weighed(importance, model, anchor):
+    return sum((each * (p - anchor[name]).square()).sum() for (name, p), each in zip(model, importance, strict=True))
+
+
+def held(loss, model, *batches):
+    """What the loss is worth after every parameter was moved, and the parameters before."""
+    reviewed(loss, model, *batches)
+    anchor = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for p in model.parameters():
+            p += torch.randn(p.shape, generator=generator(3))
+    return loss(rows(), Signals(None, model.class_ids_tensor)), anchor
+
+
+def test_twice_avalanches_lambda_is_the_weight_where_its_batches_are_single_rows():
+    """The real plugin's importances, in its own penalty `λ Σ F (θ − θ*)²`."""
+    from avalanche.training.plugins import EWCPlugin
+    from torch.utils.data import TensorDataset
+
+    model, whole = student(), rows()
+    place = (whole.y == 0).long()
+    plugin = EWCPlugin(ewc_lambda=1.0)
+    dataset = TensorDataset(whole.x, place, torch.zeros_like(place))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    theirs = plugin.compute_importances(model, nn.CrossEntropyLoss(), optimizer, dataset, "cpu", 1)
+    value, anchor = held(EWC(fisher="empirical"), model, whole)
+    penalty = weighed([theirs[name].data for name in anchor], model.named_parameters(), anchor)
+    torch.testing.assert_close(2 * value, penalty)
+
+
+def test_van_de_vens_lambda_is_the_weight_but_for_the_row_too_few():
+    """`½ λ Σ F (θ − θ*)²`, F as its loop has it: over rows and classes, divided by N − 1."""
+    model, whole = student(), rows()
+    fisher = [torch.zeros_like(p) for p in model.parameters()]
+    for x in whole.x:
+        logits = model(x[None])
+        for c, p in enumerate(logits.softmax(1)[0].tolist()):
+            loss = F.cross_entropy(logits, torch.tensor([c]))
+            found = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+            fisher = [f + p * g.square() for f, g in zip(fisher, found, strict=True)]
+    value, anchor = held(EWC(), model, whole)
+    theirs = 0.5 * weighed([f / (len(whole) - 1) for f in fisher], model.named_parameters(), anchor)
+    torch.testing.assert_close(value * len(whole) / (len(whole) - 1), theirs)
