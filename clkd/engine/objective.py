@@ -54,11 +54,11 @@ class Objective(nn.Module):
         from torch.nn.parallel import DistributedDataParallel  # not for who trains alone: it takes a while to load
 
         # Parameters that no gradient reaches in some steps must be looked for in each of them.
-        steady = [term for term in self.terms if term.a.rows in (None, "new")]
+        always = (None,) if self.parts.gradient else (None, "new")  # a policy sees new and replayed rows apart
+        steady = [term for term in self.terms if term.a.rows in always]
         fickle = [*(term for term in self.terms if term not in steady), self.transfer]
         headless = not any(term.loss.reads(0).logits for term in steady)
         unused = headless or any(part.requires_grad for module in fickle for part in module.parameters())
-        unused = unused or self.parts.gradient is not None  # new and replayed rows come apart: any term may be silent
         # Buffers are settled at the experience's end instead. Newer versions of torch call this option otherwise.
         known = inspect.signature(DistributedDataParallel).parameters
         synced = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)

@@ -43,7 +43,7 @@ class Measured(Regulariser):
         with answering(student):
             for batch in self._drawn(rows, experience):
                 x, pulls, shares = self._directed(batch, student, columns, draws)
-                for piece in torch.arange(len(x), device=x.device).split(chunk_of(student)):
+                for piece in torch.arange(len(x), device=x.device).split(chunk_of(student)) if len(x) else ():
                     found = sensitivity(student, x[piece], columns, pulls[piece], shares[piece], self.power)
                     total = {name: total[name] + found[name] for name in total}
                 count += len(x)

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import TensorDataset
 
+from clkd import vision
 from clkd.losses.ewc import EWC
 from clkd.losses.mas import MAS
 from clkd.losses.rwalk import RWalk
@@ -207,8 +209,8 @@ def held(loss, model, *batches):
 
 def test_twice_avalanches_lambda_is_the_weight_where_its_batches_are_single_rows():
     """The real plugin's importances, in its own penalty `λ Σ F (θ − θ*)²`."""
+    vision.avalanche()
     from avalanche.training.plugins import EWCPlugin
-    from torch.utils.data import TensorDataset
 
     model, whole = student(), rows()
     place = (whole.y == 0).long()

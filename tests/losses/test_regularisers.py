@@ -210,6 +210,7 @@ def test_it_is_exactly_0_in_the_first_experience_and_where_parameters_are_held(m
     loss.end(EXPERIENCES[0], student)
     student.grow(EXPERIENCES[1].classes, 1, generator(1))
     loss.begin(EXPERIENCES[1], student)
+    student.zero_grad()
     value = loss(material.batch(), Signals(None, student.class_ids_tensor))
     value.backward()
     assert value == 0
