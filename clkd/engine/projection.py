@@ -64,7 +64,7 @@ class Projection:
             return {}
         gradient = self._gradient()
         changed = self.policy(gradient, torch.stack(self.references))
-        pieces = changed.split([parameter.numel() for parameter in self.parameters])
+        pieces = torch.split(changed, [parameter.numel() for parameter in self.parameters])
         for parameter, piece in zip(self.parameters, pieces, strict=True):
             if parameter.grad is None:  # new rows say nothing of it, but references may
                 parameter.grad = torch.zeros_like(parameter)

@@ -21,4 +21,5 @@ class AGEM(GradientPolicy):
         (reference,) = references
         along = gradient @ reference
         against = torch.where(along < 0, along / (reference @ reference), 0.0)
-        return gradient - against * reference
+        changed: Tensor = gradient - against * reference
+        return changed

@@ -34,7 +34,7 @@ class GEM(GradientPolicy):
         lengths = references.norm(dim=1).double().clamp(min=torch.finfo(torch.float32).tiny)
         unit = torch.zeros(len(references), len(references), dtype=torch.float64, device=references.device)
         towards = torch.zeros(len(references), dtype=torch.float64, device=references.device)
-        for r, g in zip(references.split(PIECE, 1), gradient.split(PIECE), strict=True):
+        for r, g in zip(torch.split(references, PIECE, 1), torch.split(gradient, PIECE), strict=True):
             r = r.double() / lengths[:, None]  # a constraint is about directions: how long r is must not decide
             unit += r @ r.T
             towards += r @ g.double()
@@ -42,7 +42,8 @@ class GEM(GradientPolicy):
             return gradient * torch.nan  # whoever looks at gradients finds it, and may leave this step out
         v = nonnegative(unit.cpu(), towards.cpu(), TOLERANCE * float(gradient.norm())).to(references.device)
         v = (v / lengths + self.margin * (v > 0).any()).to(references.dtype)
-        return gradient + v @ references
+        changed: Tensor = gradient + v @ references
+        return changed
 
 
 def nonnegative(k: Tensor, h: Tensor, tolerance: float) -> Tensor:

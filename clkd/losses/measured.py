@@ -39,11 +39,12 @@ class Measured(Regulariser):
     def review(self, rows: Iterator[Batch], experience: Experience, student: Student) -> None:
         columns = competing(student, experience, self.over)
         total, count = zeros(self.parameters_now), 0
-        draws = generator(self.seed, "labels", experience.index)
+        draws, size = generator(self.seed, "labels", experience.index), chunk_of(student)
         with answering(student):
             for batch in self._drawn(rows, experience):
                 x, pulls, shares = self._directed(batch, student, columns, draws)
-                for piece in torch.arange(len(x), device=x.device).split(chunk_of(student)) if len(x) else ():
+                for start in range(0, len(x), size):
+                    piece = slice(start, start + size)
                     found = sensitivity(student, x[piece], columns, pulls[piece], shares[piece], self.power)
                     total = {name: total[name] + found[name] for name in total}
                 count += len(x)

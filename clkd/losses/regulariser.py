@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from clkd.errors import UserError
 from clkd.losses.base import Loss
-from clkd.signals import Batch, Needs, Signals, Spec
+from clkd.signals import Batch, Needs, Signals
 
 if TYPE_CHECKING:
     from clkd.experience import Experience
@@ -57,10 +56,6 @@ class Regulariser(Loss):
         """The classes of the head's rows in what is kept."""
         self.parameters_now: dict[str, nn.Parameter] = {}
         """What is trained in this experience, by name."""
-
-    def bind(self, a: Spec, b: Spec | None) -> None:
-        if a.feature is not None:
-            raise UserError(f"'{a.feature}': {NO_SIGNALS}: leave out `between`")
 
     def begin(self, experience: Experience, student: Student) -> None:
         self.parameters_now = trained(student)

@@ -95,7 +95,7 @@ class RWalkOptions(RegulariserOptions):
     """As in `si`."""
 
 
-REGULARISERS = (
+REGULARISERS: tuple[tuple[str, str, type[Options], str], ...] = (
     (
         "ewc",
         "clkd.losses.ewc:EWC",

@@ -56,7 +56,7 @@ def sensitivity(student: Student, x: Tensor, columns: Tensor, pulls: Tensor, sha
             logits: Tensor = functional_call(plain, weights, (row[None],))[0].index_select(0, columns)
             return logits
 
-        _, pull = vjp(answer, weights)
+        pull = vjp(answer, weights)[1]
         found = zeros(weights)
         for direction, share in zip(pulls, shares, strict=True):
             (gradient,) = pull(direction)

@@ -115,6 +115,7 @@ PARTS: dict[str, dict[str, Any]] = {
         ]
     },
     "regularisers": {
+        "teachers": {},
         "losses": [
             "cross_entropy",
             {"kind": "ewc", "weight": {"kind": "uncertainty", "value": 2}},
@@ -122,7 +123,7 @@ PARTS: dict[str, dict[str, Any]] = {
             {"kind": "si", "weight": 2},
             {"kind": "si", "name": "si_total", "gradient": "total"},
             {"kind": "rwalk", "every": 3},
-        ]
+        ],
     },
     "a-gem, beside si": {
         "losses": [*BASE["losses"], {"kind": "si", "weight": 2}],
@@ -131,6 +132,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "gem": {"train": {**TRAIN, "gradient": {"kind": "gem", "margin": 0.1}, "replay_batch_size": 30}},
     "a regularised convolutional network": {
         "student": {"model": {"kind": "resnet8", "width": 3}, "head": "linear"},
+        "teachers": {},
         "losses": ["cross_entropy", {"kind": "ewc", "weight": 50}, {"kind": "si", "weight": 2}],
         "train": {**TRAIN, "epochs": 1},
     },

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clkd.errors import UserError
 from clkd.losses import measured, sensitivity
 from clkd.losses.ewc import EWC
 from clkd.losses.mas import MAS
-from clkd.losses.regulariser import Regulariser, by_class, trained
+from clkd.losses.regulariser import by_class, trained
 from clkd.losses.rwalk import RWalk
 from clkd.losses.si import SI
 from clkd.models.backbones.resnet import ResNet
@@ -418,11 +417,6 @@ def test_its_state_is_whole_in_the_middle_of_an_experience(make):
         each.end(EXPERIENCES[1], model)
     assert equal(loss.state_dict(), fresh.state_dict())
     assert loss.kept["importance"]["head.bias"].shape == (4,)
-
-
-def test_a_feature_is_none_of_its_business():
-    with pytest.raises(UserError, match="leave out `between`"):
-        Regulariser().bind(material.spec(loss=None), None)
 
 
 def test_frozen_parameters_are_not_held():
