@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from states import assert_same, state
 from torch import Tensor, nn
 
 from clkd.data.augment import Augment
@@ -365,6 +366,25 @@ def test_a_run_logs_what_was_held_and_what_was_projected(plugins: Plugins, tmp_p
     assert 0 <= last["train/gradient_projected"] <= 1
     total = sum(last[f"train/weighted_{name}"] for name in ("cross_entropy", "ewc", "mas"))
     assert last["train/loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_what_is_held_goes_with_a_run_that_goes_on_from_another(plugins: Plugins, tmp_path: Path) -> None:
+    """Importances, path integrals and scores: without changes a fork ends as its origin did, to the last bit."""
+    losses = [
+        "cross_entropy",
+        {"kind": "ewc", "weight": 20},
+        {"kind": "si", "weight": 2},
+        {"kind": "rwalk", "every": 3},
+    ]
+    stream = {**BASE["stream"], "split": {"by": "class", "experiences": 3}}
+    whole = execute(RunRequest(scenario=write(tmp_path, losses=losses, stream=stream), quiet=True), plugins)
+    request = RunRequest(origin=f"{tmp_path / 'run'}@0", overrides=(f"output={tmp_path / 'fork'}",), quiet=True)
+    forked = execute(request, plugins)
+    assert forked["accuracy_matrix"] == whole["accuracy_matrix"]
+    assert_same(state(tmp_path / "fork"), state(tmp_path / "run"))
+    ewc = state(tmp_path / "fork")["terms"]["ewc"]["state"]["_extra_state"]
+    assert ewc["kept"]["importance"]["head.bias"].shape == (10,)
+    assert ewc["apart"] > 0
 
 
 def test_a_loss_says_nothing_of_replayed_rows_without_signals(make_student: Make) -> None:
