@@ -39,15 +39,14 @@ class Measured(Regulariser):
     def review(self, rows: Iterator[Batch], experience: Experience, student: Student) -> None:
         columns = competing(student, experience, self.over)
         total, count = zeros(self.parameters_now), 0
-        draws, size = generator(self.seed, "labels", experience.index), chunk_of(student)
+        draws = generator(self.seed, "labels", experience.index)
         with answering(student):
-            for batch in self._drawn(rows, experience):
+            for batch in _pieces(self._drawn(rows, experience), chunk_of(student, len(columns))):
                 x, pulls, shares = self._directed(batch, student, columns, draws)
-                for start in range(0, len(x), size):
-                    piece = slice(start, start + size)
-                    found = sensitivity(student, x[piece], columns, pulls[piece], shares[piece], self.power)
+                if len(x):
+                    found = sensitivity(student, x, columns, pulls, shares, self.power)
                     total = {name: total[name] + found[name] for name in total}
-                count += len(x)
+                    count += len(x)
         if count:
             self.settle({name: found / count for name, found in total.items()})
 
@@ -86,6 +85,11 @@ class Measured(Regulariser):
             start += len(batch)
             if len(at):
                 yield batch.pick(at)
+
+
+def _pieces(rows: Iterator[Batch], size: int) -> Iterator[Batch]:
+    for batch in rows:
+        yield from (batch.rows(start, min(start + size, len(batch))) for start in range(0, len(batch), size))
 
 
 @contextmanager

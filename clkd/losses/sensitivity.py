@@ -30,9 +30,10 @@ class Plain(nn.Module):
         return logits
 
 
-def chunk_of(student: Student) -> int:
-    """How many rows can be looked at together, so that their gradients take no more than `BYTES`."""
+def chunk_of(student: Student, columns: int) -> int:
+    """How many rows can be looked at together, so that their gradients and directions take no more than `BYTES`."""
     one = sum(parameter.nbytes for parameter in trained(student).values())
+    one += columns**2 * student.head.weight.element_size()
     return min(max(BYTES // max(one, 1), 1), MOST_ROWS)
 
 
@@ -43,7 +44,7 @@ def sensitivity(student: Student, x: Tensor, columns: Tensor, pulls: Tensor, sha
 
     Args:
         student: in eval mode, so that rows do not depend on each other.
-        x: `[B, *shape]`, at most `chunk_of(student)` rows.
+        x: `[B, *shape]`, at most `chunk_of` rows.
         columns: `[K]` int64.
         pulls: `[B, L, K]`, L directions for each row.
         shares: `[B, L]`.

@@ -160,7 +160,7 @@ def test_neither_batches_nor_chunks_change_it_and_chunks_are_bounded(loss, monke
 
     monkeypatch.setattr(measured, "sensitivity", watched)
     student = mlp()
-    monkeypatch.setattr(sensitivity, "BYTES", 3 * sum(p.nbytes for p in student.parameters()) + 1)
+    monkeypatch.setattr(sensitivity, "BYTES", 3 * (sum(p.nbytes for p in student.parameters()) + 2 * 2 * 8))
     pieces = reviewed(copy.deepcopy(loss), student, size=11)
     assert max(seen) == 3
     assert sum(seen) == material.ROWS
