@@ -350,6 +350,12 @@ def test_what_cannot_work_is_refused_before_training(
         load(write(tmp_path, **changes), [], plugins.registry)
 
 
+def test_a_memory_that_compares_new_and_replayed_rows_is_refused(plugins: Plugins, tmp_path: Path) -> None:
+    path = write(tmp_path, train=AGEM_ON, memory={"kind": "gss", "size": 20})
+    with pytest.raises(UserError, match="train.gradient: GSS chooses rows by comparing"):
+        execute(RunRequest(scenario=path, quiet=True), plugins)
+
+
 def test_a_run_logs_what_was_held_and_what_was_projected(plugins: Plugins, tmp_path: Path) -> None:
     losses = ["cross_entropy", {"kind": "ewc", "weight": 10}, {"kind": "mas", "weight": 0.1}]
     train = {**AGEM_ON, "gradient_shares": 2, "epochs": 3}
