@@ -352,7 +352,7 @@ def test_what_cannot_work_is_refused_before_training(
 
 def test_a_memory_that_compares_new_and_replayed_rows_is_refused(plugins: Plugins, tmp_path: Path) -> None:
     path = write(tmp_path, train=AGEM_ON, memory={"kind": "gss", "size": 20})
-    with pytest.raises(UserError, match="train.gradient: GSS chooses rows by comparing"):
+    with pytest.raises(UserError, match=r"train\.gradient: GSS chooses rows by comparing"):
         execute(RunRequest(scenario=path, quiet=True), plugins)
 
 
