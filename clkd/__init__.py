@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clkd.context import Context
     from clkd.experience import Experience, Rows
+    from clkd.gradients.base import GradientPolicy
     from clkd.hooks import hookimpl
     from clkd.losses.base import Loss
     from clkd.losses.logits import LogitLoss
+    from clkd.losses.regulariser import Regulariser
     from clkd.memory.base import Memory
     from clkd.metrics.base import Metric
     from clkd.options import Options, Scheduled
@@ -30,12 +32,14 @@ _HOME = {
     "Batch": "clkd.signals",
     "Context": "clkd.context",
     "Experience": "clkd.experience",
+    "GradientPolicy": "clkd.gradients.base",
     "LogitLoss": "clkd.losses.logits",
     "Loss": "clkd.losses.base",
     "Memory": "clkd.memory.base",
     "Metric": "clkd.metrics.base",
     "Needs": "clkd.signals",
     "Options": "clkd.options",
+    "Regulariser": "clkd.losses.regulariser",
     "Rows": "clkd.experience",
     "Schedule": "clkd.schedules.base",
     "Scheduled": "clkd.options",
@@ -51,12 +55,14 @@ __all__ = [
     "Batch",
     "Context",
     "Experience",
+    "GradientPolicy",
     "LogitLoss",
     "Loss",
     "Memory",
     "Metric",
     "Needs",
     "Options",
+    "Regulariser",
     "Rows",
     "Schedule",
     "Scheduled",

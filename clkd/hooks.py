@@ -75,6 +75,11 @@ def clkd_register_schedules(register: Register) -> None:
 
 
 @hookspec
+def clkd_register_gradients(register: Register) -> None:
+    """Once per process: register policies that change a step's gradient by what it does to replayed rows."""
+
+
+@hookspec
 def clkd_register_metrics(register: Register) -> None:
     """Once per process: register numbers computed from an evaluation."""
 

@@ -184,6 +184,7 @@ LossPart = Annotated[Part, PartField("losses")]
 MemoryPart = Annotated[Part, PartField("memories")]
 TransferPart = Annotated[Part, PartField("transfers")]
 TeacherPart = Annotated[Part, PartField("teachers")]
+GradientPart = Annotated[Part, PartField("gradients")]
 MetricPart = Annotated[Part, PartField("metrics")]
 TrackerPart = Annotated[Part, PartField("trackers")]
 

@@ -35,6 +35,7 @@ BUILT_IN = (
     "clkd.memory",
     "clkd.transfer",
     "clkd.schedules",
+    "clkd.gradients",
     "clkd.metrics",
     "clkd.tracking",
     "clkd.scenario.methods",

@@ -30,7 +30,7 @@ from clkd.options import (
 
 KINDS = (
     "losses", "memories", "retrievals", "transfers", "teachers", "models", "heads", "datasets", "streams", "schedules",
-    "metrics", "trackers", "methods",
+    "gradients", "metrics", "trackers", "methods",
 )  # fmt: skip
 REGISTER_HOOKS = {kind: f"clkd_register_{kind}" for kind in KINDS}
 OFFERS = frozenset(

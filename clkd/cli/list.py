@@ -24,8 +24,8 @@ def command(
 ) -> None:
     """List the parts of a KIND, or the options of one of them.
 
-    KIND: losses, memories, transfers, teachers, models, heads, datasets, streams, schedules, metrics, trackers,
-    methods.
+    KIND: losses, memories, retrievals, transfers, teachers, models, heads, datasets, streams, schedules, gradients,
+    metrics, trackers, methods.
     """
     if kind not in KINDS:
         raise UserError(f"'{kind}' is no kind of part ({did_you_mean(kind, KINDS)})")

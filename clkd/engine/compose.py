@@ -117,12 +117,14 @@ class Composer:
             peers=peers,
             own_views=tuple(name for name, peer in scenario.peers.items() if peer.own_view),
             members=members,
+            gradient=build(scenario.train.gradient) if scenario.train.gradient else None,
             cache=self._teacher_cache(material, context, augment) if teach else None,
             held_out=self._held_out(),
         )
         parts.memory.to(self.device)
         refuse_lost_views(parts)
         refuse_fixed_views(parts)
+        refuse_apart(parts)
         refuse_gaps(parts, stream)
         refuse_unstored(parts)
         self._request_taps(parts)
@@ -382,6 +384,17 @@ def refuse_lost_views(parts: Parts) -> None:
         raise UserError(
             "memory.store: what the student said belongs to the view it saw, and here every view is drawn anew: give "
             "rows fixed views, which are replayed with it (stream.augment: {…, views: 1}), or set stream.augment: none"
+        )
+
+
+def refuse_apart(parts: Parts) -> None:
+    """A gradient policy looks at new and replayed rows apart, and some memories at both together."""
+    if parts.gradient is not None and parts.peers:
+        raise UserError("train.gradient: a gradient policy projects the student's gradient alone: leave out peers")
+    if parts.gradient is not None and parts.memory.compares:
+        raise UserError(
+            f"train.gradient: {type(parts.memory).__name__} chooses rows by comparing new ones with those replayed "
+            "beside them, and a gradient policy looks at both apart: use another memory, such as class_balanced"
         )
 
 

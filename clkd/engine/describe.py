@@ -60,6 +60,8 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
     lines["loss"] = " + ".join(_formula(term) for term in parts.terms)
     if scenario.transfer.name != "none":
         lines["transfer"] = f"{_weight(parts.transfer_weight)}·{scenario.transfer.name}"
+    if scenario.train.gradient:
+        lines["gradient"] = f"{scenario.train.gradient.name}, against replayed rows"
     if scenario.memory.name != "none":
         given = getattr(scenario.memory.options, "size", "?")
         held = f"{given} rows" if isinstance(given, int) else f"{given}: {getattr(parts.memory, 'size', '?')} rows"

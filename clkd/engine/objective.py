@@ -17,13 +17,14 @@ from clkd.signals import Batch, Signals
 
 
 class Objective(nn.Module):
-    """The weighted sum of an experience's terms; its parameters are those that the sum depends on."""
+    """The weighted sum of an experience's terms about rows; its parameters are those that the sum depends on."""
 
     def __init__(self, parts: Parts, progress: Progress, ranks: Ranks) -> None:
         super().__init__()
         # What cannot change within an experience is looked up once, not per batch.
         self.parts, self.progress, self.ranks = parts, progress, ranks
-        self.students, self.terms = parts.students, parts.active()
+        self.students = parts.students
+        self.terms = [term for term in parts.active() if not term.loss.regularises]
         self.needs = {name: parts.needs(name) for name in (*self.students, *parts.teachers)}
         self.networks = nn.ModuleList(self.students.values())  # which registers their parameters
         self.transfer, self.losses = parts.transfer, nn.ModuleList(self.terms)
@@ -66,7 +67,8 @@ class Objective(nn.Module):
         from torch.nn.parallel import DistributedDataParallel  # not for who trains alone: it takes a while to load
 
         # Parameters that no gradient reaches in some steps must be looked for in each of them.
-        steady = [term for term in self.terms if term.a.rows in (None, "new")]
+        always = (None,) if self.parts.gradient else (None, "new")  # a policy sees new and replayed rows apart
+        steady = [term for term in self.terms if term.a.rows in always]
         fickle = [*(term for term in self.terms if term not in steady), self.transfer]
         reached = {term.a.model for term in steady if term.loss.reads(0).logits}
         headless = reached != self.students.keys()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +22,7 @@ from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import ClkdError, UserError
 from clkd.experience import Experience
 from clkd.frozen import state_hash
+from clkd.gradients.base import GradientPolicy
 from clkd.memory.base import Memory
 from clkd.memory.retrieval import Retrieval
 from clkd.models.heads import Grown
@@ -60,6 +61,8 @@ class Parts:
     """Peers that see each row in a random view of their own."""
     members: dict[str, Member] = field(default_factory=dict)
     """Of those that are trained, the ones that an ensemble hears."""
+    gradient: GradientPolicy | None = None
+    """What is done to gradients for the sake of replayed rows, if anything."""
     cache: TeacherCache | None = None
     """Where the answers of teachers from outside are kept from one run to the next."""
     experience: int = 0
@@ -156,9 +159,15 @@ class Parts:
         self.end_teachers(experience)
 
     def end_student(self, experience: Experience, trained: bool = True) -> None:
-        """Those who may still change the student, transfer first; after this it is final."""
+        """Those who may still change the student, transfer first; after this it is final.
+
+        Losses and heads see the experience's rows once more if it was `trained`, which may take a while.
+        """
         self.transfer.end(experience, self.student)
         for term in self.active():
+            if trained:
+                with closing(self._plain(experience)) as rows:
+                    term.loss.review(rows, experience, self.students[term.a.model])
             term.loss.end(experience, self.students[term.a.model])
         self.keep(experience)
         if trained:
@@ -169,6 +178,14 @@ class Parts:
         """Those who may copy it."""
         for teacher in self.teachers.values():
             teacher.end(experience, self.students[teacher.of])
+
+    def _plain(self, experience: Experience) -> Generator[Batch]:
+        """Its training rows in the order of the data, normalised."""
+        rows = experience.train.ready(self.device)
+        with closing(batches(rows, torch.arange(len(rows)), CHUNK, self.device)) as stored:
+            for chunk in stored:
+                self.look()
+                yield chunk.seen_as(self.augment.plain(chunk.x))
 
     def own_buffers(self) -> list[Tensor]:
         """What may differ from rank to rank within an experience, and is settled at its end."""

@@ -87,7 +87,8 @@ def _refuse_silence(scene: Scene) -> None:
     """The first batch would find no term to sum."""
     speaks = [term for term in scene.parts.active() if term.name not in scene.undefined]
     first = scene.experience.index == 0
-    taught = {term.a.model for term in speaks if not first or term.a.rows in (None, "new")}
+    heard = [term for term in speaks if not term.loss.regularises and (not first or term.a.rows in (None, "new"))]
+    taught = {term.a.model for term in heard}
     if type(scene.parts.transfer) is not Transfer:
         taught.add(STUDENT)
     for name in [name for name in scene.parts.students if name not in taught]:

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from clkd.engine.guard import Guard
 from clkd.engine.objective import Objective
 from clkd.engine.parts import Parts
+from clkd.engine.penalties import Penalties
+from clkd.engine.projection import Projection
 from clkd.engine.shares import constant_weights, gradient_shares, moving
 from clkd.losses.classification import CrossEntropy
 from clkd.memory.retrieval import Moment
@@ -39,6 +41,8 @@ class Step:
 
     def __post_init__(self) -> None:
         self.objective = Objective(self.parts, self.progress, self.ranks).spread()
+        self.penalties = Penalties.of(self.parts, self.progress, self.ranks)
+        self.projection = Projection.of(self.parts, self.objective, self.optimizer, self.progress, self.ranks)
         self.students, self.terms = self.parts.students, self.parts.active()
         self.trained = self.parts.parameters_of_each()
         self.constant = constant_weights(self.parts)
@@ -51,15 +55,22 @@ class Step:
         parts, progress = self.parts, self.progress
         rows = new.joined(*parts.retrieval(parts.memory, self.replay, self.replay_draws, draws, self._moment(new)))
         batch = parts.augment.look(rows, noise, progress.epoch)
-        share, views = self.ranks.share(batch), self._own_views(rows, noise)
-
         if self.guard:
             self.guard.remember()
+        if self.projection:
+            batch = self.projection.refer(batch)
+
+        share, views = self.ranks.share(batch), self._own_views(rows, noise)
         loss, values, weighted, student = self.objective(share, batch, views)
+        if self.penalties:
+            self.penalties.weigh(share, student, values, weighted)
         shares = gradient_shares(weighted, parts) if self.shares and progress.step % self.shares == 0 else {}
 
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss, retain_graph=self.guard is not None)
+        if self.penalties:
+            loss = self.penalties.backward(loss, retain_graph=self.guard is not None)
+        told = self.projection.project() if self.projection else {}
         if self.guard and not self.guard.passes(loss, values):
             return {}
         if self.clip_norm is not None:
@@ -67,7 +78,7 @@ class Step:
                 torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.optimizer.step()
 
-        self.rows += len(batch)
+        self.rows += len(rows)
         if progress.epoch == 0:
             self._offer(batch, share, student)
         for teacher in parts.teachers.values():
@@ -75,7 +86,7 @@ class Step:
         for term in self.terms:
             term.loss.after_step(self.students[term.a.model])
         raw = {"loss": loss.detach()} | {name: value.detach() for name, value in values.items()}
-        return raw | moving(weighted, self.constant) | shares
+        return raw | moving(weighted, self.constant) | shares | told
 
     def _moment(self, new: Batch) -> Moment:
         """What a retrieval may look at."""

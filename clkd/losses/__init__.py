@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from clkd.hooks import hookimpl
 from clkd.losses.exemplar_options import EXEMPLAR_LOSSES
 from clkd.losses.feature_options import FEATURE_LOSSES
+from clkd.losses.regulariser_options import REGULARISERS
 from clkd.losses.relation_options import RELATION_LOSSES
 from clkd.options import Options, Part, Scheduled
 
@@ -260,5 +261,5 @@ def clkd_register_losses(register: Register) -> None:
         config=TeacherFreeOptions,
         summary="teacher-free distillation from a virtual teacher (Yuan et al. 2020)",
     )
-    for name, factory, config, summary in (*FEATURE_LOSSES, *RELATION_LOSSES, *EXEMPLAR_LOSSES):
+    for name, factory, config, summary in (*FEATURE_LOSSES, *RELATION_LOSSES, *EXEMPLAR_LOSSES, *REGULARISERS):
         register(name, factory, config=config, summary=summary)

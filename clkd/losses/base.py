@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from clkd.signals import Batch, Needs, Signals, Spec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from clkd.experience import Experience
     from clkd.models.student import Student
     from clkd.schedules.base import Progress, Schedule
@@ -33,6 +35,8 @@ class Loss(nn.Module):
     reads_known: ClassVar[bool] = False
     """Whether it leaves out, row by row, the columns that `b.known` says the other side did not know. One that reads
     logits and does not is refused where a teacher has rows like that (`Teacher.partial`)."""
+    regularises: ClassVar[bool] = False
+    """Whether it is about the student's parameters and no row: then its gradient is added after that of all others."""
     contract_optouts: ClassVar[dict[str, str]] = {}
     """Laws of `clkd.testing.contract` that do not hold for this loss, each with the reason."""
     progress: Progress | None = None
@@ -73,8 +77,20 @@ class Loss(nn.Module):
     def begin(self, experience: Experience, student: Student) -> None:
         """Before an experience, after `bind`."""
 
+    def after_backward(self, student: Student) -> None:
+        """For one that `regularises`, before each optimiser step: parameters have the gradient of all terms about rows.
+
+        The step may still be left out (`train.on_nan`): what changes for good belongs into `after_step`.
+        """
+
     def after_step(self, student: Student) -> None:
-        """After each optimiser step."""
+        """After each optimiser step. Parameters still have the gradient that the optimizer was given."""
+
+    def review(self, rows: Iterator[Batch], experience: Experience, student: Student) -> None:
+        """After an experience, before `end`: its training rows once more, in the order of the data.
+
+        They are normalised and not augmented, some hundreds at a time, and are read only as far as they are asked for.
+        """
 
     def end(self, experience: Experience, student: Student) -> None:
         """After an experience."""

@@ -12,6 +12,7 @@ from clkd.errors import did_you_mean
 from clkd.optimizers import OptimizerOptions, SchedulerOptions
 from clkd.options import (
     DatasetPart,
+    GradientPart,
     HeadPart,
     LossPart,
     MemoryPart,
@@ -134,6 +135,9 @@ class TrainOptions(Options):
     eval_batch_size: Positive = 512
     optimizer: OptimizerOptions
     scheduler: SchedulerOptions | None = None
+    gradient: GradientPart | None = None
+    """What is done to each step's gradient for the sake of replayed rows (`clkd list gradients`), which are then not
+    learned from like new ones; by default nothing."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     gradient_shares: Positive | None = None
     """Every so many steps, log each term's share of the gradient norms (`train/gradient_share_<term>`), which costs a

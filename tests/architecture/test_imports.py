@@ -12,7 +12,7 @@ from clkd.plugins import BUILT_IN
 
 HOUSE = Path(clkd.__file__).parent
 
-ROOMS = ("data", "streams", "models", "teachers", "losses", "memory", "transfer", "metrics", "schedules")
+ROOMS = ("data", "streams", "models", "teachers", "losses", "memory", "transfer", "metrics", "schedules", "gradients")
 LEVELS = (
     (
         "errors",

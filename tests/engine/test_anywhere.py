@@ -131,6 +131,28 @@ PARTS: dict[str, dict[str, Any]] = {
         ],
         "train": {**TRAIN, "keep_optimizer": True, "clip_norm": 1.0},
     },
+    "regularisers": {
+        "teachers": {},
+        "losses": [
+            "cross_entropy",
+            {"kind": "ewc", "weight": {"kind": "uncertainty", "value": 2}},
+            {"kind": "mas", "weight": 0.1},
+            {"kind": "si", "weight": 2},
+            {"kind": "si", "name": "si_total", "gradient": "total"},
+            {"kind": "rwalk", "every": 3},
+        ],
+    },
+    "a-gem, beside si": {
+        "losses": [*BASE["losses"], {"kind": "si", "weight": 2}],
+        "train": {**TRAIN, "gradient": "agem", "clip_norm": 1.0},
+    },
+    "gem": {"train": {**TRAIN, "gradient": {"kind": "gem", "margin": 0.1}, "replay_batch_size": 30}},
+    "a regularised convolutional network": {
+        "student": {"model": {"kind": "resnet8", "width": 3}, "head": "linear"},
+        "teachers": {},
+        "losses": ["cross_entropy", {"kind": "ewc", "weight": 50}, {"kind": "si", "weight": 2}],
+        "train": {**TRAIN, "epochs": 1},
+    },
     "coral": {"transfer": {"kind": "coral", "weight": 0.5}},
     "nearest class means, trained anew, then balanced": {
         "student": {**BASE["student"], "head": "ncm"},

@@ -125,6 +125,28 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_parameters_are_held_and_gradients_projected_as_in_one_process(tmp_path: Path) -> None:
+    held = [{"kind": "ewc", "weight": 20}, {"kind": "si", "weight": 2}, {"kind": "mas", "weight": 0.1}, "rwalk"]
+    kd = {"kind": "kd", "between": ["student", "previous"]}
+    for policy in ("agem", "gem"):
+        changes = {
+            "teachers": {"previous": "previous"},
+            "losses": ["cross_entropy", kd, *held],
+            "train": {**SCENARIO["train"], "gradient": policy},
+        }
+        one(scenario=write(tmp_path, f"alone_{policy}", **changes))
+        path = write(tmp_path, f"both_{policy}", **changes)
+        code, _, err = two(str(path), "--tracking", "offline", cwd=tmp_path)
+        assert code == 0, err
+        assert_equal_runs(tmp_path, f"alone_{policy}", f"both_{policy}")
+        names = [tmp_path / f"{name}_{policy}" / "checkpoints" for name in ("alone", "both")]
+        ours, theirs = (checkpoint.load(checkpoint.latest(name))["terms"]["ewc"]["state"] for name in names)
+        for name, importance in ours["_extra_state"]["kept"]["importance"].items():
+            other = theirs["_extra_state"]["kept"]["importance"][name]
+            torch.testing.assert_close(importance, other, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_saved_alone_it_goes_on_as_two(tmp_path: Path) -> None:
     one(scenario=write(tmp_path, "whole"))
     one(scenario=write(tmp_path, "cut"), limit_experiences=1)

@@ -42,6 +42,17 @@ EMA = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "lwf": {},
     "ema": {**EMA, "train": {**BASE["train"], "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True}},
+    "held": {
+        "teachers": {},
+        "losses": [
+            "cross_entropy",
+            {"kind": "ewc", "weight": 20},
+            {"kind": "si", "weight": 2},
+            {"kind": "mas", "weight": 0.1},
+            {"kind": "rwalk", "every": 3},
+        ],
+        "train": {**BASE["train"], "gradient": "gem"},
+    },
     "class_balanced": {"memory": {"kind": "class_balanced", "size": 25}},
     "derpp": {
         "teachers": {"stored": "stored"},

@@ -109,6 +109,8 @@ CHANGES: dict[str, tuple[str, ...]] = {
         "losses=[cross_entropy, {kind: relation, between: [student, previous]}, {kind: kd, between: [student, slow]}, "
         "{kind: kd, between: [student, big]}]",
     ),
+    "held parameters": ("losses=[cross_entropy, {kind: ewc, weight: 50}, {kind: si}]", "teachers={}"),
+    "a gradient policy": ("train.gradient=agem",),
     "another projector": ("losses.3.align=none",),
     "larger memory": ("memory.size=100",),
     "smaller memory": ("memory.size=10",),

@@ -71,6 +71,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "class_balanced": {"memory": {"kind": "class_balanced", "size": 25}},
     "coral": {"memory": {"kind": "reservoir", "size": 30}, "transfer": {"kind": "coral", "weight": 0.5}},
+    "ewc": {"losses": ["cross_entropy", {"kind": "ewc", "weight": 50}]},
+    "online ewc on some rows, sampled labels": {
+        "losses": [
+            "cross_entropy",
+            {"kind": "ewc", "mode": "online", "gamma": 0.9, "fisher": "sampled", "rows": 30, "weight": 50},
+        ]
+    },
+    "si": {"losses": ["cross_entropy", {"kind": "si", "weight": 2}]},
+    "mas": {"losses": ["cross_entropy", {"kind": "mas", "weight": 0.1}]},
+    "rwalk": {"losses": ["cross_entropy", {"kind": "rwalk", "every": 3, "weight": 2}]},
+    "agem": {"memory": {"kind": "reservoir", "size": 30}, "train": {**BASE["train"], "gradient": "agem"}},
+    "gem": {
+        "memory": {"kind": "class_balanced", "size": 30},
+        "train": {**BASE["train"], "gradient": {"kind": "gem", "margin": 0.1}},
+    },
     "kept_adam": {"train": {**BASE["train"], "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True}},
     "learned": {  # a temperature and a weight with parameters of their own
         "teachers": {"previous": "previous"},
