@@ -55,7 +55,8 @@ def request_layers(parts: Parts, options: ReportOptions) -> None:
         parts.student.request(layers_of(STUDENT, options.cka, models))
         for name, teacher in parts.teachers.items():
             for tap, alone in layers_of(name, options.cka, models).items():
-                _request(parts, teacher, tap, alone)
+                if not teacher.partial:  # it knows nothing of test rows
+                    _request(parts, teacher, tap, alone)
     except UserError as error:
         raise UserError(f"report.cka: {error}") from error
 
@@ -109,6 +110,8 @@ def _silence(teacher: Teacher, taps: tuple[str, ...]) -> str | None:
     """Why a teacher's layers cannot be compared; None where they can."""
     if not taps:
         return "no layer of it is named"
+    if teacher.partial:
+        return "it says nothing of these rows"
     if not teacher.ready:
         return "it has nothing to say yet"
     try:

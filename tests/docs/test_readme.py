@@ -89,7 +89,7 @@ def test_the_scenario_shown_is_the_scenario_shipped() -> None:
 def test_every_shipped_scenario_is_valid_and_short(path: Path) -> None:
     done = run(f"clkd validate {path}", ROOT)
     assert done.returncode == 0, done.stderr
-    assert len(path.read_text().splitlines()) <= 25
+    assert len([line for line in path.read_text().splitlines() if not line.startswith("#")]) <= 25
 
 
 def test_baselines_differ_from_the_main_job_only_in_what_they_leave_out() -> None:
