@@ -74,6 +74,7 @@ def test_the_table_has_the_numbers_reckoned_by_hand(made: ModuleType) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_every_result_is_kept_at_once_and_nothing_is_trained_twice(tmp_path: Path) -> None:
     """A whole small table; then a line is lost, as if the table had been stopped, and only its training comes again."""
 

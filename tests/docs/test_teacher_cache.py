@@ -13,6 +13,7 @@ import pytest
 TEXT = (Path(__file__).parents[2] / "docs/teacher_cache.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_its_scenario_runs_twice_and_its_commands_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLKD_CACHE", str(tmp_path / "cache"))
     (scenario,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)

@@ -9,12 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from clkd.engine.report import TEACHER_COUNTS
 from clkd.scenario.model import ReportOptions
 
 TEXT = (Path(__file__).parents[2] / "docs/transfer_report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_its_scenario_runs_and_its_commands_work(tmp_path: Path) -> None:
     (scenario,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     (tmp_path / "told.yaml").write_text(scenario)

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from clkd import hookimpl
@@ -50,6 +51,7 @@ class Census:
         self.found.append((len(storages), sum({s.data_ptr(): s.nbytes() for s in storages}.values())))
 
 
+@pytest.mark.slow
 def test_no_tensor_is_left_behind(tmp_path: Path) -> None:
     plugins, census = load_plugins(), Census()
     plugins.manager.register(census)
