@@ -62,14 +62,19 @@ def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, in
     parts, experience = scene.parts, scene.experience
     student = multiply_accumulates(parts.student, parts.student.shape) * rows * BACKWARD
     asked = {term.teacher for term in parts.active()} - {None}
+    labelled = experience.train.labelled()
     teachers = {
-        name: _teacher(parts.teachers[name], parts.student.shape, rows, bool(parts.augment.views))
+        name: _teacher(
+            parts.teachers[name], parts.student.shape, rows, bool(parts.augment.fixed_for(parts.teachers[name].sees))
+        )
         for name in parts.teachers
         if name in asked
     }
     return {
         "index": experience.index,
         "name": experience.name,
+        "unlabelled": 0 if labelled is None else int((~labelled).sum()),
+        "rows": len(experience.train),
         "new_classes": list(experience.new_classes),
         "old_classes": list(experience.old_classes),
         "loss": formula(scene, scenario),
@@ -138,6 +143,7 @@ def _teacher(teacher: Teacher, shape: tuple[int, ...], rows: int, fixed: bool) -
     return {
         "classes": list(teacher.spec().class_ids),
         "view": view.facts() if view is not None else "the student's",
+        "sees": teacher.sees,
         "recalled": recalled,
         "parameters": 0 if network is None else parameter_count(network),
         "macs_per_step": 0 if free or network is None else multiply_accumulates(network, seen) * rows,
@@ -198,11 +204,15 @@ def _heading(group: list[dict[str, Any]]) -> str:
 
 def _block(each: dict[str, Any]) -> list[str]:
     new, old = each["new_classes"], each["old_classes"]
-    lines = [f"new {classes(new)}; old {classes(old)}", f"loss = {each['loss']}"]
+    lines = [f"new {classes(new)}; old {classes(old)}"]
+    if each["unlabelled"]:
+        lines.append(f"{each['unlabelled']:,} of {each['rows']:,} rows have no label")
+    lines.append(f"loss = {each['loss']}")
     lines += [f"{name} waits: {teacher} has nothing to say yet" for name, teacher in each["waiting"].items()]
     lines += [f"{name} is left out: {reason}" for name, reason in each["left_out"].items()]
     for name, teacher in each["teachers"].items():
         view = "the student's view" if teacher["view"] == "the student's" else f"its own view {teacher['view']}"
+        view += " before it is made strong" if teacher["sees"] == "weak" else ""
         how = ", answers recalled" if teacher["recalled"] else ""
         lines.append(f"{name} sees {view}, knows {classes(teacher['classes'])}{how}")
     lines += [f"new parameters: {name}, {count:,}" for name, count in each["created"].items()]

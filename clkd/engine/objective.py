@@ -34,13 +34,14 @@ class Objective(nn.Module):
         What it said goes without its gradient: DistributedDataParallel waits for one from all that is put out.
         """
         student = self.student.signals(batch.x, self.needs[STUDENT])
-        said = {STUDENT: student} | {name: t.signals(batch, self.needs[name]) for name, t in self.speakers.items()}
+        said = {name: t.signals(t.seen(batch), self.needs[name]) for name, t in self.speakers.items()}
+        said[STUDENT] = student
 
         values: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
         for term in self.terms:
             if (value := term(batch, said, self.progress)) is not None:
-                values[term.name] = value = self.ranks.part(value, term.count(batch), term.count(whole))
+                values[term.name] = value = self.ranks.part(value, *term.counts(batch, whole))
                 weighted[term.name] = term.weighted(value, self.progress, student)
         if (shift := self.transfer(batch, student)) is not None:
             values["transfer"] = shift = self.ranks.part(shift, len(batch), len(whole))

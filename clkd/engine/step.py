@@ -63,7 +63,7 @@ class Step:
         self.rows += len(batch)
         if progress.epoch == 0:
             said = self.ranks.whole(student.rows(0, share.new), batch.new, parts.memory.needs)
-            parts.memory.observe(batch.rows(0, batch.new), said)
+            parts.memory.observe(*parts.memory.eligible(batch.rows(0, batch.new), said))
         for teacher in parts.teachers.values():
             teacher.after_step(parts.student)
         for term in self.terms:

@@ -20,6 +20,8 @@ class ReservoirOptions(Options):
     store: tuple[Literal["logits"], ...] = ()
     """What is kept beside each row: `[logits]` are the student's own, said when the row was new, as float32. A teacher
     of kind `stored` says them again."""
+    unlabelled: bool = False
+    """Whether rows without a label are kept, too, as likely as any other; losses that read labels then skip them."""
 
 
 class ClassBalancedOptions(Options):

@@ -24,9 +24,18 @@ class Memory:
 
     needs: Needs | None = None
     """What it stores of what the student said about each row it is offered; None for nothing."""
+    unlabelled: bool = False
+    """Whether it is offered rows without a label, too."""
 
     def observe(self, batch: Batch, signals: Signals) -> None:
         """Offered each new row exactly once, in the first epoch of its experience (`batch` holds new rows only)."""
+
+    def eligible(self, batch: Batch, signals: Signals) -> tuple[Batch, Signals]:
+        """What of a batch's new rows it is offered. The host knows which have a label, so nothing waits."""
+        if self.unlabelled or batch.labelled is None:
+            return batch, signals
+        at = batch.labelled.to(batch.y.device, non_blocking=True)
+        return batch.pick(at), signals.pick(at)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch | None:
         """At most `n` distinct rows, drawn evenly with `generator` (on the CPU); None while there are none."""
@@ -43,7 +52,7 @@ class Memory:
         return 0
 
     def histogram(self) -> dict[int, int]:
-        """How many rows are kept of each class."""
+        """How many rows are kept of each class; those without a label under -1."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

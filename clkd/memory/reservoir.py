@@ -34,6 +34,8 @@ class Reservoir(Tabled):
     With `store: [logits]` each row comes back with what the student said about it when it was new, by global class id
     (`extra["logits"]`, `[n, classes]` float32), and with the number of the fixed view that was about (`extra["view"]`).
     Classes that the student had no column for are 0: those are the ones born after the row's own experience.
+
+    Rows without a label are not offered to it, unless `unlabelled`: then they count and are kept like any other.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class Reservoir(Tabled):
         store: Collection[str] = (),
         class_names: tuple[str, ...] = (),
         context: Context | None = None,
+        unlabelled: bool = False,
     ) -> None:
-        self.needs = Needs() if "logits" in store else None
+        self.needs, self.unlabelled = Needs() if "logits" in store else None, unlabelled
         self.classes = len(class_names)
         beside = 4 * self.classes + VIEW if self.needs else 0
         super().__init__(size, seed, device, "reservoir", context, beside)

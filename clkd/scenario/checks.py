@@ -46,6 +46,19 @@ def check_whole(scenario: Scenario) -> Iterator[Problem]:
         problems = getattr(part.options, "problems", None)
         if problems is not None:
             yield from (_placed(place, part, problem) for problem in problems(scenario))
+    yield from _check_views(scenario)
+
+
+def _check_views(scenario: Scenario) -> Iterator[Problem]:
+    """Where there is one view only, saying which one a teacher sees would change nothing."""
+    if getattr(scenario.stream.augment, "strong", None):
+        return
+    for name, teacher in scenario.teachers.items():
+        if getattr(teacher.shared, "sees", "student") != "student":
+            yield (
+                ("teachers", name, "sees"),
+                "there is no other view: give stream.augment a strong one, or leave this out",
+            )
 
 
 def check_split(data: Mapping[str, Any], registry: Registry) -> Iterator[Problem]:
