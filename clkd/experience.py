@@ -21,7 +21,7 @@ class Rows:
 
     Attributes:
         x: `[N, C, H, W]` uint8 (or `[N, D]` float32): the whole stored set, shared by all selections.
-        y: `[n]` int64 global class ids of the selected rows.
+        y: `[n]` int64 global class ids of the selected rows, -1 for those without a label.
         index: `[n]` int64 where each selected row lies in `x`.
         sample_id: `[n]` int64 the row's stable number, which is its place in the original set.
         domain, experience: the ids that every row of this selection carries.
@@ -40,6 +40,11 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def labelled(self) -> Tensor | None:
+        """`[n]` bool on the CPU, which rows have a label; None where all have. Waits for the device."""
+        known = (self.y >= 0).cpu()
+        return None if known.all() else known
 
     def ready(self, device: torch.device | str) -> Rows:
         """The same rows on `device`; a warp is applied once, here, to all of them. Streamed rows stay as they are."""
@@ -87,7 +92,8 @@ class Experience:
         index: its place in the stream, from 0.
         classes: global ids of the classes in its training rows, in the stream's class order.
         seen: every class of this and earlier experiences, in order of first appearance.
-        train, validation, test: its rows; `validation` is cut from training data and may be empty.
+        train, validation, test: its rows; `validation` is cut from training data and may be empty. Those of `train`
+            alone may lack labels.
         name: how people call it, for example `[4, 5]` or `rotated 36°`.
         count: how many experiences the stream has.
         known: how many classes earlier experiences had: `seen[:known]` are the old ones.

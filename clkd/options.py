@@ -249,6 +249,8 @@ class TransferOptions(Options):
 class TeacherOptions(Options):
     """Keys that every teacher has beside its own."""
 
+    sees: Literal["student", "weak"] = "student"
+    """The view that the student sees, or (`weak`) the one before `stream.augment.strong` changed it."""
     recall: bool | Literal["memory"] = True
     """Where rows come in fixed views (nothing is augmented, or `augment.views` is set), ask a frozen teacher about each
     of them once and recall its answers: a teacher from outside once for all runs, its answers in the cache as float16;

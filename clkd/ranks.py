@@ -88,9 +88,11 @@ class Ranks:
         dist.all_gather(parts, padded)
         return torch.stack(parts, 1).flatten(0, 1)[:rows]
 
-    def part(self, value: Tensor, own: int, rows: int) -> Tensor:
+    def part(self, value: Tensor, own: int | Tensor, rows: int | Tensor) -> Tensor:
         """A mean over `own` of `rows` rows, scaled such that the mean over ranks is the mean over all rows."""
-        return value if own == rows else value * (own * self.world / rows)
+        if not isinstance(own, Tensor) and own == rows:
+            return value
+        return value * (own * self.world / rows)
 
     def in_turn(self, work: Callable[[], Built]) -> Built:
         """Everybody's result, but each machine's first process goes before its others, which find what it left."""

@@ -28,6 +28,9 @@ class Batch:
         extra: what a memory stored beside its rows (old logits, the view they are about), row-aligned with the replayed
             part.
         draws: how many rows each draw from memory brought, where a whole batch has several (`train.replay_draws`).
+        weak: the same rows in the view that `x` was made of, where `x` is a strong one.
+        labelled: `[n]` int64 on the CPU, the places of those new rows that have a label; None where all do. (Known
+            there, so that a memory can count them without waiting for a GPU.)
     """
 
     x: Tensor
@@ -40,6 +43,8 @@ class Batch:
     view: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     draws: tuple[int, ...] = ()
+    weak: Batch | None = None
+    labelled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -79,6 +84,8 @@ class Batch:
             raw=None if self.raw is None else self.raw[cut],
             view=None if self.view is None else self.view[cut],
             extra={name: column[replayed] for name, column in self.extra.items()} if stop > self.new else {},
+            weak=None if self.weak is None else self.weak.rows(start, stop),
+            labelled=self.labelled if start == 0 and stop >= self.new else None,
         )
 
     def pick(self, new: Tensor, *draws: Tensor) -> Batch:
@@ -100,6 +107,7 @@ class Batch:
             view=None if self.view is None else self.view[at],
             extra={name: column[replayed] for name, column in self.extra.items()},
             draws=tuple(map(len, draws)),
+            weak=None if self.weak is None else self.weak.pick(new, *draws),
         )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -124,7 +132,8 @@ class Batch:
         beside = replayed[0].extra
         if len(replayed) > 1:
             beside = {name: torch.cat([rows.extra[name] for rows in replayed]) for name in beside}
-        return Batch(**parts, new=len(self), extra=beside, draws=tuple(map(len, replayed)))
+        lengths = tuple(map(len, replayed))
+        return Batch(**parts, new=len(self), extra=beside, draws=lengths, weak=None, labelled=self.labelled)
 
     def seen_as(self, x: Tensor, view: Tensor | None = None) -> Batch:
         """The same rows with `x` augmented and normalised; the stored pixels move to `raw`."""
@@ -159,6 +168,16 @@ class Signals:
             features={name: tensor[cut] for name, tensor in self.features.items()},
             valid=None if self.valid is None else self.valid[cut],
             known=None if self.known is None else self.known[cut],
+        )
+
+    def pick(self, at: Tensor) -> Signals:
+        """What was said about the rows at positions `at` (int64), as copies."""
+        return Signals(
+            logits=None if self.logits is None else self.logits[at],
+            class_ids=self.class_ids,
+            features={name: tensor[at] for name, tensor in self.features.items()},
+            valid=None if self.valid is None else self.valid[at],
+            known=None if self.known is None else self.known[at],
         )
 
     def detached(self) -> Signals:

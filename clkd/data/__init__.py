@@ -38,7 +38,7 @@ class DatasetOptions(Options):
     channels: Literal[1, 3] | None = None
     """Turn images to grey (1) or to colour (3)."""
     rows_per_class: Positive | None = None
-    """Keep only the first so many training rows of each class."""
+    """Keep only the first so many training rows of each class (and all that have no label)."""
 
 
 class Cifar10Options(DatasetOptions):
@@ -105,6 +105,8 @@ class ArraysOptions(DatasetOptions):
     """
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """The share of each class that becomes test rows, where the file has no test arrays."""
+    unlabelled: bool = False
+    """Whether training rows whose y is -1 have no label; else -1 is a mistake."""
 
 
 class AvalancheOptions(DatasetOptions):

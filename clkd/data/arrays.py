@@ -27,6 +27,7 @@ class Arrays(Source):
 
     path: str
     test_fraction: float = 0.2
+    unlabelled: bool = False
 
     def find(self, places: Places) -> Found:
         path = places.resolve(self.path)
@@ -36,11 +37,11 @@ class Arrays(Source):
         arrays = _load(path)
         names = arrays.pop("class_names", None)
         if "x" in arrays:
-            whole = _split(path, arrays, "")
+            whole = _split(path, arrays, "", self.unlabelled)
             kept, held = holdout(whole.y, self.test_fraction)
             train, test = whole.rows(kept), whole.rows(held)
         else:
-            train, test = _split(path, arrays, "_train"), _split(path, arrays, "_test")
+            train, test = _split(path, arrays, "_train", self.unlabelled), _split(path, arrays, "_test")
         if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
             raise UserError(f"{path}: x_train and x_test differ in shape or type: {_kind(train.x)} and {_kind(test.x)}")
         return Raw(train, test, _class_names(path, names, train.y, test.y))
@@ -59,7 +60,7 @@ def _load(path: Path) -> Columns:
     return arrays
 
 
-def _split(path: Path, arrays: Columns, suffix: str) -> Split:
+def _split(path: Path, arrays: Columns, suffix: str, unlabelled: bool = False) -> Split:
     for name in (f"x{suffix}", f"y{suffix}"):
         if name not in arrays:
             raise UserError(f"{path}: array '{name}' is missing: give x_train, y_train, x_test and y_test, or x and y")
@@ -69,8 +70,10 @@ def _split(path: Path, arrays: Columns, suffix: str) -> Split:
         for column in ("y", "experience", "domain")
         if column + suffix in arrays
     }
-    if (columns["y"] < 0).any():
-        raise UserError(f"{path}: y{suffix} holds {int(columns['y'].min())}: number the classes from 0")
+    lowest = int(columns["y"].min())
+    if lowest < (-1 if unlabelled else 0):
+        hint = ", or set unlabelled: true if rows with -1 have no label" if lowest == -1 and suffix != "_test" else ""
+        raise UserError(f"{path}: y{suffix} holds {lowest}: number the classes from 0{hint}")
     return Split(x, **columns)
 
 
@@ -107,6 +110,8 @@ def _integers(path: Path, name: str, array: NDArray[Any], rows: int) -> Tensor:
 def _class_names(path: Path, names: NDArray[Any] | None, train: Tensor, test: Tensor) -> tuple[str, ...]:
     """The given names, or the ids as text; every label must have one."""
     count = int(train.max()) + 1
+    if not count:
+        raise UserError(f"{path}: no training row has a label")
     if count > MOST_CLASSES:
         raise UserError(f"{path}: label {count - 1} is too large: number the classes from 0, up to {MOST_CLASSES:,}")
     given = [str(i) for i in range(count)] if names is None else [str(name) for name in names]

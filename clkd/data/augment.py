@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clkd.data.strong import Strong
 from clkd.errors import UserError
 from clkd.signals import Batch
 
@@ -21,15 +25,29 @@ class Augment:
         crop: pad by this many black pixels on each side, and cut the original size out at a random place.
         flip: mirror left to right, half of the time.
         views: how many views each row has, fixed for good, which epochs go through in turn; None draws each time anew.
+        strong: makes the student's view of that one; it is then drawn anew each time, whatever `views` says.
     """
 
-    def __init__(self, mean: Tensor, std: Tensor, crop: int = 0, flip: bool = False, views: int | None = None) -> None:
-        self.mean, self.std, self.crop, self.flip = mean, std, crop, flip
+    def __init__(
+        self,
+        mean: Tensor,
+        std: Tensor,
+        crop: int = 0,
+        flip: bool = False,
+        views: int | None = None,
+        strong: Strong | None = None,
+    ) -> None:
+        self.mean, self.std, self.crop, self.flip, self.strong = mean, std, crop, flip, strong
         self.views = views if crop or flip else 1
 
     def to(self, device: torch.device | str) -> Augment:
         """The same augmentation for rows on `device`."""
-        return Augment(self.mean.to(device), self.std.to(device), self.crop, self.flip, self.views)
+        strong = self.strong.to(device) if self.strong else None
+        return Augment(self.mean.to(device), self.std.to(device), self.crop, self.flip, self.views, strong)
+
+    def fixed_for(self, sees: Literal["student", "weak"]) -> int | None:
+        """How many fixed views of each row a teacher is shown that `sees` the student's view, or the weak one."""
+        return None if self.strong and sees == "student" else self.views
 
     def look(self, rows: Batch, generator: torch.Generator, epoch: int) -> Batch:
         """The rows as they are trained on: in a view drawn anew, or in one of each row's fixed views.
@@ -37,6 +55,15 @@ class Augment:
         With V fixed views, new rows are seen in view `epoch mod V` (so V epochs never repeat one), replayed rows in the
         view that their memory stored something about, or else in one that is drawn.
         """
+        seen = self._weak(rows, generator, epoch)
+        if self.strong is None:
+            return seen
+        x = self.strong(seen.x, generator)
+        if self.strong.rows == "unlabelled":
+            x = torch.where((rows.y < 0).view(-1, *[1] * (x.dim() - 1)), x, seen.x)
+        return replace(seen, x=x, view=None, weak=seen)
+
+    def _weak(self, rows: Batch, generator: torch.Generator, epoch: int) -> Batch:
         if self.views is None:
             return rows.seen_as(self.train(rows.x, generator))
         if self.views == 1:

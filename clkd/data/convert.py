@@ -26,12 +26,13 @@ def convert(raw: Raw, size: int | None, channels: int | None, rows_per_class: in
 
 
 def first_of_each(y: Tensor, n: int) -> Tensor:
-    """Positions of the first `n` rows of each class, in the order they stand.
+    """Positions of the first `n` rows of each class, and of all rows without a label, in the order they stand.
 
-    >>> first_of_each(torch.tensor([1, 1, 0, 1, 0]), 1).tolist()
-    [0, 2]
+    >>> first_of_each(torch.tensor([1, 1, 0, 1, 0, -1, -1]), 1).tolist()
+    [0, 2, 5, 6]
     """
-    return torch.cat([(y == label).nonzero().flatten()[:n] for label in torch.unique(y)]).sort().values
+    chosen = [(y == label).nonzero().flatten()[: n if label >= 0 else None] for label in torch.unique(y).tolist()]
+    return torch.cat(chosen).sort().values
 
 
 def _reshape(split: Split, size: int | None, channels: int | None) -> Split:

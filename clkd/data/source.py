@@ -75,7 +75,7 @@ class Split:
 
     Attributes:
         x: `[N, C, H, W]` uint8, or `[N, D]` float32; `Lazy` where it is still to be decoded.
-        y: `[N]` int64 class ids.
+        y: `[N]` int64 class ids; -1 for a training row without a label.
         experience: `[N]` int64, the experience each row belongs to, where the data says so. In test rows -1 means all.
         domain: `[N]` int64, the domain each row belongs to, where the data says so.
     """
@@ -229,16 +229,18 @@ def _fetch(address: str, download: Callable[[Path], None], target: Path) -> None
 def holdout(y: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     """Positions of the rows that stay and of those held out: `fraction` of each class, the same in every run.
 
+    Rows without a label (-1) all stay.
+
     >>> kept, held = holdout(torch.tensor([0] * 10 + [1] * 5), 0.2)
     >>> len(kept), len(held)
     (12, 3)
     """
     draw = torch.rand(len(y), generator=generator(0, "holdout"))
     held = []
-    for label in torch.unique(y).tolist():
+    for label in torch.unique(y[y >= 0]).tolist():
         rows = (y == label).nonzero().flatten()
         held.append(rows[draw[rows].argsort()[: round(len(rows) * fraction)]])
-    out = torch.cat(held).sort().values
+    out = torch.cat(held).sort().values if held else draw[:0].long()
     if not len(out):
         raise UserError(f"test_fraction: {fraction:g} of each class is not one row: raise it, or give test rows")
     stays = torch.ones(len(y), dtype=torch.bool)

@@ -33,6 +33,8 @@ FULL_CHECK = 2**30
 """Bytes up to which a file is read whole at every opening (0.5 s or less)."""
 BLOCKS, BLOCK = 64, 4096
 """Of a larger file, so many blocks of so many bytes are read."""
+NO_LABEL = -1
+"""The class id of training rows without a label."""
 NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 DTYPES = {"uint8": torch.uint8, "int64": torch.int64, "float32": torch.float32}
@@ -121,9 +123,12 @@ def _refuse_unusable(raw: Raw, name: str) -> None:
             if len(rows) != len(split):
                 raise UserError(f"{name}: {len(rows):,} {what} rows of {column} and {len(split):,} labels do not fit")
         lowest, highest = int(split.y.min()), int(split.y.max())
-        if lowest < 0 or highest >= classes:
-            wrong = lowest if lowest < 0 else highest
+        least = NO_LABEL if split is raw.train else 0
+        if lowest < least or highest >= classes:
+            wrong = lowest if lowest < least else highest
             raise UserError(f"{name}: a {what} row has label {wrong}, but classes are 0 to {classes - 1}")
+        if highest < 0:
+            raise UserError(f"{name}: no {what} row has a label")
         if isinstance(split.x, Tensor) and split.x.is_floating_point() and not split.x.isfinite().all():
             at = int((~split.x.isfinite().flatten(1).all(1)).nonzero()[0])
             raise UserError(f"{name}: {what} row {at} holds NaN or infinite values")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,6 +34,15 @@ def batches(rows: Rows, order: Tensor, size: int, device: torch.device) -> Gener
 
     for batch in _read_ahead(read, cuts):
         yield rows.warped(batch.to(device))  # on the device, where resident rows are warped too
+
+
+def named(coming: Iterable[Batch], labelled: Tensor | None, order: Tensor, size: int) -> Iterator[Batch]:
+    """The batches of `batches`, told which of their rows have a label (`[rows]` bool on the CPU; None means all)."""
+    if labelled is None:
+        yield from coming
+        return
+    for batch, at in zip(coming, torch.split(order, size), strict=True):
+        yield replace(batch, labelled=labelled[at].nonzero().squeeze(1))
 
 
 def _read_ahead(read: Callable[[Tensor], Batch], cuts: Iterable[Tensor]) -> Generator[Batch]:

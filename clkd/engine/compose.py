@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from clkd.context import Context
 from clkd.data.augment import Augment
 from clkd.data.store import Store
+from clkd.data.strong import Strong
 from clkd.engine.alignment import request_layers
 from clkd.engine.finished import finished
 from clkd.engine.fit import fit
@@ -167,7 +169,12 @@ class Composer:
         wanted = self.scenario.stream.augment
         chosen = {"standard": dict(store.augment), "none": {}}.get(wanted) if isinstance(wanted, str) else None
         options = wanted if isinstance(wanted, AugmentOptions) else AugmentOptions.model_validate(chosen)
-        return Augment(store.mean, store.std, crop=options.crop, flip=options.flip, views=options.views).to(self.device)
+        strong = None
+        if options.strong:
+            strong = Strong(store.mean, store.std, **options.strong.model_dump())
+            strong.refuse_vectors(store.shape)
+        augment = Augment(store.mean, store.std, options.crop, options.flip, options.views, strong)
+        return augment.to(self.device)
 
     def _peers(self, context: Context) -> dict[str, Student]:
         """Each starts from weights of its own: two students that start alike and see the same would stay alike."""
@@ -237,7 +244,9 @@ class Composer:
 
     def _context(self, material: Material, augment: Augment, resident: bool) -> Context:
         store, stream = material.store, material.stream
-        everything = _all_rows(store, resident).ready(self.device)
+        labels = labels_of(material, self.scenario.stream.labelled < 1)
+        everything = _all_rows(store, resident, labels).ready(self.device)
+        named = _labelled(everything)
         # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.
         anew = Augment(augment.mean, augment.std, augment.crop, augment.flip)
         fixed = self.registry.parse("heads", "fixed")
@@ -262,10 +271,11 @@ class Composer:
             mean=store.mean,
             std=store.std,
             train=everything,
-            data_fingerprint=f"{self._normalized(store)}/{anew.crop}/{anew.flip}/{anew.views}/{self.scenario.train.channels_last}",
+            data_fingerprint=f"{self._normalized(store)}/{anew.crop}/{anew.flip}/{anew.views}/{self.scenario.train.channels_last}"
+            + _label_facts(labels, store),
             build=self.registry.build,
             network=network,
-            fit=lambda net, options, teacher=None: fit(net, options, everything, anew, self.on_step, teacher),
+            fit=lambda net, options, teacher=None: fit(net, options, named, anew, self.on_step, teacher),
             finished=lambda wanted: finished(wanted, self.cache, self.base),
             rebuilt=lambda about, class_ids: self._rebuilt(about, class_ids, context),
             extended=material.extended,
@@ -288,7 +298,9 @@ class Composer:
         scenario = {key: plain[key] for key in ("name", "seed", "stream", "student", "teachers", "train")}
         data = {"name": store.name, "fingerprint": self._normalized(store)}
         about = {"data": data, "origin": {"scenario": scenario, "base": str(self.base)}, "device": self.device}
-        return TeacherCache.of(self.cache / "answers", context.train, stream, augment, **about)
+        # Which rows are asked about together depends on all labels of the data, so that files fit whatever is hidden.
+        rows = replace(context.train, y=store.train.y.to(context.train.y.device))
+        return TeacherCache.of(self.cache / "answers", rows, stream, augment, **about)
 
     def one_teacher(self, name: str, features: tuple[str, ...]) -> tuple[Teacher, TeacherCache]:
         """One teacher as a run composes it, and the cache that it answers into: all that checking its answers takes."""
@@ -323,7 +335,7 @@ class Composer:
             raise UserError(f"teachers.{name}: {error}") from error
         shared = part.shared
         assert isinstance(shared, TeacherOptions), "the registry gives every teacher its shared keys"
-        teacher.recall, teacher.ranks = shared.recall, self.ranks
+        teacher.recall, teacher.sees, teacher.ranks = shared.recall, shared.sees, self.ranks
         self.ranks.follow(teacher.module())  # fitted on several machines, it would not be the same to the last bit
         return teacher
 
@@ -380,7 +392,14 @@ def request_taps(parts: Parts) -> None:
 
 def refuse_lost_views(parts: Parts) -> None:
     """What was said about a row is about one view of it, so a memory that stores it must be able to show that again."""
-    if parts.memory.stores and parts.augment.views is None:
+    if not parts.memory.stores:
+        return
+    if parts.augment.strong:
+        raise UserError(
+            "memory.store: what the student said belongs to the view it saw, and a strong view is drawn anew each "
+            "time: leave out stream.augment.strong, or store nothing"
+        )
+    if parts.augment.views is None:
         raise UserError(
             "memory.store: what the student said belongs to the view it saw, and here every view is drawn anew: give "
             "rows fixed views, which are replayed with it (stream.augment: {…, views: 1}), or set stream.augment: none"
@@ -446,6 +465,30 @@ def _members(part: Part) -> tuple[str, ...]:
     return tuple(getattr(part.options, "members", ()))
 
 
-def _all_rows(store: Store, resident: bool) -> Rows:
-    index = torch.arange(len(store.train.y))
-    return Rows(store.train.x, store.train.y, index, index, resident=resident)
+def _all_rows(store: Store, resident: bool, y: torch.Tensor) -> Rows:
+    index = torch.arange(len(y))
+    return Rows(store.train.x, y, index, index, resident=resident)
+
+
+def labels_of(material: Material, hides: bool) -> torch.Tensor:
+    """`[N]` the labels of the first data set's rows; where the stream `hides` some, only those that it trains on."""
+    if not hides:
+        return material.store.train.y
+    y = torch.full_like(material.store.train.y, -1)
+    for rows in (experience.train for experience in material.stream):
+        sample_id, label = rows.sample_id.cpu(), rows.y.cpu()
+        known = (label >= 0) & (sample_id < len(y))  # rows of a later data set are numbered on
+        y[sample_id[known]] = label[known]
+    return y
+
+
+def _labelled(rows: Rows) -> Rows:
+    known = rows.labelled()
+    return rows if known is None else rows.select(known)
+
+
+def _label_facts(y: torch.Tensor, store: Store) -> str:
+    """Part of a fitted teacher's fingerprint where labels are hidden."""
+    if torch.equal(y, store.train.y):
+        return ""
+    return f"/labelled {hashlib.sha256((y >= 0).numpy().tobytes()).hexdigest()}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from clkd.engine.epoch import Epoch
@@ -23,6 +24,7 @@ class Course:
         step: with the optimizer, the progress and the guard.
         schedule: the learning rate's, under the moment it moves at: `epoch` or `step`.
         rows: the experience's own, ready.
+        labelled: which of them have a label, on the CPU; None where all have.
         epoch: the one under way.
     """
 
@@ -31,8 +33,10 @@ class Course:
     rows: Rows
     seed: int
     epoch: Epoch = field(init=False)
+    labelled: Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
+        self.labelled = self.rows.labelled()
         self.enter(0)
 
     def enter(self, epoch: int) -> None:

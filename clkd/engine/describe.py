@@ -9,6 +9,7 @@ from clkd.engine.term import STUDENT, Term
 from clkd.models.cost import multiply_accumulates, parameter_count
 from clkd.scenario.model import PhaseOptions, Scenario
 from clkd.schedules.base import Schedule
+from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
 from clkd.view import View
 
@@ -44,7 +45,8 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
     lines = {
         "data": f"{composed.store.name}: {len(composed.store.train.y):,} training rows of {shape}, "
         f"{len(stream.class_names)} classes"
-        + (f", {composed.store.skipped:,} corrupt pictures left out" if composed.store.skipped else ""),
+        + (f", {composed.store.skipped:,} corrupt pictures left out" if composed.store.skipped else "")
+        + _nameless(stream),
         "stream": f"{scenario.stream.split.name}-incremental, {len(stream)} experiences: "
         + ", ".join(experience.name for experience in stream[:6])
         + (", …" if len(stream) > 6 else ""),
@@ -76,6 +78,11 @@ def _phase(phase: PhaseOptions) -> str:
     losses = " + ".join(phase.losses) or "cross_entropy"
     afresh = "from scratch, " if phase.reset else ""
     return f"{afresh}{phase.epochs} epochs of {phase.rows} rows, trains {phase.trains} by {losses}{start}"
+
+
+def _nameless(stream: Stream) -> str:
+    masks = [known for each in stream if (known := each.train.labelled()) is not None]
+    return f"; {sum(int((~known).sum()) for known in masks):,} rows of the stream have no label" if masks else ""
 
 
 def _size(name: str, numbers: dict[str, float]) -> str:

@@ -67,14 +67,19 @@ def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, in
     parts, experience = scene.parts, scene.experience
     students = {name: multiply_accumulates(s, s.shape) * rows * BACKWARD for name, s in parts.students.items()}
     asked = {term.teacher for term in parts.active()} - {None}
+    labelled = experience.train.labelled()
     teachers = {
-        name: _teacher(parts.teachers[name], parts.student, rows, bool(parts.augment.views))
+        name: _teacher(
+            parts.teachers[name], parts.student, rows, bool(parts.augment.fixed_for(parts.teachers[name].sees))
+        )
         for name in parts.teachers
         if name in asked
     }
     return {
         "index": experience.index,
         "name": experience.name,
+        "unlabelled": 0 if labelled is None else int((~labelled).sum()),
+        "rows": len(experience.train),
         "new_classes": list(experience.new_classes),
         "old_classes": list(experience.old_classes),
         "loss": formula(scene, scenario),
@@ -179,6 +184,7 @@ def _teacher(teacher: Teacher, student: Student, rows: int, fixed: bool) -> dict
     return {
         "classes": list(teacher.spec().class_ids),
         "view": "the student's" if views == own else (views[0] if len(views) == 1 else views) or "whole rows",
+        "sees": teacher.sees,
         "recalled": recalled,
         "parameters": 0 if network is None else parameter_count(network),
         "macs_per_step": cost,
@@ -239,12 +245,16 @@ def _heading(group: list[dict[str, Any]]) -> str:
 
 def _block(each: dict[str, Any]) -> list[str]:
     new, old = each["new_classes"], each["old_classes"]
-    lines = [f"new {classes(new)}; old {classes(old)}", f"loss = {each['loss']}"]
+    lines = [f"new {classes(new)}; old {classes(old)}"]
+    if each["unlabelled"]:
+        lines.append(f"{each['unlabelled']:,} of {each['rows']:,} rows have no label")
+    lines.append(f"loss = {each['loss']}")
     lines += [f"{name} waits: {teacher} has nothing to say yet" for name, teacher in each["waiting"].items()]
     lines += [f"{name} is left out: {reason}" for name, reason in each["left_out"].items()]
     for name, teacher in each["teachers"].items():
         named = {"the student's": "the student's view", "whole rows": "whole rows"}
         view = named.get(str(teacher["view"]), f"its own view {teacher['view']}")
+        view += " before it is made strong" if teacher["sees"] == "weak" else ""
         how = ", answers recalled" if teacher["recalled"] else ""
         lines.append(f"{name} sees {view}, knows {classes(teacher['classes'])}{how}")
     lines += [

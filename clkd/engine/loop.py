@@ -13,12 +13,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from clkd.engine.batches import batches
+from clkd.engine.batches import batches, named
 from clkd.engine.carry import carry_state
 from clkd.engine.course import Course
 from clkd.engine.guard import Guard, NonFiniteError, refuse_broken_weights
 from clkd.engine.parts import Parts
-from clkd.engine.shares import named
+from clkd.engine.shares import named as metrics_of
 from clkd.engine.step import Step
 from clkd.experience import Experience
 from clkd.optimizers import build_optimizer, build_scheduler
@@ -150,7 +150,7 @@ class Loop:
         step, epoch, schedule = course.step, course.epoch, course.schedule
         order = epoch.order[epoch.done * size : p.epoch_steps * size]
         with closing(batches(course.rows, order, size, self.parts.device)) as coming:
-            for new in coming:
+            for new in named(coming, course.labelled, order, size):
                 p.epoch_step = epoch.done
                 epoch.meter.add(step(new, epoch.draws, epoch.noise))
                 p.step += 1
@@ -166,7 +166,7 @@ class Loop:
         step.rows = 0
         means = epoch.meter.means(p)
         return {
-            **named(means, step.constant),
+            **metrics_of(means, step.constant),
             "train/lr": epoch.lr,
             **({"train/skipped_steps": step.guard.skipped} if step.guard else {}),
         }

@@ -24,6 +24,7 @@ from clkd.ranks import ALONE, Ranks
 from clkd.scenario.model import Extension, Normalize, Scenario, StreamOptions
 from clkd.streams.base import Stream
 from clkd.streams.joined import Piece, join
+from clkd.streams.labels import hide
 
 log = logging.getLogger("clkd.engine")
 
@@ -110,6 +111,8 @@ class Reader:
         else:
             offset = sum(len(facts["experiences"]) for facts in self.facts)
             stream = self.build(said.split, store=store, seed=self.scenario.seed, offset=offset)
+            if said.labelled < 1:
+                stream = hide(stream, store, said.labelled, self.scenario.seed, offset)
             if first is None and self.scenario.stream.normalize != "data":
                 store = self._normalized(store, stream)
                 stream = Stream(stream.name, stream, store, stream.task_labels)
@@ -216,6 +219,8 @@ def digest(experience: Experience) -> str:
     content = hashlib.sha256(repr((experience.classes, train.domain, warp)).encode())
     for rows in (train, experience.validation, experience.test):
         content.update(rows.index.cpu().numpy().tobytes())
+    if (labelled := train.labelled()) is not None:
+        content.update(labelled.numpy().tobytes())
     return content.hexdigest()[:16]
 
 

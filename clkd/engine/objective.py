@@ -46,14 +46,16 @@ class Objective(nn.Module):
         said = {name: s.signals(views.get(name, batch.x), self.needs[name]) for name, s in self.students.items()}
         for name, member in self.parts.members.items():
             member.hear(batch, said[name])
-        said |= {name: teacher.signals(batch, self.needs[name]) for name, teacher in self.speakers.items()}
+        said |= {
+            name: teacher.signals(teacher.seen(batch), self.needs[name]) for name, teacher in self.speakers.items()
+        }
         student = said[STUDENT]
 
         values: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
         for term in self.terms:
             if (value := term(batch, said, self.progress)) is not None:
-                values[term.name] = value = self.ranks.part(value, term.count(batch), term.count(whole))
+                values[term.name] = value = self.ranks.part(value, *term.counts(batch, whole))
                 weighted[term.name] = term.weighted(value, self.progress, said[term.a.model])
         if (shift := self.transfer(batch, student)) is not None:
             values["transfer"] = shift = self.ranks.part(shift, len(batch), len(whole))

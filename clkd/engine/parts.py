@@ -114,13 +114,14 @@ class Parts:
         for name, teacher in self.teachers.items():
             needs = self.needs(name)
             wanted = needs.logits or bool(needs.features)
-            if not (self.augment.views and wanted and teacher.ready and teacher.frozen and teacher.recall):
+            views = self.augment.fixed_for(teacher.sees)
+            if not (views and wanted and teacher.ready and teacher.frozen and teacher.recall):
                 continue
             if self.cache:
-                found = self.cache.recall(name, teacher, needs, experience, self.memory, self.augment.views)
+                found = self.cache.recall(name, teacher, needs, experience, self.memory, views)
                 if teacher.ranks.highest(not found) == 0:  # all ranks recall in the same way
                     continue
-            size = (len(experience.train) + len(self.memory)) * self.augment.views * _bytes_per_row(teacher, needs)
+            size = (len(experience.train) + len(self.memory)) * views * _bytes_per_row(teacher, needs)
             if size <= RECALL_LIMIT:
                 teacher.foresee(self._coming(experience), needs)
             else:

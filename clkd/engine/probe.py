@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from clkd.experience import Experience, Rows
 from clkd.schedules.base import Progress
 from clkd.seeding import generator
 from clkd.signals import Batch, Signals
+from clkd.streams.base import labels_in
 
 ROWS = 16
 """Rows of each kind that a loss is tried on."""
-SPREADS = (1.0, 1.0, 5.0)
+EPOCHS = 1000
+SPREADS = (1.0, 1.0, 5.0, 50.0)
 """Standard deviations of the signals that it is tried with, until one gives a gradient."""
 
 
@@ -28,7 +31,7 @@ class Probe:
 
     def __init__(self, parts: Parts, experiences: Sequence[Experience], replays: bool) -> None:
         self.parts, self.experiences, self.replays = parts, experiences, replays
-        self.progress = _progress(experiences[-1])
+        self.moments = _ends(experiences[-1])
 
     def __call__(self, term: Term) -> str | None:
         """Why the term has nothing to teach; None where it has, or where there are no rows to tell by."""
@@ -37,12 +40,12 @@ class Probe:
         if term.teacher is None or not len(self.experiences[-1].train):
             return None  # of one model alone, a zero may be right: cross-entropy where a single class has come
         batch = self._batch(term)
-        if any(self._teaches(term, batch, spread) for spread in SPREADS):
+        if any(self._teaches(term, batch, spread, when) for when in self.moments for spread in SPREADS):
             return None
-        classes = ", ".join(map(str, sorted(set(batch.rows(*term.a.cut(batch)).y.tolist()))))
+        classes = ", ".join(map(str, labels_in(batch.rows(*term.a.cut(batch)).y)))
         return (
-            f"it is 0 whatever the models say: the rows it is about are of class {classes} and '{term.teacher}' knows "
-            f"{_known(term)}; give it rows or a teacher that it can learn from"
+            f"it is 0 whatever the models say: the rows it is about are of class {classes or '(none)'} and "
+            f"'{term.teacher}' knows {_known(term)}; give it rows or a teacher that it can learn from"
         )
 
     def _batch(self, term: Term) -> Batch:
@@ -57,11 +60,11 @@ class Probe:
             new = new.joined(*[one] * draws)
         return new.seen_as(self.parts.augment.plain(new.x))
 
-    def _teaches(self, term: Term, batch: Batch, spread: float) -> bool:
+    def _teaches(self, term: Term, batch: Batch, spread: float, when: Progress) -> bool:
         draws = generator(0, "probe", int(spread))
         said = {side.model: self._made_up(term, side.model, batch, spread, draws) for side in (term.a, term.b) if side}
         learner = said[term.a.model]
-        value = term(batch, said, self.progress)
+        value = term(batch, said, when)
         if value is None or not value.requires_grad:
             return False
         leaves = [tensor for tensor in (learner.logits, *learner.features.values()) if tensor is not None]
@@ -91,8 +94,12 @@ class Probe:
 
 
 def _some(rows: Rows, device: torch.device) -> Batch:
-    """Rows from the beginning to the end, evenly."""
-    at = torch.linspace(0, len(rows) - 1, min(ROWS, len(rows))).long()
+    """Rows from the beginning to the end, evenly; where some have no label, as many of either kind."""
+    known = rows.labelled()
+    kinds = (
+        [torch.arange(len(rows))] if known is None else [(known == each).nonzero().flatten() for each in (True, False)]
+    )
+    at = torch.cat([kind[torch.linspace(0, len(kind) - 1, min(ROWS, len(kind))).long()] for kind in kinds])
     return rows.gather(at.to(rows.y.device), device)
 
 
@@ -101,11 +108,12 @@ def _known(term: Term) -> str:
     return ", ".join(map(str, spec.class_ids)) if spec else "nothing"
 
 
-def _progress(experience: Experience) -> Progress:
-    """The experience's first step."""
-    return Progress(
+def _ends(experience: Experience) -> tuple[Progress, Progress]:
+    """The experience's first step, and one after many epochs: options that follow a schedule may start from 0."""
+    first = Progress(
         experience=experience.index,
         experiences=experience.count,
         old_classes=len(experience.old_classes),
         seen_classes=len(experience.seen),
     )
+    return first, replace(first, epoch=EPOCHS - 1, epochs=EPOCHS)

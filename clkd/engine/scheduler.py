@@ -179,12 +179,14 @@ class Scheduler:
     def _resources(self) -> dict[str, float]:
         """What the accuracy cost: memory, compute, speed."""
         memory, held_out = self.parts.memory, self.parts.held_out
-        held = {self.stream.class_names[c]: rows for c, rows in memory.histogram().items()}
+        held = memory.histogram()
+        nameless = held.pop(-1, 0)
         return {
             "memory/rows": len(memory),
             "memory/bytes": memory.nbytes(),
             **({"memory/held_out_bytes": held_out.memory.nbytes()} if held_out else {}),
-            **{f"memory_classes/{name}": rows for name, rows in held.items()},
+            **({"memory/unlabelled": nameless} if nameless else {}),
+            **{f"memory_classes/{self.stream.class_names[c]}": rows for c, rows in held.items()},
             "speed/rows_per_second": self.run.rows / self.run.seconds["train"],
             **(self.parts.cache.metrics() if self.parts.cache else {}),
         }

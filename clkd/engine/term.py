@@ -74,10 +74,15 @@ class Term(nn.Module):
                 wish = wish | self.loss.reads(place) | Needs(False, (side.feature,) if side.feature else ())
         return wish
 
-    def count(self, batch: Batch) -> int:
-        """How many rows of `batch` it is about."""
+    def counts(self, batch: Batch, whole: Batch) -> tuple[int | Tensor, int | Tensor]:
+        """How many rows its mean is over, in a rank's share of a batch and in the whole one."""
+        return (1, 1) if len(batch) == len(whole) else (self._count(batch), self._count(whole))
+
+    def _count(self, batch: Batch) -> int | Tensor:
+        """At least 1; on the device, if labels decide."""
         start, stop = self.a.cut(batch)
-        return stop - start
+        taking = self.loss.takes(batch.rows(start, stop))
+        return stop - start if taking is None else taking.sum().clamp(min=1)
 
     def bind(self, spec: Callable[[Side], Spec]) -> None:
         """Tell the loss what both sides look like now. The specs are kept: resume binds to them again."""

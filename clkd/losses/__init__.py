@@ -23,7 +23,14 @@ def _positive(value: Part | float) -> Part | float:
     return value
 
 
+def _not_negative(value: Part | float) -> Part | float:
+    if not isinstance(value, Part) and value < 0:
+        raise ValueError("give 0 or more")
+    return value
+
+
 NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0)]
 
 
 class CrossEntropyOptions(Options):
@@ -42,8 +49,9 @@ Temperature = Annotated[Scheduled, AfterValidator(_positive)]
 """Divides both sides' logits before the softmax."""
 Convention = Literal["t2", "plain"]
 """`t2` multiplies by the squared temperature, so that gradients keep their size; `plain` does not."""
-RowChoice = Literal["all", "valid"]
-"""Every row, or only those whose class the teacher knows."""
+RowChoice = Literal["all", "valid", "unlabelled"]
+"""Every row, or only those whose class the teacher knows, or only those without a label."""
+Confidence = Annotated[float, Field(ge=0, lt=1)]
 FewClasses = Literal["refuse", "kd"]
 """What to do in an experience in which both sides share fewer than three classes: stop before it, or be plain `kd`."""
 
@@ -80,13 +88,15 @@ class KDOptions(Options):
     over: Literal["seen", "all"] = "seen"
     """Compare the classes `seen` so far, or `all` columns of a head that has them from the start."""
     rows: RowChoice = "all"
-    """Every row, or only those whose class the teacher knows."""
+    """Every row, only those whose class the teacher knows, or only those without a label."""
     top_k: Annotated[int, Field(gt=0)] | None = None
     """Compare the k classes of which the teacher is surest, row by row, and all others as one (`mse`: not at all)."""
     standardize: bool = False
     """Bring each row's logits to mean 0 and standard deviation 1 first (Sun et al. 2024)."""
     few_classes: FewClasses = "refuse"
     """Where both sides share two classes only and `standardize` would say nothing: stop, or be plain `kd`."""
+    min_confidence: Confidence = 0.0
+    """Rows whose likeliest class (of those matched) the teacher gives less probability than this count 0."""
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +132,8 @@ class DKDOptions(Options):
     """`t2` multiplies by the squared temperature, so that gradients keep their size; `plain` does not."""
     few_classes: FewClasses = "refuse"
     """Where both sides share two classes only, so that no others are left to compare: stop, or be plain `kd`."""
+    min_confidence: Confidence = 0.0
+    """Rows whose likeliest class (of those matched) the teacher gives less probability than this count 0."""
 
 
 class NKDOptions(Options):
@@ -135,6 +147,8 @@ class NKDOptions(Options):
     """Weight of the other classes."""
     few_classes: FewClasses = "refuse"
     """Where both sides share two classes only, so that no others are left to compare: stop, or be plain `kd`."""
+    min_confidence: Confidence = 0.0
+    """Rows whose likeliest class (of those matched) the teacher gives less probability than this count 0."""
 
 
 class DISTOptions(Options):
@@ -149,11 +163,13 @@ class DISTOptions(Options):
     gamma: NotNegative = 1.0
     """Weight of the correlation over the rows, class by class."""
     rows: RowChoice = "all"
-    """Every row, or only those whose class the teacher knows."""
+    """Every row, only those whose class the teacher knows, or only those without a label."""
     convention: Convention = "t2"
     """`t2` multiplies by the squared temperature, as the authors' code does; `plain` does not, as their paper."""
     few_classes: FewClasses = "refuse"
     """Where both sides share two classes only, so that every correlation is 1 or -1: stop, or be plain `kd`."""
+    min_confidence: Confidence = 0.0
+    """Rows whose likeliest class (of those matched) the teacher gives less probability than this count 0."""
 
 
 class MLKDOptions(Options):
@@ -172,10 +188,12 @@ class MLKDOptions(Options):
     standardize: bool = False
     """Bring each row's logits to mean 0 and standard deviation 1 first (Sun et al. 2024)."""
     rows: RowChoice = "all"
-    """Every row, or only those whose class the teacher knows."""
+    """Every row, only those whose class the teacher knows, or only those without a label."""
     few_classes: FewClasses = "refuse"
     """Where both sides share two classes only and `standardize` would say nothing: stop, or be plain `kd` at the first
     temperature."""
+    min_confidence: Confidence = 0.0
+    """Rows whose likeliest class (of those matched) the teacher gives less probability than this count 0."""
 
     @model_validator(mode="after")
     def _used(self) -> MLKDOptions:
@@ -189,10 +207,10 @@ class HardOptions(Options):
 
     sides: ClassVar[int] = 2
 
-    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Rows of which the teacher is less sure than this count 0."""
+    threshold: Confidence = 0.0
+    """Rows of which the teacher is less sure than this count 0: what other losses call `min_confidence`."""
     rows: RowChoice = "all"
-    """Every row, or only those whose class the teacher knows."""
+    """Every row, only those whose class the teacher knows, or only those without a label."""
 
 
 class TeacherFreeOptions(Options):
@@ -208,6 +226,20 @@ class TeacherFreeOptions(Options):
     """Which classes compete, as in `cross_entropy`."""
     convention: Convention = "t2"
     """`t2` multiplies by the squared temperature, so that gradients keep their size; `plain` does not."""
+
+
+class AdversarialOptions(Options):
+    """Options of `adversarial`."""
+
+    sides: ClassVar[int] = 2
+
+    on: Literal["auto", "logits", "features"] = "auto"
+    """What the discriminator reads: the logits of the classes that both know, or the layers that `between` names;
+    `auto` is the layers where it names some."""
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64,)
+    """Widths of the discriminator's hidden layers."""
+    reversal: Annotated[Scheduled, AfterValidator(_not_negative)] = 1.0
+    """λ: how strongly the student works against the discriminator. The term's `weight` scales both of them."""
 
 
 @hookimpl
@@ -260,6 +292,12 @@ def clkd_register_losses(register: Register) -> None:
         "clkd.losses.virtual:VirtualTeacher",
         config=TeacherFreeOptions,
         summary="teacher-free distillation from a virtual teacher (Yuan et al. 2020)",
+    )
+    register(
+        "adversarial",
+        "clkd.losses.adversarial:Adversarial",
+        config=AdversarialOptions,
+        summary="a discriminator tells teacher from student, and the student learns to fool it",
     )
     for name, factory, config, summary in (*FEATURE_LOSSES, *RELATION_LOSSES, *EXEMPLAR_LOSSES, *REGULARISERS):
         register(name, factory, config=config, summary=summary)

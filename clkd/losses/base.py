@@ -63,6 +63,13 @@ class Loss(nn.Module):
         """The loss as `[B]`, one value a row, where it has one; else a scalar. Lower is better, unweighted."""
         raise NotImplementedError
 
+    def takes(self, batch: Batch) -> Tensor | None:
+        """`[B]` bool: the rows that its mean is over, where labels decide that; None for all.
+
+        Processes that share a batch weigh their means by it. Nothing else is asked of a loss about its rows.
+        """
+        return None
+
     def now(self, option: float | Schedule, a: Signals) -> float | Tensor:
         """What an option that may follow a schedule says at this step."""
         if not callable(option):

@@ -23,7 +23,8 @@ class CrossEntropy(Loss):
     """`-log softmax(z)_y` over the classes that compete; unlabelled rows (`y` -1) do not take part.
 
     A row whose class is not among the competing ones is left out, and the mean is over the others; so `over: new`
-    trains new classes only, whatever is replayed. Values come as `[B]`, scaled so that their mean is that mean.
+    trains new classes only, whatever is replayed. Values come as `[B]`, scaled so that their mean is that mean; of a
+    batch without any label it is 0, with the gradient 0.
 
     >>> from clkd.signals import Batch
     >>> loss, i = CrossEntropy(), torch.zeros(2, dtype=torch.long)
@@ -76,6 +77,9 @@ class CrossEntropy(Loss):
         self.register_buffer("target", target, persistent=False)
         self.register_buffer("task", torch.tensor(born, dtype=torch.long), persistent=False)
         self.prefix = is_prefix(self.columns)
+
+    def takes(self, batch: Batch) -> Tensor:
+        return self.target[batch.y] != IGNORE
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
         logits = take(logits_of(a), self.columns, self.prefix)

@@ -11,6 +11,7 @@ from clkd.losses.divergence import log_softmax
 from clkd.losses.logits import Answers, LogitLoss
 
 if TYPE_CHECKING:
+    from clkd.losses import RowChoice
     from clkd.schedules.base import Schedule
 
 
@@ -39,11 +40,12 @@ class DIST(LogitLoss):
         temperature: float | Schedule = 1.0,
         beta: float = 1.0,
         gamma: float = 1.0,
-        rows: Literal["all", "valid"] = "all",
+        rows: RowChoice = "all",
         convention: Literal["t2", "plain"] = "t2",
         few_classes: Literal["refuse", "kd"] = "refuse",
+        min_confidence: float = 0.0,
     ) -> None:
-        super().__init__(temperature, rows, few_classes, convention == "t2")
+        super().__init__(temperature, rows, few_classes, convention == "t2", min_confidence)
         self.beta, self.gamma = beta, gamma
 
     def vacuous(self) -> str:

@@ -27,7 +27,8 @@ class CRD(Loss):
     is the teacher's of the same row, t⁻ those of other rows of the batch and of a queue of the teacher's latest
     embeddings (the paper: noise-contrastive estimation against banks of all rows, in both directions). A queue needs no
     room for each row of a stream that is still coming. Rows with the sample id of the student's are never negatives,
-    nor, unless `negatives: all`, rows of its class; unlabelled rows have none.
+    nor, unless `negatives: all`, rows of its class. An unlabelled row is of no known class: it takes part, and all
+    other rows are its negatives, those of its true class among them.
 
     The queue takes a batch in after its step, and travels with the checkpoint. With several processes each has its own,
     and a resumed run starts all of them with that of the first.

@@ -44,8 +44,9 @@ class DKD(LogitLoss):
         standardize: bool = False,
         convention: Literal["t2", "plain"] = "t2",
         few_classes: Literal["refuse", "kd"] = "refuse",
+        min_confidence: float = 0.0,
     ) -> None:
-        super().__init__(temperature, few_classes=few_classes, t2=convention == "t2")
+        super().__init__(temperature, "all", few_classes, convention == "t2", min_confidence)
         self.alpha, self.beta, self.standardize = alpha, beta, standardize
 
     def vacuous(self) -> str:
@@ -90,8 +91,9 @@ class NKD(LogitLoss):
         temperature: float | Schedule = 1.0,
         gamma: float = 1.5,
         few_classes: Literal["refuse", "kd"] = "refuse",
+        min_confidence: float = 0.0,
     ) -> None:
-        super().__init__(temperature, few_classes=few_classes)
+        super().__init__(temperature, few_classes=few_classes, min_confidence=min_confidence)
         self.gamma = gamma
 
     def vacuous(self) -> str:

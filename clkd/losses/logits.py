@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from clkd.errors import UserError
 from clkd.losses.base import Loss, among, common_columns, is_prefix, logits_of, take
-from clkd.losses.divergence import kd_rows
+from clkd.losses.divergence import kd_rows, log_softmax
 from clkd.signals import Batch, Signals, Spec
 
 if TYPE_CHECKING:
+    from clkd.losses import RowChoice
     from clkd.schedules.base import Schedule
 
 
@@ -56,6 +57,9 @@ class LogitLoss(Loss):
     the same shape without the classes, `[B, H, W]` or `[B, L]`, say which positions count: those labelled -1 (padding,
     regions to ignore) take no part. The mean is over all positions of the batch that do. Labels `[B]` are about whole
     rows, and say nothing of positions.
+
+    With `min_confidence`, a row counts 0 if the teacher's greatest probability, over the matched columns at temperature
+    1, is lower. The mean stays over all rows, those included, as in FixMatch (Sohn et al. 2020, eq. 4).
     """
 
     reads_known: ClassVar[bool] = True
@@ -72,12 +76,14 @@ class LogitLoss(Loss):
     def __init__(
         self,
         temperature: float | Schedule = 1.0,
-        rows: Literal["all", "valid"] = "all",
+        rows: RowChoice = "all",
         few_classes: Literal["refuse", "kd"] = "refuse",
         t2: bool = True,
+        min_confidence: float = 0.0,
     ) -> None:
         super().__init__()
         self.temperature, self.rows, self.few_classes, self.t2 = temperature, rows, few_classes, t2
+        self.min_confidence = min_confidence
 
     @property
     def fewest(self) -> int:
@@ -148,11 +154,24 @@ class LogitLoss(Loss):
         assert b is not None, f"{self.name} has two sides"
         said = self._answers(batch, a, b)
         temperature = self.now(self.temperature, a)
-        compare = self._as_kd if self.plain else self.compare
-        each = [compare(part, temperature) for part in self._tasks(said)]
+        each = [self._gated(part, temperature) for part in self._tasks(said)]
         values = each[0] if len(each) == 1 else torch.stack(each).sum(0)
         values = values if said.rows is None else among(values, said.rows)
         return values if len(values) == len(batch) else values.reshape(len(batch), -1).mean(1)
+
+    def takes(self, batch: Batch) -> Tensor | None:
+        if batch.y.dim() > 1:
+            return None
+        labelled = self.place[batch.y] >= 0 if self.labelled else None
+        return batch.y < 0 if self.rows == "unlabelled" else labelled
+
+    def _gated(self, said: Answers, temperature: float | Tensor) -> Tensor:
+        compare = self._as_kd if self.plain else self.compare
+        if not self.min_confidence:
+            return compare(said, temperature)
+        sure = log_softmax(said.v, said.known).amax(1).exp() >= self.min_confidence
+        rows = sure if said.rows is None else said.rows & sure
+        return compare(replace(said, rows=rows), temperature).where(sure, 0.0)
 
     def _as_kd(self, said: Answers, temperature: float | Tensor) -> Tensor:
         values = kd_rows(said.z, said.v, temperature, t2=self.t2, known=said.known)
@@ -178,6 +197,8 @@ class LogitLoss(Loss):
             conditions.append(batch.y.flatten() >= 0)
         if b.valid is not None and (self.labelled or self.rows == "valid"):
             conditions.append(_spread(b.valid, dense))
+        if self.rows == "unlabelled":
+            conditions.append(_spread(batch.y, dense) < 0)
         return reduce(torch.logical_and, conditions) if conditions else None
 
     def _tasks(self, said: Answers) -> Sequence[Answers]:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from clkd.losses import RowChoice
 from clkd.losses.divergence import kd_rows, log_softmax, standardized
 from clkd.losses.logits import Answers, LogitLoss
 from clkd.losses.response import STANDARD_PAIR
@@ -18,8 +19,8 @@ class MLKD(LogitLoss):
 
     Jin, Wang, Lin 2023, "Multi-level Logit Distillation", §3: `T² · KL(q ‖ p)` of each row; `‖PPᵀ − QQᵀ‖² / B` between
     rows; `‖PᵀP − QᵀQ‖² / K` between classes; P and Q are `[B, K]`, student and teacher at temperature T. Each level's
-    weight is an option. This is about one view: the authors' second, strongly augmented one is not part of it, and nor
-    is the mask on the teacher's confidence that their code has.
+    weight is an option. This is about one view: the authors' second, strongly augmented one is not part of it,; for
+    the mask on the teacher's confidence that their code has, see `min_confidence`.
 
     Between rows it takes B² numbers; over dense logits every position is a row, so that is seldom affordable.
 
@@ -40,10 +41,11 @@ class MLKD(LogitLoss):
         batch: float = 1.0,
         classes: float = 1.0,
         standardize: bool = False,
-        rows: Literal["all", "valid"] = "all",
+        rows: RowChoice = "all",
         few_classes: Literal["refuse", "kd"] = "refuse",
+        min_confidence: float = 0.0,
     ) -> None:
-        super().__init__(temperatures[0], rows, few_classes)
+        super().__init__(temperatures[0], rows, few_classes, min_confidence=min_confidence)
         self.temperatures, self.standardize = tuple(temperatures), standardize
         self.instance, self.batch, self.classes = instance, batch, classes
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
+from clkd.losses import RowChoice
 from clkd.losses.divergence import log_softmax
 from clkd.losses.logits import Answers, LogitLoss
 
@@ -17,7 +18,7 @@ class HardLabel(LogitLoss):
     half of the loss is this and half the labels' cross-entropy: give both terms the weight 0.5. (DeiT's own students
     say it with a second head, on a distillation token; here the student's one head says both.) With `threshold`, a row
     counts 0 where the teacher's probability of ŷ is below it, while the mean stays over all rows, as for pseudo-labels
-    in FixMatch (Sohn et al. 2020).
+    in FixMatch (Sohn et al. 2020): it is the base's `min_confidence`.
 
     >>> import torch
     >>> from clkd.signals import Batch, Signals, Spec
@@ -33,13 +34,10 @@ class HardLabel(LogitLoss):
         "agreement": "it is least where the student is sure of the teacher's choice, not where both are equally sure"
     }
 
-    def __init__(self, threshold: float = 0.0, rows: Literal["all", "valid"] = "all") -> None:
-        super().__init__(rows=rows)
-        self.threshold = threshold
+    def __init__(self, threshold: float = 0.0, rows: RowChoice = "all") -> None:
+        super().__init__(rows=rows, min_confidence=threshold)
 
     def compare(self, said: Answers, temperature: float | Tensor) -> Tensor:
-        surest, choice = log_softmax(said.v, said.known).max(1, keepdim=True)
+        choice = log_softmax(said.v, said.known).argmax(1, keepdim=True)
         values = -log_softmax(said.z, said.known).gather(1, choice).squeeze(1)
-        if said.known is not None:
-            values = values.where(said.known.any(1), 0.0)
-        return values if self.threshold == 0 else values.where(surest.squeeze(1).exp() >= self.threshold, 0.0)
+        return values if said.known is None else values.where(said.known.any(1), 0.0)

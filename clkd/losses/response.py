@@ -12,6 +12,7 @@ from clkd.losses.logits import Answers, LogitLoss
 from clkd.signals import Spec
 
 if TYPE_CHECKING:
+    from clkd.losses import RowChoice
     from clkd.schedules.base import Schedule
 
 STANDARD_PAIR = "logit standardisation turns any two logits into ±0.7071, the same for every row"
@@ -46,13 +47,14 @@ class KD(LogitLoss):
         convention: Literal["t2", "plain"] = "t2",
         scope: Literal["auto", "joint", "per_task"] = "auto",
         over: Literal["seen", "all"] = "seen",
-        rows: Literal["all", "valid"] = "all",
+        rows: RowChoice = "all",
         top_k: int | None = None,
         standardize: bool = False,
         few_classes: Literal["refuse", "kd"] = "refuse",
         preset: str | None = None,
+        min_confidence: float = 0.0,
     ) -> None:
-        super().__init__(temperature, rows, few_classes, convention == "t2")
+        super().__init__(temperature, rows, few_classes, convention == "t2", min_confidence)
         self.variant, self.scope, self.over = variant, scope, over
         self.top_k, self.standardize, self.preset = top_k, standardize, preset
 

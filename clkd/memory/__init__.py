@@ -39,6 +39,13 @@ class OfferedOptions(FilledOptions):
     the name of their tap (`penultimate`, `stage3`). A teacher of kind `stored` says them again."""
 
 
+class ReservoirOptions(OfferedOptions):
+    """Options of `reservoir`."""
+
+    unlabelled: bool = False
+    """Whether rows without a label are kept, too, as likely as any other; losses that read labels then skip them."""
+
+
 class RingOptions(OfferedOptions):
     """Options of `ring`."""
 
@@ -74,7 +81,6 @@ FILLED = (
     ("herding", "herding:Herding", "of every class the rows whose mean feature is the class's (iCaRL)"),
 )  # fmt: skip
 OFFERED = (
-    ("reservoir", "reservoir:Reservoir", "an even sample of all rows seen so far, kept up row by row (Vitter 1985)"),
     ("loss_aware", "loss_aware:LossAware", "a reservoir whose rows with a low loss are replaced first (Buzzega et al. "
      "2020)"),
     ("gss", "gss:GSS", "rows whose gradients point in different directions (GSS-Greedy, Aljundi et al. 2019)"),
@@ -89,6 +95,8 @@ def clkd_register_memories(register: Register) -> None:
         register(name, f"{HOME}.{factory}", config=FilledOptions, summary=summary)
     for name, factory, summary in OFFERED:
         register(name, f"{HOME}.{factory}", config=OfferedOptions, summary=summary)
+    summary = "an even sample of all rows seen so far, kept up row by row (Vitter 1985)"
+    register("reservoir", f"{HOME}.reservoir:Reservoir", config=ReservoirOptions, summary=summary)
     summary = "the newest rows of every class, or of every experience: first in, first out"
     register("ring", f"{HOME}.ring:Ring", config=RingOptions, summary=summary)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 KEY = "key"
 """The extra column with each row's key: those with the smallest stay."""
 KEY_BYTES = 8
+NOBODY = -1
+"""The group of rows without a label, of which none is kept."""
 
 
 class Balanced(Tabled):
@@ -50,7 +52,7 @@ class Balanced(Tabled):
         arriving, count = experience.train, len(self)
         key = self.keys(experience, student)
         y = arriving.y.cpu()
-        own = self.grouped(y, torch.full_like(y, arriving.experience))
+        own = torch.where(y < 0, NOBODY, self.grouped(y, torch.full_like(y, arriving.experience)))
         held = [self.grouped(self._column("y"), self._column("experience"))] if count else []
         old = [self._column(EXTRA + KEY)] if count else []
         stays = smallest(torch.cat([*held, own]), torch.cat([*old, key]), self.groups(experience), self.size)

@@ -48,12 +48,24 @@ class Memory:
             return ()
         return (*(("logits",) if self.needs.logits else ()), *self.needs.features)
 
+    unlabelled: bool = False
+    """Whether it is offered rows without a label, too."""
+
     def observe(self, batch: Batch, signals: Signals) -> None:
         """Offered each new row exactly once, in the first epoch of its experience, after the step that it was new in.
 
         `batch` holds new rows only, unless the memory `compares`. `signals` are the student's, from before the step's
         update, and detached.
         """
+
+    def eligible(self, batch: Batch, signals: Signals) -> tuple[Batch, Signals]:
+        """What it is offered: those new rows that have a label, which the host knows, so nothing waits; and whatever
+        comes behind them."""
+        if self.unlabelled or batch.labelled is None:
+            return batch, signals
+        new = batch.labelled.to(batch.y.device, non_blocking=True)
+        replayed = torch.arange(batch.new, len(batch), device=batch.y.device)
+        return batch.pick(new, replayed), signals.pick(torch.cat([new, replayed]))
 
     def sample(self, n: int, generator: torch.Generator) -> Batch | None:
         """At most `n` distinct rows, drawn evenly with `generator` (on the CPU); None while there are none."""
@@ -70,7 +82,7 @@ class Memory:
         return 0
 
     def histogram(self) -> dict[int, int]:
-        """How many rows are kept of each class."""
+        """How many rows are kept of each class; those without a label under -1."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

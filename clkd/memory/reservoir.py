@@ -22,6 +22,8 @@ class Reservoir(Offered):
     Vitter 1985, "Random Sampling with a Reservoir", algorithm R: row t (from 0) takes slot t while there is room, and
     after that a slot drawn evenly from 0 … t, if there is such a slot. Each row draws one number from the memory's own
     generator, so the outcome does not depend on how rows come in batches.
+
+    Rows without a label are not offered to it, unless `unlabelled`: then they count and are kept like any other.
     """
 
     def __init__(
@@ -33,8 +35,10 @@ class Reservoir(Offered):
         class_names: tuple[str, ...] = (),
         context: Context | None = None,
         student: Student | None = None,
+        unlabelled: bool = False,
     ) -> None:
         super().__init__(size, seed, device, "reservoir", context, store, class_names, student)
+        self.unlabelled = unlabelled
         self.seen = 0
 
     def observe(self, batch: Batch, signals: Signals) -> None:

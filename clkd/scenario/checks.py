@@ -62,6 +62,7 @@ def check_whole(scenario: Scenario) -> Iterator[Problem]:
         if problems is not None:
             yield from (_placed(place, part, problem) for problem in problems(scenario))
     yield from _check_phases(scenario)
+    yield from _check_views(scenario)
 
 
 def _check_phases(scenario: Scenario) -> Iterator[Problem]:
@@ -98,6 +99,23 @@ def _phase_loss(name: str, phase: PhaseOptions, scenario: Scenario) -> str | Non
     if phase.rows == HELD_OUT and any(_model(side) != STUDENT for side in sides):
         return f"'{name}' asks a teacher, who is not asked about held-out rows: name losses of the student alone"
     return None
+
+
+def _check_views(scenario: Scenario) -> Iterator[Problem]:
+    """Where there is one view only, saying which one a teacher sees would change nothing; and who repeats what students
+    have just said sees what they saw."""
+    if getattr(scenario.stream.augment, "strong", None):
+        for name, teacher in scenario.teachers.items():
+            trained = {STUDENT, *scenario.peers} & set(getattr(teacher.options, "members", ()))
+            if trained and getattr(teacher.shared, "sees", "student") != "student":
+                yield ("teachers", name, "sees"), f"it hears '{min(trained)}', who sees the strong view: leave this out"
+        return
+    for name, teacher in scenario.teachers.items():
+        if getattr(teacher.shared, "sees", "student") != "student":
+            yield (
+                ("teachers", name, "sees"),
+                "there is no other view: give stream.augment a strong one, or leave this out",
+            )
 
 
 def check_split(data: Mapping[str, Any], registry: Registry) -> Iterator[Problem]:

@@ -29,6 +29,29 @@ from clkd.options import (
 Positive = Annotated[int, Field(gt=0)]
 
 
+class Strong(Options):
+    """Stronger changes, on top of the view that crop and flip gave. Each row draws its own."""
+
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Turn by up to so many degrees, either way."""
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Add up to so much to all pixels, or take it away, where black is 0 and white is 1."""
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Multiply the distance of pixels from the row's mean by 1 ± up to so much."""
+    cutout: Annotated[int, Field(ge=0)] = 0
+    """Paint over a square of so many pixels a side, at a random place, with the data's mean."""
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    """Add normal noise of this deviation, in deviations of the data: the one change that vectors know."""
+    rows: Literal["all", "unlabelled"] = "all"
+    """Which rows the student sees like this; others it sees in the weak view, as FixMatch does with labelled ones."""
+
+    @model_validator(mode="after")
+    def _changes(self) -> Strong:
+        if not any((self.rotate, self.brightness, self.contrast, self.cutout, self.noise)):
+            raise ValueError("a strong view changes something: give rotate, brightness, contrast, cutout or noise")
+        return self
+
+
 class Augment(Options):
     """Random changes of the training view, made on whole batches."""
 
@@ -39,6 +62,9 @@ class Augment(Options):
     views: Positive | None = None
     """Give each row so many fixed views, which epochs go through in turn, so that frozen teachers need to see each only
     once; by default every view is drawn anew."""
+    strong: Strong | None = None
+    """What is done to the student's view beside; drawn anew each time. A teacher sees the view without it if it says
+    `sees: weak`."""
 
 
 MOST_DRAWS = 100
@@ -77,11 +103,16 @@ def _normalized_by(raw: Any) -> Any:
     return raw
 
 
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
 class Extension(Options):
     """Data that came later (`clkd extend`): its experiences follow those before it. Classes are the same by name."""
 
     dataset: DatasetPart
     split: StreamPart
+    labelled: Fraction = 1.0
+    """As `stream.labelled`, for these rows."""
     new_domain: bool = False
     """Whether its rows are another domain than all before."""
 
@@ -91,6 +122,9 @@ class StreamOptions(Options):
 
     dataset: DatasetPart
     split: StreamPart
+    labelled: Fraction = 1.0
+    """The share of each experience's training rows, class by class (at least one row each), that keep their label,
+    drawn from the seed. The others teach by distillation only."""
     augment: Annotated[Augment | Literal["standard", "none"], BeforeValidator(_named_or_spelt_out)] = "standard"
     """`standard` is what the data set's own entry declares (`clkd list datasets NAME`)."""
     normalize: Annotated[Normalize | Literal["data", "first"], BeforeValidator(_normalized_by)] = "data"

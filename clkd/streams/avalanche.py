@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from clkd import vision
+from clkd.errors import UserError
 from clkd.experience import Rows
 from clkd.streams.base import Stream
 
@@ -24,7 +25,12 @@ def to_avalanche(stream: Stream, augment: Callable[[Tensor], Tensor] | None = No
         stream: any clkd stream; validation rows, if it has any, become the benchmark's `validation` stream.
         augment: changes one stored row (`[C, H, W]` uint8) before it is normalised, in training only: any transform
             of torchvision's.
+
+    Raises:
+        UserError: rows have no label, for which Avalanche has no word.
     """
+    if any(e.train.labelled() is not None for e in stream):
+        raise UserError("Avalanche has no rows without a label: leave stream.labelled out, or drop these rows")
     vision.avalanche()
     from avalanche.benchmarks import benchmark_from_datasets, with_classes_timeline, with_task_labels
 

@@ -60,7 +60,8 @@ class Stream(Sequence[Experience]):
     def describe(self) -> list[dict[str, Any]]:
         """What each experience holds: index, name, domain, classes (ids and names) and rows.
 
-        Where classes are left out of the stream, each entry names them under `left_out`.
+        Where classes are left out of the stream, each entry names them under `left_out`; where training rows have no
+        label, `labelled` is how many have one.
         """
         left_out = {"left_out": names} if (names := self.left_out()) else {}
         return [
@@ -73,6 +74,7 @@ class Stream(Sequence[Experience]):
                 "train": len(experience.train),
                 "validation": len(experience.validation),
                 "test": len(experience.test),
+                **({} if (known := experience.train.labelled()) is None else {"labelled": int(known.sum())}),
                 **left_out,
             }
             for experience in self.experiences
@@ -86,6 +88,8 @@ class Stream(Sequence[Experience]):
             for rows in (experience.train, experience.validation, experience.test):
                 digest.update(repr((rows.domain, rows.warp, len(rows))).encode())
                 digest.update(rows.index.cpu().numpy().tobytes())
+            if (labelled := experience.train.labelled()) is not None:
+                digest.update(labelled.numpy().tobytes())
         return digest.hexdigest()
 
     def streamed(self) -> Stream:
@@ -131,7 +135,7 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
     Where the stream follows another one, `offset` is how many experiences that has: nothing is drawn as it was there.
 
     Raises:
-        UserError: an experience would have no training or no test rows.
+        UserError: an experience would have no training or no test rows, or the first ones no labels.
     """
     experiences: list[Experience] = []
     seen: tuple[int, ...] = ()
@@ -140,13 +144,15 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
             if not len(rows):
                 raise UserError(f"experience {index} ({chunk.name}) would have no {kind} rows: change the split")
         kept, held = holdout(store.train.y, chunk.train, validation, generator(seed, "validation", offset + index))
-        if validation and not len(held):
+        if validation and not len(held) and labels_in(store.train.y[chunk.train]):
             raise UserError(
                 f"validation: {validation:g} of experience {index} ({chunk.name}) is not one row of any class: raise it"
             )
-        classes = chunk.classes or tuple(torch.unique(store.train.y[chunk.train]).tolist())
+        classes = chunk.classes or tuple(labels_in(store.train.y[chunk.train]))
         known = len(seen)
         seen += tuple(c for c in classes if c not in seen)
+        if not seen:
+            raise UserError(f"experience {index} ({chunk.name}) has no row with a label, so there is no class to learn")
         experiences.append(
             Experience(
                 index=index,
@@ -164,15 +170,28 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
 
 
 def holdout(y: Tensor, rows: Tensor, fraction: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Of the rows at `rows`, those to train on and those kept aside: `fraction` of each class, rounded down."""
+    """Of the rows at `rows`, those to train on and those kept aside: `fraction` of each class, rounded down.
+
+    Rows without a label are all trained on: there is nothing to validate on them.
+    """
     if not fraction:
         return rows, rows[:0]
     order = rows[torch.randperm(len(rows), generator=draw)]
     held = torch.zeros(len(y), dtype=torch.bool)
-    for label in torch.unique(y[rows]).tolist():
+    for label in labels_in(y[rows]):
         own = order[y[order] == label]
         held[own[: int(fraction * len(own))]] = True
     return rows[~held[rows]], rows[held[rows]]
+
+
+def labels_in(y: Tensor) -> list[int]:
+    """The classes among labels, ascending; -1 is none.
+
+    >>> labels_in(torch.tensor([3, -1, 0, 3]))
+    [0, 3]
+    """
+    found: list[int] = torch.unique(y[y >= 0]).tolist()
+    return found
 
 
 def positions(mask: Tensor) -> Tensor:

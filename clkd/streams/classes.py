@@ -35,6 +35,8 @@ def by_class(
 ) -> Stream:
     """Class-incremental: the classes are dealt out to the experiences, and a test may ask about all of them.
 
+    Rows without a label belong to no class: they are dealt out evenly, at random.
+
     Options are those of `clkd.streams.ClassOptions`.
 
     Raises:
@@ -50,7 +52,8 @@ def by_class(
             raise UserError(problem)
         ordered = _ordered(order, store.class_names, seed if order_seed is None else order_seed)
         groups = deal(ordered, experiences, first)
-    return Stream("class", assemble(_chunks(groups, store), store, seed, validation, offset), store)
+    draw = generator(seed, "unlabelled", offset)
+    return Stream("class", assemble(_chunks(groups, store, draw), store, seed, validation, offset), store)
 
 
 @wraps(by_class, assigned=())  # whoever asks for its parameters is told those of `by_class`
@@ -112,7 +115,7 @@ def _refuse_repeated(ids: list[int], names: tuple[str, ...]) -> None:
 
 def _refuse_empty(ids: list[int], store: Store) -> None:
     """A class that nobody can learn is left out by name, not in silence."""
-    rows = torch.bincount(store.train.y, minlength=len(store.class_names))
+    rows = torch.bincount(store.train.y[store.train.y >= 0], minlength=len(store.class_names))
     for c in ids:
         if not rows[c]:
             raise UserError(
@@ -121,11 +124,13 @@ def _refuse_empty(ids: list[int], store: Store) -> None:
             )
 
 
-def _chunks(groups: list[list[int]], store: Store) -> list[Chunk]:
+def _chunks(groups: list[list[int]], store: Store, draw: torch.Generator) -> list[Chunk]:
     _refuse_empty([c for group in groups for c in group], store)
+    nameless = positions(store.train.y < 0)
+    dealt = torch.tensor_split(nameless[torch.randperm(len(nameless), generator=draw)], len(groups))
     chunks = []
-    for group in groups:
+    for group, more in zip(groups, dealt, strict=True):
         of_group = torch.tensor(group, dtype=torch.int64)
         train, test = (positions(torch.isin(split.y, of_group)) for split in (store.train, store.test))
-        chunks.append(Chunk(str(group), train, test, classes=tuple(group)))
+        chunks.append(Chunk(str(group), torch.cat([train, more]).sort().values, test, classes=tuple(group)))
     return chunks

@@ -86,7 +86,7 @@ class _Move:
     def _rows(self, own: Rows, index: int) -> Rows:
         return replace(
             own,
-            y=torch.tensor(self.ids)[own.y],
+            y=torch.tensor((*self.ids, -1))[own.y],  # the last answers for -1, no label
             sample_id=self._sample_id(own.sample_id),
             domain=own.domain + self.domains,
             experience=index + self.experiences,

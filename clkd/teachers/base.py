@@ -38,6 +38,9 @@ class Teacher:
     """Whether it may answer about each row once and recall the answers, where rows come in fixed views: on disk if it
     stays the same from run to run, else (or where this is "memory") in memory."""
 
+    sees: Literal["student", "weak"] = "student"
+    """Which view it is shown where the student's is a strong one: the same, or the weak one that this was made of."""
+
     ranks: Ranks = ALONE
     """The processes that share its work."""
 
@@ -50,8 +53,12 @@ class Teacher:
         """Its classes, and the shape of the feature it is asked for."""
         raise NotImplementedError
 
+    def seen(self, batch: Batch) -> Batch:
+        """The batch in the view that this teacher is shown."""
+        return batch if self.sees == "student" or batch.weak is None else batch.weak
+
     def signals(self, batch: Batch, needs: Needs) -> Signals:
-        """What it says about the very rows and view that the student sees. No gradient."""
+        """What it says about these very rows and views. No gradient."""
         raise NotImplementedError
 
     def request(self, features: tuple[str, ...]) -> None:

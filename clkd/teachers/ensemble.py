@@ -27,7 +27,7 @@ class Ensemble(Teacher):
     `w_m` in every row; with `by: entropy` it counts `w_m · e^(−H)` there, H the entropy of what it says, so that the
     surer it is, the more it counts. All of them speak, over the classes that all of them know. With `by: class` a row
     hears only members that know its class, over the classes that all of *those* know, as `known` of the signals says; a
-    row whose class nobody knows is told nothing.
+    row whose class nobody knows is told nothing. A row without a label hears all of them.
 
     Two more rules look at the label y (Guo et al. 2020, "Online Knowledge Distillation via Collaborative Learning"):
     with `by: least_loss` a row hears the one member whose cross-entropy is least (KDCL-Naive there), with
@@ -84,7 +84,7 @@ class Ensemble(Teacher):
 
     def signals(self, batch: Batch, needs: Needs) -> Signals:
         class_ids = self._settle(batch.y.device)
-        told = [member.signals(batch, Needs()) for member in self._speakers()]
+        told = [member.signals(member.seen(batch), Needs()) for member in self._speakers()]
         said = torch.stack([_taken(each, *at) for each, at in zip(told, self._columns, strict=True)])
         weights = self._weights(said.device)[:, None].expand(said.shape[:2])
         if self.by != "class":
@@ -92,13 +92,14 @@ class Ensemble(Teacher):
             if self.by in BY_LABEL:
                 logits = self._by_label(said, batch.y, class_ids, logits)
             return Signals(logits, class_ids, {}, torch.isin(batch.y, class_ids))
-        speaks = torch.stack([_knows(each, batch) for each in told])  # [members, B]
+        knows = torch.stack([_knows(each, batch) for each in told])  # [members, B]
         has = torch.stack([there for _, there in self._columns])  # [members, C]
-        valid = speaks.any(0)
-        known = (has[:, None] | ~speaks[..., None]).all(0) & valid[:, None]
+        speaks = knows | (batch.y < 0)
+        heard = speaks.any(0)
+        known = (has[:, None] | ~speaks[..., None]).all(0) & heard[:, None]
         masked = said.masked_fill(~known, torch.finfo(said.dtype).min / 2)
-        logits = self._average(masked, torch.where(valid, weights * speaks, weights))
-        return Signals(logits.masked_fill(~known, 0.0), class_ids, {}, valid, known)
+        logits = self._average(masked, torch.where(heard, weights * speaks, weights))
+        return Signals(logits.masked_fill(~known, 0.0), class_ids, {}, knows.any(0), known)
 
     def _settle(self, device: torch.device) -> Tensor:
         """For each member: which of its columns stands at each of ours, and whether it has it at all."""

@@ -126,11 +126,14 @@ def equal_rows(make: Make) -> None:
 
 
 def unlabelled(make: Make) -> None:
-    """A batch without any label gives a finite value and gradient."""
+    """Without any label, value and gradient are finite; of the student alone, what reads labels has no gradient."""
     loss, batch, a, b = _bound(make)
+    heeds = b is None and not torch.equal(*(loss(each, a) for each in (batch, replace(batch, y=batch.y.flip(0)))))
     nobody = torch.full_like(batch.y, -1)
     b = b and replace(b, valid=torch.zeros_like(nobody, dtype=torch.bool))
     _assert_finite(loss(replace(batch, y=nobody), a, b), a)
+    moved = heeds and any(grad.any() for grad in material.gradients(a))
+    assert not moved, "rows without a label, whose y is -1, are taken for rows of some class"
 
 
 def permutation(make: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from clkd.models.backbones.mlp import MLP
 from clkd.models.heads import Linear
 from clkd.models.student import Student
 
+WAITS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "nonzero")
 CLASSES, PER_CLASS, SHAPE = 4, 24, (3, 8, 8)
 
 
@@ -56,3 +58,18 @@ def make_student() -> Callable[[], Student]:
         return Student(MLP(SHAPE, hidden=(16, 16)), Linear(16), SHAPE)
 
     return make
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the waiting calls made."""
+    seen: list[str] = []
+    for name in WAITS:
+        plain = getattr(Tensor, name)
+
+        def watched(self: Tensor, *args: Any, _name: str = name, _plain: Any = plain, **kwargs: Any) -> Any:
+            seen.append(_name)
+            return _plain(self, *args, **kwargs)
+
+        monkeypatch.setattr(Tensor, name, watched)
+    return seen

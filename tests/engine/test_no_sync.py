@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from clkd.data.augment import Augment
 from clkd.engine.parts import Parts
@@ -32,22 +30,6 @@ from clkd.teachers.stored import Stored
 from clkd.transfer.coral import Coral
 
 HELD = {"ewc", "si", "total", "rwalk"}
-WAITS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "nonzero")
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the waiting calls made."""
-    seen: list[str] = []
-    for name in WAITS:
-        plain = getattr(Tensor, name)
-
-        def watched(self: Tensor, *args: Any, _name: str = name, _plain: Any = plain, **kwargs: Any) -> Any:
-            seen.append(_name)
-            return _plain(self, *args, **kwargs)
-
-        monkeypatch.setattr(Tensor, name, watched)
-    return seen
 
 
 @pytest.fixture

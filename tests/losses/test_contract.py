@@ -241,6 +241,22 @@ def test_parameters_in_a_plain_list_are_caught():
         check(Unregistered, {"one_direction": LOSS_LAWS["one_direction"]})
 
 
+class LastClass(Loss):
+    """Looks the column of a label up by indexing, which for -1 finds the last one."""
+
+    sides = 1
+
+    def forward(self, batch, a, b=None):
+        place = torch.full((7,), 0)
+        place[a.class_ids] = torch.arange(len(a.class_ids))
+        return torch.nn.functional.cross_entropy(logits_of(a), place[batch.y], reduction="none")
+
+
+def test_a_loss_that_takes_no_label_for_a_class_is_caught():
+    with pytest.raises(AssertionError, match="are taken for rows of some class"):
+        check(LastClass, {"unlabelled": LOSS_LAWS["unlabelled"]})
+
+
 def test_a_class_may_opt_out_of_a_law_with_a_reason():
     class Excused(Matched):
         contract_optouts: ClassVar[dict[str, str]] = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clkd import Batch, Loss, Signals, Spec
-from clkd.losses.base import logits_of
+from clkd.losses.base import among, logits_of
 
 
 class Focal(Loss):
@@ -26,14 +26,15 @@ class Focal(Loss):
         self.gamma = gamma
 
     def bind(self, a: Spec, b: Spec | None) -> None:
-        """Which column answers for which class, looked up once per experience."""
-        column = torch.full((max(a.class_ids) + 1,), -1)
+        """Which column answers for which class, looked up once per experience; the last entry is for no label, -1."""
+        column = torch.full((max(a.class_ids) + 2,), -1)
         column[list(a.class_ids)] = torch.arange(len(a.class_ids))
         self.register_buffer("column", column, persistent=False)
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
         assert isinstance(self.column, Tensor)
-        return focal(logits_of(a), self.column[batch.y], self.gamma)
+        target = self.column[batch.y]
+        return among(focal(logits_of(a), target.clamp(min=0), self.gamma), target >= 0)
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:

@@ -1,0 +1,39 @@
+"""Taking labels away: rows without one have the class id -1, and teach by distillation only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clkd.experience import Rows
+from clkd.seeding import generator
+from clkd.streams.base import Stream
+
+if TYPE_CHECKING:
+    from clkd.data.store import Store
+
+
+def hide(stream: Stream, store: Store, fraction: float, seed: int, offset: int = 0) -> Stream:
+    """The stream with the labels of all but `fraction` of each experience's training rows gone.
+
+    It is a fraction of each class, rounded, and at least one row. Each row of the data set draws one number, whatever
+    the split, and those with the smallest keep their label: so a larger fraction keeps those of a smaller one, and a
+    domain stream the same rows in every domain. Validation and test rows keep theirs.
+
+    Where the stream follows another one, `offset` is how many experiences that has: nothing is drawn as it was there.
+    """
+    key = torch.rand(len(store.train), generator=generator(seed, "labelled", offset), dtype=torch.float64)
+    hidden = [replace(each, train=_hidden(each.train, key, fraction)) for each in stream]
+    return Stream(stream.name, hidden, store, stream.task_labels)
+
+
+def _hidden(rows: Rows, key: Tensor, fraction: float) -> Rows:
+    y = rows.y.clone()
+    for c in torch.unique(rows.y).tolist():
+        own = (rows.y == c).nonzero().flatten()
+        keep = max(1, round(fraction * len(own)))
+        y[own[key[rows.sample_id[own]].argsort()[keep:]]] = -1
+    return replace(rows, y=y)

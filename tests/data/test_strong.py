@@ -1,0 +1,128 @@
+"""Strong views: what each change does to a row, and that the weak view stays what it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from clkd import vision
+from clkd.data.augment import Augment
+from clkd.data.strong import Strong
+from clkd.errors import UserError
+from clkd.seeding import generator
+from clkd.signals import Batch
+
+MEAN, STD = torch.tensor([0.49, 0.48, 0.45]), torch.tensor([0.25, 0.24, 0.26])
+
+
+def rows(n: int = 6, shape: tuple[int, ...] = (3, 8, 11)) -> Batch:
+    x = torch.randint(0, 256, (n, *shape), generator=generator(0, "x"), dtype=torch.uint8)
+    i = torch.arange(n)
+    return Batch(x, torch.where(i % 2 == 0, i, -1), i, i * 0, i * 0, new=n)
+
+
+def strong(**options) -> Strong:
+    return Strong(MEAN, STD, **options)
+
+
+def grey(x: torch.Tensor) -> torch.Tensor:
+    """Back on the [0, 1] scale."""
+    return x * STD.view(-1, 1, 1) + MEAN.view(-1, 1, 1)
+
+
+def numbers(n: int, seed: int = 0) -> torch.Tensor:
+    """What each row draws."""
+    return torch.rand(n, 5, generator=generator(seed, "draws"))
+
+
+def changed(seed: int = 0, **options) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows on the [0, 1] scale, before and after."""
+    plain = Augment(MEAN, STD).plain(rows().x)
+    return grey(plain), grey(strong(**options)(plain, generator(seed, "draws")))
+
+
+def test_turning_is_torchvisions_up_to_its_rounding() -> None:
+    vision.torchvision()
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as T
+
+    before, after = changed(rotate=40.0)
+    angles = (2 * numbers(6)[:, 0] - 1) * 40
+    for one, other, angle in zip(before, after, angles.tolist(), strict=True):
+        turned = T.rotate(one, angle, InterpolationMode.BILINEAR)
+        torch.testing.assert_close(other, turned, atol=1e-3, rtol=0)
+
+
+def test_light_is_changed_row_by_row_and_clipped() -> None:
+    before, after = changed(brightness=0.3, contrast=0.5)
+    draws = numbers(6)
+    add, times = (2 * draws[:, 1] - 1) * 0.3, 1 + (2 * draws[:, 2] - 1) * 0.5
+    for i, (one, other) in enumerate(zip(before, after, strict=True)):
+        # The middle is the mean of the row as normalised, so each channel has its own grey for it.
+        middle = ((one - MEAN.view(-1, 1, 1)) / STD.view(-1, 1, 1)).mean() * STD.view(-1, 1, 1) + MEAN.view(-1, 1, 1)
+        expected = ((one - middle) * times[i] + middle + add[i]).clamp(0, 1)
+        torch.testing.assert_close(other, expected, atol=1e-5, rtol=0)
+    assert float(after.min()) >= -1e-6
+    assert float(after.max()) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("side", [1, 3, 20])
+def test_one_square_is_painted_over(side: int) -> None:
+    plain = Augment(MEAN, STD).plain(rows(40).x)
+    after = strong(cutout=side)(plain, generator(0, "draws"))
+    painted = (after != plain).any(1) | (after == 0).all(1)
+    assert (painted.sum((1, 2)) == min(side, 8) * min(side, 11)).all(), "a whole square, within the picture"
+    assert (after.masked_select(painted[:, None]) == 0).all(), "in the colour of the data's mean"
+    places = painted.flatten(1).float().argmax(1)
+    assert len(places.unique()) > (5 if side < 8 else 0), "each row has its own place"
+
+
+def test_noise_has_its_deviation_and_is_all_that_vectors_know() -> None:
+    x = torch.zeros(400, 50)
+    noisy = Strong(torch.zeros(50), torch.ones(50), noise=0.3)(x, generator(0))
+    assert float(noisy.std()) == pytest.approx(0.3, rel=0.02)
+    Strong(torch.zeros(50), torch.ones(50), noise=0.3).refuse_vectors((50,))
+    with pytest.raises(UserError, match="only noise"):
+        Strong(torch.zeros(50), torch.ones(50), cutout=2).refuse_vectors((50,))
+
+
+@pytest.mark.parametrize("views", [None, 3])
+def test_the_weak_view_is_the_one_that_there_was_without_a_strong_one(views: int | None) -> None:
+    plain = Augment(MEAN, STD, 2, True, views)
+    made = Augment(MEAN, STD, 2, True, views, strong(cutout=3, rotate=10.0))
+    alone, both = (each.look(rows(), generator(3), epoch=1) for each in (plain, made))
+    assert both.weak is not None
+    assert torch.equal(both.weak.x, alone.x)
+    assert both.weak.weak is None
+    assert both.view is None
+    assert (both.weak.view is None) == (views is None)
+    assert not torch.equal(both.x, alone.x)
+    assert torch.equal(both.stored(), rows().x)
+    assert (made.fixed_for("weak"), made.fixed_for("student"), plain.fixed_for("student")) == (views, None, views)
+
+
+def test_rows_with_a_label_may_stay_weak() -> None:
+    seen = Augment(MEAN, STD, strong=strong(noise=1.0, rows="unlabelled")).look(rows(), generator(3), 0)
+    same = (seen.x == seen.weak.x).flatten(1).all(1)
+    assert torch.equal(same, rows().y >= 0)
+
+
+def test_views_follow_their_rows_when_a_batch_is_cut_or_picked_and_move_with_the_device() -> None:
+    seen = Augment(MEAN, STD, strong=strong(noise=1.0)).look(rows(), generator(3), 0)
+    assert torch.equal(seen.rows(1, 4).weak.x, seen.weak.x[1:4])
+    assert torch.equal(seen.pick(torch.tensor([5, 0])).weak.x, seen.weak.x[[5, 0]])
+    assert Augment(MEAN, STD, strong=strong(noise=1.0)).to("meta").strong.mean.device.type == "meta"
+
+
+def test_the_generator_decides() -> None:
+    plain, made = (
+        Augment(MEAN, STD).plain(rows().x),
+        strong(rotate=9.0, brightness=0.1, contrast=0.1, cutout=2, noise=0.1),
+    )
+    first, again, other = (made(plain, generator(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(made(plain[:1].expand(5, -1, -1, -1), generator(0)).flatten(1).unique(dim=0)) == 5
+    assert replace(rows(), x=plain).x is plain
