@@ -55,7 +55,7 @@ def request_layers(parts: Parts, options: ReportOptions) -> None:
         parts.student.request(layers_of(STUDENT, options.cka, models))
         for name, teacher in parts.teachers.items():
             for tap, alone in layers_of(name, options.cka, models).items():
-                if not teacher.partial:  # it knows nothing of test rows
+                if alone or not teacher.partial:  # which knows nothing of test rows
                     _request(parts, teacher, tap, alone)
     except UserError as error:
         raise UserError(f"report.cka: {error}") from error
@@ -110,15 +110,15 @@ def _silence(teacher: Teacher, taps: tuple[str, ...]) -> str | None:
     """Why a teacher's layers cannot be compared; None where they can."""
     if not taps:
         return "no layer of it is named"
-    if teacher.partial:
-        return "it says nothing of these rows"
     if not teacher.ready:
         return "it has nothing to say yet"
     try:
         missing = [tap for tap in taps if teacher.spec(tap).shape is None]
     except UserError as error:
         return str(error)
-    return f"it has no layer '{missing[0]}'" if missing else None
+    if missing:
+        return f"it has no layer '{missing[0]}'"
+    return "it says nothing of these rows" if teacher.partial else None
 
 
 def _features(parts: Parts, batch: Batch, taps: dict[str, tuple[str, ...]]) -> list[Tensor]:
