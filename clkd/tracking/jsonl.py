@@ -31,10 +31,10 @@ class JsonlTracker(Tracker):
     Where an experience comes with a report, it lies in `reports/`.
 
     Keys: `time` (Unix seconds), `event` (start, epoch, evaluation, experience, end), `step` (optimiser steps so far),
-    `experience` and `epoch` where they apply (from 0; epochs of a phase go on counting, and name their `phase`), `metrics` by name,
-    null where a value is not a number. A start says who the run is (`name`, `device`, `tags`), an experience what it
-    was about (`name`, `classes`, `digest` of its rows), an end how it ended (`status`, `error`). Experiences that
-    another run has trained (`clkd run --from`) are `carried`.
+    `experience` and `epoch` where they apply (from 0; epochs of a phase go on counting, and name their `phase`),
+    `metrics` by name, null where a value is not a number. A start says who the run is (`name`, `device`, `tags`), an
+    experience what it was about (`name`, `classes`, `digest` of its rows), an end how it ended (`status`, `error`).
+    Experiences that another run has trained (`clkd run --from`) are `carried`.
     """
 
     name = "jsonl"

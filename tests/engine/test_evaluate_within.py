@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from states import assert_same, state
 
-from clkd.engine.execute import execute
+from clkd.engine.execute import _Execution, execute
 from clkd.errors import Interrupted, UserError
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
@@ -62,19 +62,18 @@ def test_no_bit_of_training_changes(tmp_path):
 
 def test_a_run_that_goes_on_within_an_experience_says_the_same(tmp_path, monkeypatch):
     run(tmp_path, "whole", **LOOKING)
-    from clkd.engine.execute import _Execution
-
     ordinary, steps = _Execution._on_step, []
 
     def stopping(self: Any, progress: Any) -> None:
         ordinary(self, progress)
         steps.append(progress.step)
         if len(steps) == 7:
-            raise Interrupted("SIGTERM")
+            raise Interrupted("SIGTERM", 143)
 
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(_Execution, "_on_step", stopping)
+    monkeypatch.setattr(_Execution, "_on_step", stopping)
+    with pytest.raises(Interrupted):
         run(tmp_path, "halves", **LOOKING)
+    monkeypatch.setattr(_Execution, "_on_step", ordinary)
     execute(RunRequest(resume=tmp_path / "halves", quiet=True), load_plugins())
     assert moments(tmp_path / "halves") == moments(tmp_path / "whole")
     whole, halves = state(tmp_path / "whole"), state(tmp_path / "halves")
