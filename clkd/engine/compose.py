@@ -137,7 +137,19 @@ class Composer:
             parts.teachers = self._teachers(context, members)
             self._request_taps(parts)
         speed_up(parts, scenario.train)
-        return Composition(material, parts, {part.name: build(part) for part in scenario.metrics})
+        return Composition(material, parts, {part.name: self._metric(part, stream) for part in scenario.metrics})
+
+    def _metric(self, part: Part, stream: Stream) -> Metric:
+        if part.name == "anytime_accuracy" and self.scenario.train.evaluate_every is None:
+            raise UserError("metrics: anytime_accuracy needs evaluations during training: set train.evaluate_every: 50")
+        metric: Metric = self.registry.build(
+            part,
+            base=self.base,
+            experiences=tuple(stream),
+            class_names=stream.class_names,
+            task_labels=stream.task_labels,
+        )
+        return metric
 
     def _request_taps(self, parts: Parts) -> None:
         request_taps(parts)

@@ -195,6 +195,9 @@ class _Execution:
     def _on_step(self, progress: Progress) -> None:
         """Between two steps, everything is where the next one finds it: a run is saved and stops here."""
         self.bar(progress)
+        every = self.loop.options.evaluate_every
+        if every and self.loop.phase is None and progress.step % every == 0:
+            self.scheduler.evaluate_within()
         looks = self.ranks.alone or is_check(progress)
         asked = self.loop.now.broke() or (self.stop.heard(self.ranks) if looks else None)
         if asked or self.saver.due(progress.step, looks):
@@ -253,7 +256,7 @@ class _Execution:
         aware = Record.from_state({**self.run.record.state_dict(), "task_labels": True})
         if "average_accuracy" in self.composed.metrics:
             values["average_accuracy_task_aware"] = self.composed.metrics["average_accuracy"](aware)
-        outcome.result = build_result(self.run, outcome.status, values, self.saver.last)
+        outcome.result = build_result(self.run, outcome.status, values, self.saver.last, self.scheduler.compute())
         unwritten = _tried(partial(self._write_down, outcome))
         self.trackers.end(self.run, outcome)
         unwritten = _tried(self._note_tracking) or unwritten

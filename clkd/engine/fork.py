@@ -90,6 +90,7 @@ class _Carry:
             new.task_aware[i][:width] = old.task_aware[i][:width]
         new.baseline[:width] = old.baseline[:width]
         new.confusion, new.trained, new.validation = old.confusion, old.trained, old.validation
+        new.anytime = old.anytime
         return new.state_dict()
 
     def _peer(self, name: str) -> State:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pluggy
+import torch
 
 from clkd.engine.evaluate import evaluate, known_experiences
 from clkd.engine.loop import Loop
@@ -21,6 +22,7 @@ from clkd.engine.run import Run
 from clkd.engine.warped import Warped
 from clkd.experience import Experience
 from clkd.metrics.base import Metric
+from clkd.models.cost import parameter_count
 from clkd.models.student import Student
 from clkd.streams.base import Stream
 from clkd.tracking import reports
@@ -131,6 +133,23 @@ class Scheduler:
             told |= {f"peers/{name}/exp_{e.index:02d}": share for e, share in zip(seen, shares, strict=True)}
         return {name: share for name, share in told.items() if not math.isnan(share)}
 
+    def evaluate_within(self) -> None:
+        """Between two steps of an experience: what the student scores by now. Training goes on as if nobody had looked.
+
+        Nothing stops it halfway: a signal is obeyed when it is over, and a checkpoint has it whole.
+        """
+        run, student, device = self.run, self.parts.student, self.parts.device
+        experience = self.stream[self.loop.progress.experience]
+        run.step = self.loop.progress.step
+        with self._paused("train"), _aside(student, device):
+            accuracy, aware, _ = self._pass(self.stream[: experience.index + 1], look=lambda: None)
+        shares = [share for share in (aware if run.record.task_labels else accuracy) if not math.isnan(share)]
+        if not shares:
+            return
+        average = sum(shares) / len(shares)
+        run.record.anytime.append([experience.index, run.step, average])
+        self.trackers.evaluation(run, experience, {"anytime/average_accuracy": average})
+
     def _validation(self, experience: Experience) -> dict[int, float]:
         """Accuracy on rows held out of training, by experience: what may be selected on, since test rows may not."""
         held = [e for e in self.stream[: experience.index + 1] if len(e.validation)]
@@ -145,6 +164,7 @@ class Scheduler:
         experiences: Sequence[Experience],
         split: Literal["test", "validation"] = "test",
         student: Student | None = None,
+        look: Callable[[], None] | None = None,
     ) -> tuple[list[float], list[float], list[list[int]]]:
         if not experiences:
             return [], [], []
@@ -153,7 +173,7 @@ class Scheduler:
         with self._timed("evaluate"):
             ready = [self.warped(experience, split, parts.device) for experience in experiences]
             found = evaluate(
-                student or parts.student, ready, parts.augment, size, classes, split, loop.ranks, self.look
+                student or parts.student, ready, parts.augment, size, classes, split, loop.ranks, look or self.look
             )
         confusion: list[list[int]] = found.confusion.tolist()
         return found.accuracy, found.task_aware, confusion
@@ -184,11 +204,26 @@ class Scheduler:
         return {
             "memory/rows": len(memory),
             "memory/bytes": memory.nbytes(),
+            "compute/training_macs": self.compute()["training_macs"],
             **({"memory/held_out_bytes": held_out.memory.nbytes()} if held_out else {}),
             **({"memory/unlabelled": nameless} if nameless else {}),
             **{f"memory_classes/{self.stream.class_names[c]}": rows for c, rows in held.items()},
             "speed/rows_per_second": self.run.rows / self.run.seconds["train"],
             **(self.parts.cache.metrics() if self.parts.cache else {}),
+        }
+
+    def compute(self) -> dict[str, float]:
+        """What the student cost so far, beside time. A row of training is taken as three forward passes."""
+        run, memory = self.run, self.parts.memory
+        macs = run.facts["student_macs"]
+        return {
+            "parameters": parameter_count(self.parts.student),
+            "macs_per_row": macs,
+            "training_macs": 3 * macs * run.rows,
+            "training_rows": run.rows,
+            "steps": run.step,
+            "memory_rows": len(memory),
+            "memory_bytes": memory.nbytes(),
         }
 
     def _per_class(self) -> dict[str, float]:
@@ -205,9 +240,30 @@ class Scheduler:
             self.count_time()
             del self._since[purpose]
 
+    @contextmanager
+    def _paused(self, purpose: str) -> Iterator[None]:
+        """What happens within does not count as `purpose`."""
+        self.count_time()
+        timed = self._since.pop(purpose, None)
+        try:
+            yield
+        finally:
+            if timed is not None:
+                self._since[purpose] = time.perf_counter()
+
     def count_time(self) -> None:
         """Bring `run.seconds` up to now, in the middle of what is being timed."""
         now = time.perf_counter()
         for purpose, since in self._since.items():
             self.run.seconds[purpose] = self.run.seconds.get(purpose, 0.0) + now - since
             self._since[purpose] = now
+
+
+@contextmanager
+def _aside(student: Student, device: torch.device) -> Iterator[None]:
+    """Whatever is drawn within is not missed after it, and each module is in the mode that it was in."""
+    modes = {module: module.training for module in student.modules()}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    for module, training in modes.items():
+        module.training = training

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from clkd.hooks import hookimpl
 from clkd.options import Options
@@ -26,8 +28,34 @@ SUMMARIES = {
         "stability:ForwardTransfer",
         "mean accuracy before training, above the untrained student's (Lopez-Paz & Ranzato 2017)",
     ),
+    "forgetting_avalanche": ("tools:ForgettingAvalanche", "mean drop since each experience was trained"),
+    "forgetting_mammoth": ("tools:ForgettingMammoth", "mean drop from the best accuracy, the last included"),
+    "forgetting_facil": ("tools:ForgettingFacil", "mean drop from the best earlier accuracy since it was trained"),
+    "forgetting_pycil": ("tools:ForgettingPycil", "mean drop from the best since it was trained, the last included"),
+    "forgetting_libcontinual": (
+        "tools:ForgettingLibcontinual",
+        "drop since each was trained, without the last experience but one",
+    ),
+    "backward_transfer_avalanche": ("tools:BackwardTransferAvalanche", "minus forgetting_avalanche"),
+    "backward_transfer_mammoth": ("stability:BackwardTransfer", "the same as backward_transfer"),
+    "backward_transfer_libcontinual": (
+        "tools:BackwardTransferLibcontinual",
+        "mean change since each was trained, over all rows, without each row's last experience but one",
+    ),
+    "anytime_accuracy": (
+        "average:AnytimeAccuracy",
+        "mean accuracy every train.evaluate_every steps (Koh et al. 2022, A_AUC)",
+    ),
     "macro_f1": ("classes:MacroF1", "mean F1 over classes, from the latest confusion matrix"),
 }
+
+
+class IntransigenceOptions(Options):
+    """What joint training reaches."""
+
+    joint: str | tuple[Annotated[float, Field(ge=0, le=1)], ...]
+    """Its accuracy on each experience, as fractions; or the directory of a run that was trained on all data at once
+    (or of one whose last row of the accuracy matrix is taken), from where the scenario lies."""
 
 
 @hookimpl
@@ -35,3 +63,9 @@ def clkd_register_metrics(register: Register) -> None:
     """The metrics that clkd ships."""
     for name, (factory, summary) in SUMMARIES.items():
         register(name, f"clkd.metrics.{factory}", config=Options, summary=summary)
+    register(
+        "intransigence",
+        "clkd.metrics.intransigence:Intransigence",
+        config=IntransigenceOptions,
+        summary="mean shortfall just after training, against joint training (Chaudhry et al. 2018)",
+    )

@@ -44,3 +44,17 @@ class LearningAccuracy(Metric):
 
     def __call__(self, record: Record) -> float:
         return mean([record.matrix[i][i] for i in range(record.trained)])
+
+
+class AnytimeAccuracy(Metric):
+    """`1/k Σ_i a_i`: the mean of the average accuracy at k moments, every `train.evaluate_every` steps of training.
+
+    The area under the curve of accuracy over steps (Koh et al. 2022, A_AUC; Caccia et al. 2020, average anytime
+    accuracy). Only moments within experiences that are over count. NaN without any.
+
+    >>> AnytimeAccuracy()(Record(2, trained=1, anytime=[[0, 10, 0.5], [0, 20, 0.75], [1, 30, 0.25]]))
+    0.625
+    """
+
+    def __call__(self, record: Record) -> float:
+        return mean([accuracy for experience, _, accuracy in record.anytime if experience < record.trained])

@@ -33,6 +33,8 @@ class Record:
     """How many experiences have been trained and evaluated: rows `0 … trained-1` are filled."""
     validation: list[list[float]] = field(default_factory=list)
     """One row after each experience: accuracy on the validation rows of each so far, as the matrix that counts."""
+    anytime: list[list[float]] = field(default_factory=list)
+    """Evaluations during training: experience, steps of the run so far, and the average accuracy on all up to it."""
 
     @classmethod
     def empty(cls, experiences: int, task_labels: bool = False) -> Record:

@@ -20,7 +20,7 @@ class Forgetting(Metric):
 
     def __call__(self, record: Record) -> float:
         matrix, last = record.matrix, record.trained - 1
-        return mean([_best(matrix[:last], j) - matrix[last][j] for j in range(last)], empty=0.0)
+        return mean([best(matrix[:last], j) - matrix[last][j] for j in range(last)], empty=0.0)
 
 
 class BackwardTransfer(Metric):
@@ -53,5 +53,6 @@ class ForwardTransfer(Metric):
         return mean([0.0 if math.isnan(gain) else gain for gain in gains], empty=0.0)
 
 
-def _best(rows: list[list[float]], j: int) -> float:
+def best(rows: list[list[float]], j: int) -> float:
+    """The highest accuracy on j in any of these rows; NaN where it was never evaluated."""
     return max((row[j] for row in rows if not math.isnan(row[j])), default=math.nan)

@@ -172,6 +172,9 @@ class TrainOptions(Options):
     gradient: GradientPart | None = None
     """What is done to each step's gradient for the sake of replayed rows (`clkd list gradients`), which are then not
     learned from like new ones; by default nothing."""
+    evaluate_every: Positive | None = None
+    """Evaluate on the test rows of all experiences so far also during training, whenever so many optimiser steps of the
+    run were taken: each time costs what an evaluation at an experience's end does, and changes no weight."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     gradient_shares: Positive | None = None
     """Every so many steps, log each term's share of the gradient norms (`train/gradient_share_<term>`), which costs a

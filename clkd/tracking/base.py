@@ -20,6 +20,9 @@ class Tracker:
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
         """After each epoch: means over the epoch, named as MLflow shows them (`train/loss`, `train/loss_kd`)."""
 
+    def evaluation(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
+        """After each evaluation within an experience (`train.evaluate_every`), after `run.step` steps."""
+
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
         """After each experience: `result["metrics"]` (named for MLflow), `accuracy`, `accuracy_task_aware`,
         `per_class`, `report` if one was asked for, and the matrix so far in `run.record`."""

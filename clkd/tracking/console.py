@@ -139,8 +139,21 @@ def _summary(run: Run, result: dict[str, Any]) -> list[tuple[str, str]]:
         ("forgetting", f"{percent(metrics.get('forgetting'))} %"),
         ("time", f"{seconds.get('total', 0):.1f} s, of which {seconds.get('tracking', 0):.1f} s in tracking"),
     ]
+    if compute := result.get("compute"):
+        lines.append(("cost", cost_text(compute)))
     mlflow = run.tracking.get("mlflow", {})
     return [*lines, ("look at it", _hint(mlflow))] if "run_id" in mlflow else lines
+
+
+def cost_text(compute: Mapping[str, float]) -> str:
+    """What the accuracy cost, for people.
+
+    >>> cost_text({"parameters": 12345, "training_macs": 2.5e9, "memory_bytes": 40_000})
+    '12,345 parameters, 2.5G multiply-accumulates of training, 40.0 kB of memory'
+    """
+    macs, held = compute["training_macs"] / 1e9, compute["memory_bytes"] / 1e3
+    trained = f"{compute['parameters']:,.0f} parameters, {macs:,.1f}G multiply-accumulates of training"
+    return f"{trained}, {held:,.1f} kB of memory"
 
 
 def _hint(mlflow: dict[str, Any]) -> str:

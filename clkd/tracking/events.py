@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 FILE = "metrics.jsonl"
-START, EPOCH, EXPERIENCE, END = "start", "epoch", "experience", "end"
+START, EPOCH, EVALUATION, EXPERIENCE, END = "start", "epoch", "evaluation", "experience", "end"
+WITHIN = (EPOCH, EVALUATION)
+"""What comes while an experience is trained."""
 
 Event = dict[str, Any]
 

@@ -67,6 +67,11 @@ class Trackers(Tracker):
             if guest.failures < PATIENCE or guest.tracker.name in ORDER:
                 self._call(guest, "epoch", run, experience, metrics)
 
+    def evaluation(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
+        for guest in self._guests:
+            if guest.failures < PATIENCE or guest.tracker.name in ORDER:
+                self._call(guest, "evaluation", run, experience, metrics)
+
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
         for guest in self._guests:
             self._call(guest, "experience", run, experience, result)

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from clkd.disk import write_whole
 from clkd.tracking import events, labels, reports
 from clkd.tracking.base import Tracker
-from clkd.tracking.events import END, EPOCH, EXPERIENCE, FILE, START
+from clkd.tracking.events import END, EPOCH, EVALUATION, EXPERIENCE, FILE, START
 from clkd.tracking.points import experience_points, without_nan
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class JsonlTracker(Tracker):
 
     Where an experience comes with a report, it lies in `reports/`.
 
-    Keys: `time` (Unix seconds), `event` (start, epoch, experience, end), `step` (optimiser steps so far), `experience`
-    and `epoch` where they apply (from 0; epochs of a phase go on counting, and name their `phase`), `metrics` by name,
-    null where a value is not a number. A start says who the run is (`name`, `device`, `tags`), an experience what it
-    was about (`name`, `classes`, `digest` of its rows), an end how it ended (`status`, `error`). Experiences that
-    another run has trained (`clkd run --from`) are `carried`.
+    Keys: `time` (Unix seconds), `event` (start, epoch, evaluation, experience, end), `step` (optimiser steps so far),
+    `experience` and `epoch` where they apply (from 0; epochs of a phase go on counting, and name their `phase`),
+    `metrics` by name, null where a value is not a number. A start says who the run is (`name`, `device`, `tags`), an
+    experience what it was about (`name`, `classes`, `digest` of its rows), an end how it ended (`status`, `error`).
+    Experiences that another run has trained (`clkd run --from`) are `carried`.
     """
 
     name = "jsonl"
@@ -50,7 +50,7 @@ class JsonlTracker(Tracker):
         """Also drops what was written after the checkpoint that the run goes on from, since it comes again."""
         path = run.directory / FILE
         if path.exists():
-            _drop_unfinished(path, run.record.trained, run.epoch)
+            _drop_unfinished(path, run.record.trained, run.epoch, run.step)
             reports.drop(run.directory, run.record.trained)
         self._epochs = {run.record.trained: run.epoch}
         self._waiting.clear()
@@ -67,6 +67,9 @@ class JsonlTracker(Tracker):
         about = {"phase": run.phase} if run.phase else {}
         self._append(run, {"event": EPOCH, "experience": experience.index, "epoch": epoch, **about, "metrics": metrics})
         self._list_packages(run)
+
+    def evaluation(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
+        self._append(run, {"event": EVALUATION, "experience": experience.index, "metrics": metrics})
 
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
         about = {"name": experience.name, "classes": list(experience.classes), "digest": result.get("digest")}
@@ -117,17 +120,20 @@ class JsonlTracker(Tracker):
             self._listed = True
 
 
-def _drop_unfinished(path: Path, trained: int, epochs: int) -> None:
-    """Keep the lines of finished experiences, and of finished epochs of the one under way."""
-    kept = [line for line in path.read_bytes().splitlines() if _keep(line, trained, epochs)]
+def _drop_unfinished(path: Path, trained: int, epochs: int, steps: int) -> None:
+    """Keep the lines of finished experiences, and of finished epochs and steps of the one under way."""
+    kept = [line for line in path.read_bytes().splitlines() if _keep(line, trained, epochs, steps)]
     write_whole(path, "".join(f"{line.decode()}\n" for line in kept))
 
 
-def _keep(line: bytes, trained: int, epochs: int) -> bool:
+def _keep(line: bytes, trained: int, epochs: int, steps: int) -> bool:
     event = events.parse(line)
     if event is None:
         log.warning("%s: dropped a torn line: %.60s", FILE, line.decode(errors="replace"))
         return False
     experience = event.get("experience", -1)
-    under_way = experience == trained and event.get("event") == EPOCH
-    return bool(experience < trained or (under_way and event["epoch"] < epochs))
+    if experience == trained and event["event"] == EPOCH:
+        return bool(event["epoch"] < epochs)
+    if experience == trained and event["event"] == EVALUATION:
+        return bool(event["step"] <= steps)
+    return bool(experience < trained)

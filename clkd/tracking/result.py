@@ -16,7 +16,11 @@ PURPOSES = ("total", "train", "evaluate", "tracking")
 
 
 def build_result(
-    run: Run, status: str, metrics: Mapping[str, float], checkpoint: Path | str | None = None
+    run: Run,
+    status: str,
+    metrics: Mapping[str, float],
+    checkpoint: Path | str | None = None,
+    compute: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The result, ready for strict JSON: None stands for what was not evaluated.
 
@@ -25,6 +29,7 @@ def build_result(
         status: `finished`, `stopped`, `failed` or `killed`.
         metrics: final values by plain name; headline metrics missing here are None in the result.
         checkpoint: the last one that was written.
+        compute: what the accuracy cost beside time, by plain name.
 
     `accuracy_matrix[i][j]` is the accuracy on experience j after experience i; only columns j ≤ i are about what was
     trained. `rows_per_second` counts trained rows over training time. `origin` is there where the run goes on from
@@ -41,6 +46,7 @@ def build_result(
         "metrics": {**dict.fromkeys(HEADLINES), **metrics},
         "accuracy_matrix": run.record.matrix,
         "seconds": {purpose: run.seconds.get(purpose, 0.0) for purpose in PURPOSES},
+        "compute": dict(compute or {}),
         "rows_per_second": run.rows / train if train > 0 else None,
         "checkpoint": str(checkpoint) if checkpoint is not None else None,
         **({"origin": run.origin} if run.origin else {}),

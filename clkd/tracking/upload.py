@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from clkd.errors import TrackingError
 from clkd.scenario.document import parse, read_text
 from clkd.tracking import artifacts, labels, store
-from clkd.tracking.events import END, EPOCH, EXPERIENCE, FILE, START, Event, read
+from clkd.tracking.events import END, EXPERIENCE, FILE, START, WITHIN, Event, read
 from clkd.tracking.points import clean_names, matrix_row
 from clkd.tracking.stored import MOST_METRICS, Point, Stored
 
@@ -91,7 +91,7 @@ class Upload:
 
     def _advance(self, otherwise: Event | None) -> None:
         events, self._offset = read(self.directory / FILE, self._offset)
-        self._milestones += [event for event in events if event["event"] != EPOCH]
+        self._milestones += [event for event in events if event["event"] not in WITHIN]
         self._latest = events[-1] if events else self._latest
         end = self._end(otherwise)
         self._describe(end)

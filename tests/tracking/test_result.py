@@ -7,7 +7,7 @@ from clkd.tracking.result import build_result
 
 KEYS = {
     "run_id", "status", "scenario", "seed", "dataset", "stand_in", "metrics", "accuracy_matrix", "seconds",
-    "rows_per_second", "checkpoint",
+    "rows_per_second", "checkpoint", "compute",
 }  # fmt: skip
 METRICS = {
     "average_accuracy", "average_accuracy_task_aware", "forgetting", "backward_transfer", "forward_transfer",
