@@ -1,8 +1,8 @@
 """Named presets: what a scenario leaves out is filled in by the method it names.
 
 Each function gives a fragment of a scenario. A section that the scenario has of its own replaces the method's whole; of
-`student` and `train` alone, which every scenario has, the method fills in single keys that the scenario leaves out. Where
-the numbers come from, and what differs from the papers, is in docs/methods.md.
+`student` and `train` alone, which every scenario has, the method fills in the keys that a scenario leaves out. Where the
+numbers come from, and what differs from the papers, is in docs/methods.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Fragment = dict[str, Any]
 
 PREVIOUS: Fragment = {"previous": "previous"}
-STORED: Fragment = {"stored": "stored"}
+STORED: Fragment = {"stored": {"kind": "stored", "classes": "all"}}
 LEARNED = ["student", "previous"]
 RESERVOIR: Fragment = {"kind": "reservoir", "size": 500}
 DARK: Fragment = {"kind": "reservoir", "size": 500, "store": ["logits"]}
@@ -60,30 +60,42 @@ def gdumb() -> Fragment:
 
 
 def der() -> Fragment:
-    """Dark experience replay (Buzzega et al. 2020): stored logits are compared over the classes known when stored."""
-    return {"teachers": STORED, "losses": [NEW, _dark("replay", 0.3)], "memory": DARK}
+    """Dark experience replay (Buzzega et al. 2020): as in the paper, all classes have their column from the start."""
+    return {
+        "student": {"head": "fixed"},
+        "teachers": STORED,
+        "losses": [{**NEW, "over": "all"}, _dark("replay", 0.3)],
+        "memory": DARK,
+    }
 
 
 def derpp() -> Fragment:
     """DER++ (Buzzega et al. 2020): DER, and the labels of a second draw; the rest as in `der`."""
-    second = {**REPLAYED, "between": ["student@replay2"], "weight": 0.5}
+    second = {**REPLAYED, "between": ["student@replay2"], "over": "all", "weight": 0.5}
     return {
+        "student": {"head": "fixed"},
         "teachers": STORED,
-        "losses": [NEW, _dark("replay1", 0.2), second],
+        "losses": [{**NEW, "over": "all"}, _dark("replay1", 0.2), second],
         "memory": DARK,
         "train": {"replay_draws": 2},
     }
 
 
 def _dark(rows: str, alpha: float) -> Fragment:
-    """The squared distance to stored logits."""
-    return {"kind": "kd", "between": [f"student@{rows}", f"stored@{rows}"], "variant": "mse", "weight": alpha}
+    """The squared distance to stored logits of all columns."""
+    return {
+        "kind": "kd",
+        "between": [f"student@{rows}", f"stored@{rows}"],
+        "variant": "mse",
+        "over": "all",
+        "weight": alpha,
+    }
 
 
 def fdr() -> Fragment:
     """Function distance regularisation (Benjamin et al. 2019): answers are stored when rows are new, not at the end."""
-    old = {"kind": "kd", "between": ["student@replay", "stored@replay"], "variant": "l2", "temperature": 1}
-    return {"teachers": STORED, "losses": [NEW, old], "memory": DARK}
+    old = {**_dark("replay", 1), "variant": "l2", "temperature": 1}
+    return {"student": {"head": "fixed"}, "teachers": STORED, "losses": [{**NEW, "over": "all"}, old], "memory": DARK}
 
 
 def lwf() -> Fragment:
@@ -216,12 +228,16 @@ def lucir() -> Fragment:
 
 
 def podnet() -> Fragment:
-    """PODNet (Douillard et al. 2020): for backbones with stages; new classes start at random."""
+    """PODNet (Douillard et al. 2020): for backbones with stages; new classes start at random, η at 8.
+
+    η is learned. From 1, as in the authors' code, it would first shrink, since here as in the paper it multiplies the
+    margin, which is wider than cosines are apart at first.
+    """
     flat = {"kind": "cosine", "between": ["student.penultimate", "previous.penultimate"]}
     stages = {"kind": "pod", "between": LEARNED, "layers": ["stage1", "stage2", "stage3"]}
     weight = {"kind": "imbalance", "of": "seen", "value": 1}
     return {
-        "student": {"head": {"kind": "split_cosine", "proxies": 10}},
+        "student": {"head": {"kind": "split_cosine", "proxies": 10, "scale": 8}},
         "teachers": PREVIOUS,
         "losses": ["nca", {**flat, "weight": weight}, {**stages, "weight": weight}],
         "memory": EXEMPLARS,
