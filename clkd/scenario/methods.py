@@ -1,8 +1,8 @@
 """Named presets: what a scenario leaves out is filled in by the method it names.
 
 Each function gives a fragment of a scenario. A section that the scenario has of its own replaces the method's whole; of
-`student` and `train` alone, which every scenario has, the method fills in the keys that a scenario leaves out. Where the
-numbers come from, and what differs from the papers, is in docs/methods.md.
+`student` and `train` alone, which every scenario has, the method fills in the keys that a scenario leaves out. Where
+the numbers come from, and what differs from the papers, is in docs/methods.md.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def gdumb() -> Fragment:
     return {
         "losses": ["cross_entropy"],
         "memory": {"kind": "class_balanced", "size": 500},
-        "phases": [{**phase, "optimizer": optimizer, "scheduler": "cosine"}],
+        "phases": [{**phase, "optimizer": optimizer, "scheduler": {"kind": "cosine", "eta_min": 0.0005}}],
     }
 
 
@@ -202,8 +202,8 @@ def bic() -> Fragment:
                 "share": 0.1,
                 "keep": 200,
                 "trains": "bias",
-                "epochs": 50,
-                "optimizer": {"kind": "adam", "lr": 0.01},
+                "epochs": 250,
+                "optimizer": {"kind": "adam", "lr": 0.001},
                 "from_experience": 1,
             }
         ],
@@ -237,7 +237,7 @@ def podnet() -> Fragment:
     stages = {"kind": "pod", "between": LEARNED, "layers": ["stage1", "stage2", "stage3"]}
     weight = {"kind": "imbalance", "of": "seen", "value": 1}
     return {
-        "student": {"head": {"kind": "split_cosine", "proxies": 10, "scale": 8}},
+        "student": {"head": {"kind": "split_cosine", "proxies": 10, "scale": 8, "fixed_old": True}},
         "teachers": PREVIOUS,
         "losses": ["nca", {**flat, "weight": weight}, {**stages, "weight": weight}],
         "memory": EXEMPLARS,
@@ -248,7 +248,7 @@ def podnet() -> Fragment:
                 "trains": "head",
                 "losses": ["nca"],
                 "epochs": 20,
-                "optimizer": {"kind": "sgd", "lr": 0.005, "momentum": 0.9},
+                "optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9},
                 "from_experience": 1,
             }
         ],

@@ -25,7 +25,7 @@ OWN_HEAD = ("bic", "der", "derpp", "fdr", "icarl", "lucir", "ncm", "podnet", "sl
 SETTINGS = {
     "podnet": ("student.model={kind: resnet8, width: 4}", "phases.0.epochs=2", "train.optimizer.lr=0.05"),
     "gdumb": ("phases.0.epochs=8",),
-    "bic": ("phases.0.epochs=2", "phases.0.keep=20", "memory.size=40"),
+    "bic": ("phases.0.epochs=5", "phases.0.optimizer.lr=0.02", "phases.0.keep=20", "memory.size=40"),
     "eeil": ("phases.0.epochs=2",),
     "mir": ("train.batch_size=10",),
     "mas": ("train.optimizer.lr=0.02",),
