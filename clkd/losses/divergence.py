@@ -52,7 +52,8 @@ def kd_rows(
     if variant == "l2":
         apart = log_p.exp() - log_q.exp()
         apart = apart if known is None else apart.masked_fill(~known, 0.0)
-        return torch.linalg.vector_norm(apart, dim=1) * (temperature * temperature if t2 else 1.0)
+        distance: Tensor = torch.linalg.vector_norm(apart, dim=1)
+        return distance * (temperature * temperature if t2 else 1.0)
     rows = log_q.exp() * (log_q - log_p if variant == "kl" else -log_p)
     rows = rows if known is None else rows.masked_fill(~known, 0.0)
     return rows.sum(1) * (temperature * temperature if t2 else 1.0)

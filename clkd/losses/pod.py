@@ -31,7 +31,8 @@ class POD(Layered):
             raise UserError(f"pod: {given}: name layers of one shape")
 
     def compare(self, place: int, f: Tensor, g: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(pooled(f) - pooled(g), dim=1)
+        distance: Tensor = torch.linalg.vector_norm(pooled(f) - pooled(g), dim=1)
+        return distance
 
 
 def pooled(maps: Tensor) -> Tensor:
