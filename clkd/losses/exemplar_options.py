@@ -55,8 +55,8 @@ class PODOptions(PairsOptions):
     """Options of `pod`: its layers."""
 
 
-class CosineOptions(PairsOptions):
-    """Options of `cosine`: its layers."""
+class LessForgetOptions(PairsOptions):
+    """Options of `less_forget`: its layers."""
 
 
 EXEMPLAR_LOSSES: tuple[tuple[str, str, type[Options], str], ...] = (
@@ -80,9 +80,9 @@ EXEMPLAR_LOSSES: tuple[tuple[str, str, type[Options], str], ...] = (
         "rows of old classes kept apart from the nearest new classes (LUCIR)",
     ),
     (
-        "cosine",
-        "clkd.losses.cosine:Cosine",
-        CosineOptions,
+        "less_forget",
+        "clkd.losses.less_forget:LessForget",
+        LessForgetOptions,
         "the angle between features: LUCIR's less-forget constraint, PODNet's flat term",
     ),
     ("pod", "clkd.losses.pod:POD", PODOptions, "sums over rows and columns of maps: pooled outputs (PODNet)"),

@@ -218,7 +218,7 @@ def wa() -> Fragment:
 
 def lucir() -> Fragment:
     """LUCIR (Hou et al. 2019); new classes start at random, and features are those after the last ReLU."""
-    forget = {"kind": "cosine", "between": ["student.penultimate", "previous.penultimate"]}
+    forget = {"kind": "less_forget", "between": ["student.penultimate", "previous.penultimate"]}
     return {
         "student": {"head": {"kind": "split_cosine", "fixed_old": True}},
         "teachers": PREVIOUS,
@@ -233,7 +233,7 @@ def podnet() -> Fragment:
     η is learned. From 1, as in the authors' code, it would first shrink, since here as in the paper it multiplies the
     margin, which is wider than cosines are apart at first.
     """
-    flat = {"kind": "cosine", "between": ["student.penultimate", "previous.penultimate"]}
+    flat = {"kind": "less_forget", "between": ["student.penultimate", "previous.penultimate"]}
     stages = {"kind": "pod", "between": LEARNED, "layers": ["stage1", "stage2", "stage3"]}
     weight = {"kind": "imbalance", "of": "seen", "value": 1}
     return {

@@ -10,21 +10,21 @@ from clkd.losses.aligner import Shape, Taps
 from clkd.losses.layered import Layered
 
 
-class Cosine(Layered):
+class LessForget(Layered):
     """`1 − cos(f, g)` of a row's features, which have to be as many on both sides.
 
     Hou et al. 2019 (LUCIR), §3.3, eq. 6, the less-forget constraint of penultimate features; PODNet's code compares its
     flat features so, too (its eq. 5 has the squared distance at unit length, twice this).
 
     >>> import torch
-    >>> Cosine().compare(0, torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
+    >>> LessForget().compare(0, torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
     tensor([0.2929])
     """
 
     def bind_pair(self, place: int, taps: Taps, shapes: tuple[Shape, Shape]) -> None:
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"cosine: {taps[0]} gives {shapes[0]} and {taps[1]} gives {shapes[1]}: compare layers of one shape, or "
+                f"less_forget: {taps[0]} gives {shapes[0]} and {taps[1]} gives {shapes[1]}: compare layers of one shape, or "
                 "use features with normalize: l2, which has a projector"
             )
 
