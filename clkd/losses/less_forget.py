@@ -23,10 +23,8 @@ class LessForget(Layered):
 
     def bind_pair(self, place: int, taps: Taps, shapes: tuple[Shape, Shape]) -> None:
         if shapes[0] != shapes[1]:
-            raise UserError(
-                f"less_forget: {taps[0]} gives {shapes[0]} and {taps[1]} gives {shapes[1]}: compare layers of one shape, or "
-                "use features with normalize: l2, which has a projector"
-            )
+            given = f"{taps[0]} gives {shapes[0]} and {taps[1]} gives {shapes[1]}"
+            raise UserError(f"less_forget: {given}: compare layers of one shape, or use features with normalize: l2")
 
     def compare(self, place: int, f: Tensor, g: Tensor) -> Tensor:
         return 1 - F.cosine_similarity(f.flatten(1), g.flatten(1))
