@@ -38,11 +38,19 @@ class CrossEntropyOptions(Options):
 
     sides: ClassVar[int] = 1
 
-    over: Literal["auto", "all", "seen", "new", "own"] = "auto"
+    over: Literal["auto", "all", "seen", "new", "own", "batch"] = "auto"
     """Which classes compete: `all` columns of the head, those `seen` so far, those `new` in this experience's data,
-    the row's `own` task's; `auto` is `own` for a task-aware head and `seen` otherwise."""
+    the row's `own` task's, those of the `batch` (ER-ACE: labels of the rows that this term is about; with several
+    processes, of each one's share); `auto` is `own` for a task-aware head and `seen` otherwise."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """How much of the target is spread evenly over the classes that compete."""
+
+    @model_validator(mode="after")
+    def _used(self) -> CrossEntropyOptions:
+        """A share of the target for a class that is out of the race would cost infinitely much."""
+        if self.over == "batch" and self.label_smoothing:
+            raise ValueError("over 'batch' leaves classes out that smoothing would aim at: leave out label_smoothing")
+        return self
 
 
 Temperature = Annotated[Scheduled, AfterValidator(_positive)]
@@ -79,8 +87,9 @@ class KDOptions(Options):
     """Fill in what is not given here as that tool has it: temperature, variant, convention, scope and over."""
     temperature: Temperature = 2.0
     """Divides both sides' logits before the softmax."""
-    variant: Literal["kl", "ce", "mse"] = "kl"
-    """Kullback-Leibler divergence, cross-entropy (same gradient), or mean squared error of the logits themselves."""
+    variant: Literal["kl", "ce", "mse", "l2"] = "kl"
+    """Kullback-Leibler divergence, cross-entropy (same gradient), mean squared error of the logits themselves, or `l2`:
+    the distance of the two sides' probabilities (FDR)."""
     convention: Convention = "t2"
     """`t2` multiplies by the squared temperature, so that gradients keep their size; `plain` does not."""
     scope: Literal["auto", "joint", "per_task"] = "auto"

@@ -23,8 +23,9 @@ class CrossEntropy(Loss):
     """`-log softmax(z)_y` over the classes that compete; unlabelled rows (`y` -1) do not take part.
 
     A row whose class is not among the competing ones is left out, and the mean is over the others; so `over: new`
-    trains new classes only, whatever is replayed. Values come as `[B]`, scaled so that their mean is that mean; of a
-    batch without any label it is 0, with the gradient 0.
+    trains new classes only, whatever is replayed. With `over: batch` those compete that are a label of the rows which
+    the term is about (of `student@new`: Caccia et al. 2022, "ER-ACE"). Values come as `[B]`, scaled so that their mean
+    is that mean; of a batch without any label it is 0, with the gradient 0.
 
     >>> from clkd.signals import Batch
     >>> loss, i = CrossEntropy(), torch.zeros(2, dtype=torch.long)
@@ -43,7 +44,7 @@ class CrossEntropy(Loss):
     """`[K]` the experience that brought each of them."""
 
     def __init__(
-        self, over: Literal["auto", "all", "seen", "new", "own"] = "auto", label_smoothing: float = 0.0
+        self, over: Literal["auto", "all", "seen", "new", "own", "batch"] = "auto", label_smoothing: float = 0.0
     ) -> None:
         super().__init__()
         self.over, self.label_smoothing = over, label_smoothing
@@ -87,8 +88,20 @@ class CrossEntropy(Loss):
         if self.chosen == "own":
             rows = own_task_rows(logits, target, self.task, self.label_smoothing)
         else:
+            logits = present_only(logits, target) if self.chosen == "batch" else logits
             rows = F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
         return among(rows, target != IGNORE)
+
+
+def present_only(logits: Tensor, target: Tensor) -> Tensor:
+    """`[B, K]`: the logits, with those of columns that are no row's target out of the race.
+
+    >>> present_only(torch.zeros(2, 3), torch.tensor([2, IGNORE]))[0].softmax(0)
+    tensor([0., 0., 1.])
+    """
+    present = torch.zeros(logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
+    present[torch.where(target == IGNORE, logits.shape[1], target)] = True
+    return logits.masked_fill(~present[:-1], torch.finfo(logits.dtype).min)
 
 
 def own_task_rows(logits: Tensor, target: Tensor, task: Tensor, label_smoothing: float = 0.0) -> Tensor:

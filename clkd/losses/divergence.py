@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Variant = Literal["kl", "ce", "mse"]
+Variant = Literal["kl", "ce", "mse", "l2"]
 
 
 def kd_rows(
@@ -26,8 +26,9 @@ def kd_rows(
         student_logits, teacher_logits: `[B, K]`, columns already matched.
         temperature: T, a number or a scalar tensor.
         variant: `kl` is `Σ p_v (log p_v − log p_z)`; `ce` is `−Σ p_v log p_z`; `mse` is `mean (z − v)²`, which knows
-            no temperature (and is, up to the factor 2 and the rows' means, the limit of T²·KL at high T).
-        t2: multiply `kl` and `ce` by T².
+            no temperature (and is, up to the factor 2 and the rows' means, the limit of T²·KL at high T); `l2` is
+            `‖p_z − p_v‖`, Benjamin et al. 2019, "Measuring and regularizing networks in function space".
+        t2: multiply all but `mse` by T².
         known: `[B, K]` bool, the columns that take part in each row; None for all. A row without any gets 0.
         top_k: compare the k columns of which the teacher is surest, and all others as one (`mse`: not at all).
 
@@ -48,6 +49,11 @@ def kd_rows(
         best = log_q.topk(top_k, dim=1).indices
         log_p, log_q = lumped(log_p, best), lumped(log_q, best)
         known = None if known is None else torch.cat([known.gather(1, best), known.any(1, keepdim=True)], 1)
+    if variant == "l2":
+        apart = log_p.exp() - log_q.exp()
+        apart = apart if known is None else apart.masked_fill(~known, 0.0)
+        distance: Tensor = torch.linalg.vector_norm(apart, dim=1)
+        return distance * (temperature * temperature if t2 else 1.0)
     rows = log_q.exp() * (log_q - log_p if variant == "kl" else -log_p)
     rows = rows if known is None else rows.masked_fill(~known, 0.0)
     return rows.sum(1) * (temperature * temperature if t2 else 1.0)

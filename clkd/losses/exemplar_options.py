@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from clkd.losses.feature_options import PairsOptions
 from clkd.options import Options
 
 
@@ -50,6 +51,14 @@ class BinaryKDOptions(Options):
     """Every row, or only those whose class the teacher knows."""
 
 
+class PODOptions(PairsOptions):
+    """Options of `pod`: its layers."""
+
+
+class LessForgetOptions(PairsOptions):
+    """Options of `less_forget`: its layers."""
+
+
 EXEMPLAR_LOSSES: tuple[tuple[str, str, type[Options], str], ...] = (
     (
         "binary_cross_entropy",
@@ -70,4 +79,11 @@ EXEMPLAR_LOSSES: tuple[tuple[str, str, type[Options], str], ...] = (
         MarginRankingOptions,
         "rows of old classes kept apart from the nearest new classes (LUCIR)",
     ),
+    (
+        "less_forget",
+        "clkd.losses.less_forget:LessForget",
+        LessForgetOptions,
+        "the angle between features: LUCIR's less-forget constraint, PODNet's flat term",
+    ),
+    ("pod", "clkd.losses.pod:POD", PODOptions, "sums over rows and columns of maps: pooled outputs (PODNet)"),
 )

@@ -22,6 +22,8 @@ TWICE = "given twice"
 MOST_LINES = 50
 """Mistakes that are told at once."""
 _LAST = (10**9, 0)
+MIXED = ("student", "train")
+"""Sections that every scenario has: of these a method fills in single keys that are left out."""
 
 
 class ScenarioErrors(UserError):  # noqa: N818  # it is many
@@ -103,13 +105,16 @@ class _Draft:
     plugin_to_blame: bool = False
 
     def start(self, settings: Sequence[Setting], registry: Registry) -> None:
-        """The file's sections over the method's over the defaults: whole sections, never mixed."""
+        """The file's sections over the method's over the defaults: whole sections, but those of `MIXED` key by key."""
         own = self.document.data
         named = [(own.get("method"), "")] + [(each.value, each.text) for each in settings if each.place == ("method",)]
-        method = self._method(*named[-1], registry)
-        self.data = {**_copy(DEFAULTS), **_copy(method), **own}
+        method = _copy(self._method(*named[-1], registry))
+        mixed = [section for section in MIXED if method.get(section) and isinstance(own.get(section), dict)]
+        self.data = {**_copy(DEFAULTS), **method, **own} | {key: {**method[key], **own[key]} for key in mixed}
         self.given = dict.fromkeys(leaves(own), "file")
-        self.given |= {place: "method" for place in leaves(method) if place and place[0] not in own}
+        for place in leaves(method):
+            if place and (place[0] not in own or (place[0] in mixed and place[1] not in own[place[0]])):
+                self.given[place] = "method"
         self.problems += [(place, f"{TWICE}, first on line {first}", "") for place, _, first in self.document.twice]
 
     def _method(self, name: Any, setting: str, registry: Registry) -> dict[str, Any]:

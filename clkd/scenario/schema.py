@@ -43,6 +43,7 @@ def schema(registry: Registry, kind: str | None = None) -> dict[str, Any]:
     definitions["SchedulerOptions"] = _torch("scheduler", SCHEDULERS, definitions["SchedulerOptions"])
     scenario["properties"]["method"]["anyOf"][0] = {"enum": registry.names("methods")}
     scenario["required"] = [key for key in scenario["required"] if key not in DEFAULTS]
+    definitions["StudentOptions"]["required"].remove("head")  # which a method may fill in
     root = scenario if kind is None else {"$ref": f"#/$defs/{kind}"}
     return {"$schema": DIALECT, **root, "$defs": dict(sorted(definitions.items()))}
 

@@ -124,6 +124,22 @@ class OldFractionOptions(Options):
     """What the fraction is multiplied by."""
 
 
+class NewFractionOptions(Options):
+    """Options of `new_fraction`."""
+
+    value: float = 1.0
+    """What the fraction is multiplied by."""
+
+
+class ImbalanceOptions(Options):
+    """Options of `imbalance`."""
+
+    value: float = 1.0
+    """What the root is multiplied by."""
+    of: Literal["old", "seen"] = "old"
+    """Of which classes there are how many times as many as new ones."""
+
+
 @hookimpl
 def clkd_register_schedules(register: Register) -> None:
     """The schedules that clkd ships."""
@@ -141,6 +157,18 @@ def clkd_register_schedules(register: Register) -> None:
         "clkd.schedules.old_fraction:OldFraction",
         config=OldFractionOptions,
         summary="the share of old classes among those seen: 0 in the first experience, growing later",
+    )
+    register(
+        "new_fraction",
+        "clkd.schedules.new_fraction:NewFraction",
+        config=NewFractionOptions,
+        summary="the share of new classes among those seen: what old_fraction leaves",
+    )
+    register(
+        "imbalance",
+        "clkd.schedules.imbalance:Imbalance",
+        config=ImbalanceOptions,
+        summary="the root of how many old classes, or seen ones, there are for each new one (LUCIR, PODNet)",
     )
     register(
         "linear", "clkd.schedules.ramp:Linear", config=RampOptions, summary="a straight line from one value to another"

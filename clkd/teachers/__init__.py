@@ -44,6 +44,10 @@ class EmaOptions(FollowerOptions):
 class StoredOptions(Options):
     """What the student said about each replayed row when the row was new."""
 
+    classes: Literal["known", "all"] = "known"
+    """What a row is compared over: the classes that had come by its own experience, or `all` columns of a head that has
+    them from the start, as in the paper: then it also says again that it is of none of the classes that came later."""
+
     def problems(self, scenario: Scenario) -> Iterator[str]:
         """It speaks of replayed rows alone, and only where the memory stored what was said."""
         store = getattr(scenario.memory.options, "store", ())
@@ -53,6 +57,11 @@ class StoredOptions(Options):
                 "{kind: reservoir, size: 1000, store: [logits]}"
             )
         names = {name for name, part in scenario.teachers.items() if part.options is self}
+        if self.classes == "all" and scenario.student.head.name != "fixed":
+            yield (
+                f"classes: only the head fixed has all columns from the start: set student.head: fixed, or "
+                f"teachers: {{{', '.join(names)}: stored}}"
+            )
         for name, part in scenario.teachers.items():
             if names & set(getattr(part.options, "members", ())):
                 yield f"it speaks of replayed rows alone, so it cannot be a member of '{name}'"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +24,15 @@ class Stored(Teacher):
     """The teacher of Dark Experience Replay: the logits, and features, that a memory stored beside its rows.
 
     Buzzega et al. 2020, "Dark Experience for General Continual Learning: a Strong, Simple Baseline". A row knows the
-    classes that had come by its own experience; `known` says which, wherever the student has grown since. About new
-    rows it says nothing: they are not `valid`, and their logits and features are 0.
+    classes that had come by its own experience; `known` says which, wherever the student has grown since. With
+    `classes: all` it knows every column, as in the paper, whose head has all classes from the start. About new rows it
+    says nothing: they are not `valid`, and their logits and features are 0.
     """
 
     partial = True
 
-    def __init__(self, class_names: tuple[str, ...]) -> None:
+    def __init__(self, class_names: tuple[str, ...], classes: Literal["known", "all"] = "known") -> None:
+        self.classes = classes
         self.born = (-1,) * len(class_names)
         self._shapes: dict[str, tuple[int, ...] | None] = {}
         self._class_ids = torch.arange(len(class_names))
@@ -65,4 +67,5 @@ class Stored(Teacher):
 
     def _known(self, batch: Batch) -> Tensor | None:
         """None where no class came after the first experience, so that nothing is masked in domain streams."""
-        return self._since <= batch.experience[:, None] if max(self.born) > 0 else None
+        masked = self.classes == "known" and max(self.born) > 0
+        return self._since <= batch.experience[:, None] if masked else None

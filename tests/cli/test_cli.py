@@ -130,7 +130,7 @@ def test_a_parts_options_are_told_with_type_default_and_meaning(clkd):
     assert "  label_smoothing: number  (default 0.0)\n      How much of the target is spread" in text
     options = {each["name"]: each for each in json.loads(clkd("list", "losses", "kd", "--json")[1])["options"]}
     assert options["temperature"]["type"] == "schedule or number"
-    assert options["variant"]["type"] == "kl | ce | mse"
+    assert options["variant"]["type"] == "kl | ce | mse | l2"
     assert options["between"]["default"] == "null"
 
 

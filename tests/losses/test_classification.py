@@ -168,3 +168,28 @@ def test_own_task_rows_is_finite_where_other_tasks_are_huge():
     assert value.item() == pytest.approx(np.log(2))
     assert torch.isfinite(logits.grad).all()
     assert logits.grad[0, 2] == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_batch_means_the_labels_of_the_rows_at_hand(seed):
+    """As Mammoth's ER-ACE has it: all columns that are no label of the batch are out of the softmax."""
+    draws = np.random.default_rng(seed)
+    labels = [5, 7, -1, 5, 0]
+    logits = draws.normal(size=(5, 4))
+    present = [IDS.index(y) for y in sorted({y for y in labels if y >= 0}, key=IDS.index)]
+    spec = Spec(IDS, BORN)
+    z = torch.tensor(logits, requires_grad=True)
+    value = bound(spec, over="batch")(batch_of(labels), said(z, spec)).mean()
+    assert value.item() == pytest.approx(reference(logits, labels, lambda y: present, 0.0))
+    value.backward()
+    assert (z.grad[:, IDS.index(3)] == 0).all(), "3 is no label here, so nobody pushes it away"
+    assert (z.grad[:2, present] != 0).all()
+
+
+def test_a_batch_of_one_class_teaches_nothing_over_batch():
+    spec = Spec(IDS, BORN)
+    z = torch.randn(3, 4, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    value = bound(spec, over="batch")(batch_of([5, 5, -1]), said(z, spec)).mean()
+    value.backward()
+    assert value == 0
+    assert (z.grad == 0).all()

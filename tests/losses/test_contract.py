@@ -40,6 +40,8 @@ def test_built_in_losses_keep_the_contract(name):
         lambda: CrossEntropy(over="new"),
         lambda: KD(variant="ce"),
         lambda: KD(variant="mse", rows="valid"),
+        lambda: KD(variant="l2"),
+        lambda: CrossEntropy(over="batch"),
         lambda: KD(scope="per_task", convention="plain"),
         lambda: KD(standardize=True, rows="valid"),
         lambda: KD(standardize=True, few_classes="kd"),

@@ -182,3 +182,12 @@ def test_tfkd_at_temperature_one_has_the_gradient_of_label_smoothing(one_sided):
         loss(leaf).mean().backward()
         grads.append(leaf.grad)
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_l2_is_the_distance_of_probabilities(seed, worth):
+    """FDR as Mammoth has it: `norm(softmax(out) - softmax(stored))`, row by row."""
+    z, v, _ = drawn(seed)
+    p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (z, v))
+    apart = np.sqrt(((p - q) ** 2).sum(1))
+    np.testing.assert_allclose(worth(KD(1.0, variant="l2"), *tensors(z, v)), apart, rtol=1e-9)

@@ -15,9 +15,11 @@ from clkd.losses.attention import Attention
 from clkd.losses.feature import Features, FitNet
 from clkd.losses.fsp import FSP
 from clkd.losses.layered import Layered
+from clkd.losses.less_forget import LessForget
 from clkd.losses.mgd import MGD, keep
 from clkd.losses.nst import NST
 from clkd.losses.ofd import OFD
+from clkd.losses.pod import POD
 from clkd.losses.review import Review
 from clkd.losses.vid import VID
 from clkd.schedules.base import Progress
@@ -303,6 +305,36 @@ def test_review(seed):
                 errors[min(errors) / 2] = mse(pooled(f, (size, size)), pooled(g, (size, size)))
         expected += loss.layer_weights[place] * sum(w * e for w, e in errors.items()) / sum(errors)
     np.testing.assert_allclose(value(loss, fs, gs), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pod_is_that_of_the_authors_code(seed):
+    """Squares, summed over width and over height, side by side at unit length; the norm of the difference."""
+    f, g = maps((2, 3, 4), seed), maps((2, 3, 4), seed + 10)
+    expected = []
+    for row in range(ROWS):
+        sums = []
+        for x in (f[row].numpy() ** 2, g[row].numpy() ** 2):
+            over_width = [x[c, i, :].sum() for c in range(2) for i in range(3)]
+            over_height = [x[c, :, j].sum() for c in range(2) for j in range(4)]
+            both = np.array(over_width + over_height)
+            sums.append(both / math.sqrt((both**2).sum()))
+        expected.append(math.sqrt(((sums[0] - sums[1]) ** 2).sum()))
+    np.testing.assert_allclose(value(bound(POD(), [(2, 3, 4)], [(2, 3, 4)]), [f], [g]), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cosine_is_one_minus_the_cosine(seed):
+    f, g = maps((5,), seed), maps((5,), seed + 10)
+    pairs = zip(f.numpy(), g.numpy(), strict=True)
+    expected = [1 - sum(a * b) / math.sqrt(sum(a * a) * sum(b * b)) for a, b in pairs]
+    np.testing.assert_allclose(value(bound(LessForget(), [(5,)], [(5,)]), [f], [g]), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [POD, LessForget])
+def test_layers_of_other_shapes_are_refused(kind):
+    with pytest.raises(UserError, match="one shape"):
+        bound(kind(), [(2, 3, 4)], [(2, 3, 3)])
 
 
 # What they have in common

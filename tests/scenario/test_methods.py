@@ -2,6 +2,7 @@ import pytest
 
 from clkd.scenario.load import load
 from clkd.scenario.resolve import resolved
+from clkd.scenario.show import show
 
 BARE = """\
 name: m
@@ -22,10 +23,25 @@ def bare(tmp_path):
     return write
 
 
-def test_every_method_makes_a_whole_scenario(bare, registry):
-    assert registry.names("methods") == ["er", "finetune", "kd_replay", "lwf"]
-    for method in registry.names("methods"):
-        assert load(bare(method), [], registry).scenario.method == method
+DARK = ("der", "derpp", "fdr")
+
+
+def settings(method):
+    """These take no other head than their own."""
+    own = {"bic": "bias_corrected", **dict.fromkeys(DARK, "fixed")}
+    return [f"student.head={own[method]}"] if method in own else []
+
+
+def test_every_method_makes_a_whole_scenario_and_says_what_is_its_own(bare, registry):
+    methods = registry.names("methods")
+    assert {"finetune", "er", "er_ace", "derpp", "lwf", "icarl", "bic", "podnet", "gem", "rwalk"} <= set(methods)
+    assert len(methods) == 26
+    for method in methods:
+        loaded = load(bare(method), settings(method), registry)
+        assert loaded.scenario.method == method
+        assert loaded.origins["losses", 0, "kind"] == "method"
+        assert loaded.origins["train", "optimizer", "kind"] == "file"
+        assert "# method" in show(loaded)
 
 
 def test_methods_are_what_their_papers_say(bare, registry):
@@ -44,6 +60,125 @@ def test_methods_are_what_their_papers_say(bare, registry):
     assert lwf.losses[1].shared.between == ("student", "previous")
     assert kd_replay.losses[1].shared.weight.name == "old_fraction"
     assert kd_replay.memory.options.size == 500
+
+
+def terms(scenario):
+    """Kind, sides and weight of each term."""
+    found = []
+    for part in scenario.losses:
+        weight = part.shared.weight
+        named = weight if isinstance(weight, float) else {"kind": weight.name, **weight.options.model_dump()}
+        found.append((part.name, part.shared.between, named))
+    return found
+
+
+def test_er_ace_keeps_new_rows_to_their_own_classes(bare, registry):
+    scenario = load(bare("er_ace"), [], registry).scenario
+    assert terms(scenario) == [
+        ("cross_entropy", ("student@new",), 1.0),
+        ("cross_entropy", ("student@replay",), 1.0),
+    ]
+    assert [part.options.over for part in scenario.losses] == ["batch", "auto"]
+
+
+def test_derpp_is_alpha_mse_and_beta_labels_of_two_draws(bare, registry):
+    """Seq-CIFAR-10 with 500 rows: α = 0.2, β = 0.5; all columns from the start."""
+    scenario = load(bare("derpp"), settings("derpp"), registry).scenario
+    assert terms(scenario) == [
+        ("cross_entropy", ("student@new",), 1.0),
+        ("kd", ("student@replay1", "stored@replay1"), 0.2),
+        ("cross_entropy", ("student@replay2",), 0.5),
+    ]
+    assert [part.options.over for part in scenario.losses] == ["all"] * 3
+    assert scenario.losses[1].options.variant == "mse"
+    assert (scenario.train.replay_draws, scenario.memory.options.size) == (2, 500)
+    assert (scenario.memory.options.store, scenario.teachers["stored"].options.classes) == (("logits",), "all")
+
+
+def test_icarls_loss_is_binary_and_its_head_comes_with_it(bare, registry):
+    path = bare("icarl")
+    path.write_text(path.read_text().replace(", head: linear", ""))
+    loaded = load(path, [], registry)
+    assert terms(loaded.scenario) == [
+        ("binary_cross_entropy", None, 1.0),
+        ("binary_kd", ("student", "previous"), 1.0),
+    ]
+    assert loaded.scenario.losses[0].options.over == "new"
+    assert (loaded.scenario.student.head.name, loaded.scenario.student.head.options.rows) == ("ncm", "memory")
+    assert (loaded.scenario.memory.name, loaded.scenario.memory.options.size) == ("herding", 2000)
+    assert loaded.origins["student", "head", "kind"] == "method"
+    assert loaded.origins["student", "model", "kind"] == "file"
+
+
+@pytest.mark.parametrize("method", ["wa", "bic"])
+def test_wa_and_bic_share_the_loss_out_by_old_classes(method, bare, registry):
+    path = bare(method)
+    path.write_text(path.read_text().replace(", head: linear", ""))
+    scenario = load(path, [], registry).scenario
+    assert terms(scenario) == [
+        ("cross_entropy", None, {"kind": "new_fraction", "value": 1.0}),
+        ("kd", ("student", "previous"), {"kind": "old_fraction", "value": 1.0}),
+    ]
+    told = scenario.losses[1].options
+    assert (told.temperature, told.variant, told.convention) == (2.0, "ce", "plain")
+    if method == "wa":
+        assert (scenario.student.head.options.align, scenario.phases) == (True, ())
+        return
+    (phase,) = scenario.phases
+    assert (scenario.student.head.name, phase.rows, phase.trains) == ("bias_corrected", "held_out", "bias")
+    assert (phase.share, phase.from_experience) == (0.1, 1)
+    assert scenario.memory.options.size + phase.keep == 2000
+
+
+def test_gdumb_trains_a_fresh_student_on_memory(bare, registry):
+    (phase,) = load(bare("gdumb"), [], registry).scenario.phases
+    assert (phase.rows, phase.reset, phase.epochs, phase.batch_size) == ("memory", True, 256, 16)
+    assert (phase.optimizer.keywords["lr"], phase.optimizer.keywords["momentum"]) == (0.05, 0.9)
+    assert phase.optimizer.keywords["weight_decay"] == 1e-6
+
+
+def test_of_student_and_train_a_method_fills_in_what_is_left_out(bare, registry):
+    loaded = load(bare("mir"), ["train.replay_batch_size=5"], registry)
+    assert (loaded.scenario.train.batch_size, loaded.scenario.train.replay_batch_size) == (10, 5)
+    assert loaded.origins["train", "batch_size"] == "method"
+    assert loaded.origins["train", "replay_batch_size"] == "--set"
+    assert loaded.origins["train", "epochs"] == "default"
+    assert loaded.origins["student", "head", "kind"] == "file"
+    path = bare("mir")
+    path.write_text(path.read_text().replace("train: {", "train: {batch_size: 7, "))
+    loaded = load(path, [], registry)
+    assert (loaded.scenario.train.batch_size, loaded.origins["train", "batch_size"]) == (7, "file")
+    assert loaded.scenario.train.replay_batch_size == 10
+
+
+def test_what_a_scenario_has_of_its_own_stays_its_own(bare, registry):
+    """Parts within `student` and `train` are never mixed: a head of one's own has none of the method's options."""
+    path = bare("wa")
+    loaded = load(path, [], registry)
+    assert (loaded.scenario.student.head.options.align, loaded.origins["student", "head", "align"]) == (
+        False,
+        "default",
+    )
+
+
+def test_what_a_method_gives_is_not_changed_by_who_loads_it(bare, registry):
+    before = resolved(load(bare("derpp"), ["student.head=fixed"], registry).scenario)
+    load(bare("derpp"), ["student.head=fixed", "losses.0.weight=9", "memory.size=3", "train.replay_draws=3"], registry)
+    assert resolved(load(bare("derpp"), ["student.head=fixed"], registry).scenario) == before
+
+
+def test_without_a_method_the_head_is_still_asked_for(bare, mistakes):
+    path = bare("er")
+    path.write_text(path.read_text().replace(", head: linear", ""))
+    assert mistakes(path) == ["m.yaml:4:1: student.head: is missing"]
+
+
+@pytest.mark.parametrize("method", DARK)
+def test_dark_experience_needs_all_columns_or_says_what_to_do(method, bare, mistakes, registry):
+    (line,) = mistakes(bare(method))
+    assert "set student.head: fixed, or teachers: {stored: stored}" in line
+    own = load(bare(method, "teachers: {stored: stored}\n"), [], registry).scenario
+    assert own.teachers["stored"].options.classes == "known"
 
 
 def test_the_scenarios_own_sections_come_before_the_methods(bare, registry):

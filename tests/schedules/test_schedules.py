@@ -8,6 +8,8 @@ import torch
 from clkd.losses.response import kd_rows
 from clkd.plugins import load_plugins
 from clkd.schedules.base import Progress, Schedule, value_of
+from clkd.schedules.imbalance import Imbalance
+from clkd.schedules.new_fraction import NewFraction
 from clkd.schedules.old_fraction import OldFraction
 from clkd.schedules.ramp import Cosine, Linear
 from clkd.schedules.warmup import Warmup
@@ -147,3 +149,18 @@ def test_a_schedule_weighs_by_multiplying():
     weighed = Linear(2.0, 1.0, steps=2).weigh(loss, Progress(epoch_step=1, epoch_steps=4))
     weighed.backward()
     assert (float(weighed.detach()), float(loss.grad)) == (4.5, 1.5)
+
+
+@pytest.mark.parametrize(("old", "seen"), [(0, 5), (5, 10), (90, 100), (10, 10)])
+def test_old_and_new_fraction_share_out_one(old, seen):
+    progress = Progress(old_classes=old, seen_classes=seen)
+    assert OldFraction(2.0)(progress) + NewFraction(2.0)(progress) == 2.0
+
+
+def test_imbalance_is_lucirs_and_podnets_weight():
+    """10 new classes after 50, then after 90: the authors' codes say 5·√5 and 15; √6 and √10."""
+    later = [Progress(old_classes=old, seen_classes=old + 10) for old in (50, 90)]
+    assert [Imbalance(5.0)(progress) for progress in later] == pytest.approx([5 * math.sqrt(5), 15])
+    assert [Imbalance(1.0, "seen")(progress) for progress in later] == pytest.approx([math.sqrt(6), math.sqrt(10)])
+    assert Imbalance(5.0)(Progress(old_classes=0, seen_classes=10)) == 0
+    assert Imbalance(5.0)(Progress(old_classes=9, seen_classes=9)) == 15, "no new class counts as one"

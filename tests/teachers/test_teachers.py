@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from clkd.errors import UserError
 from clkd.experience import Experience, Rows
+from clkd.losses.response import KD
 from clkd.models.backbones.resnet import ResNet
 from clkd.models.heads import Fixed, Linear
 from clkd.models.student import Student
 from clkd.seeding import generator
-from clkd.signals import Batch, Needs
+from clkd.signals import Batch, Needs, Signals
 from clkd.teachers.base import Teacher
 from clkd.teachers.ema import Ema
 from clkd.teachers.ensemble import Ensemble
@@ -256,3 +257,20 @@ def test_a_view_gives_the_teacher_its_own_statistics_and_size() -> None:
     teacher_view = (pixels - own_mean.view(1, 3, 1, 1)) / own_std.view(1, 3, 1, 1)
     torch.testing.assert_close(View((mean, std), (own_mean, own_std), None)(student_view), teacher_view)
     assert View((mean, std), (own_mean, own_std), 5)(student_view).shape == (2, 3, 5, 5)
+
+
+@pytest.mark.parametrize("classes", ["known", "all"])
+def test_stored_logits_of_all_columns_are_compared_as_in_the_paper(classes, experience: Experience) -> None:
+    """DER's `F.mse_loss(outputs, buffer_logits)`, later classes' columns included; or the classes known to a row."""
+    student = Student(ResNet(SHAPE, blocks=(1, 1, 1), width=4), Fixed(16, class_names=tuple("abcd")), SHAPE)
+    student.grow((0, 1), 0, generator(0))
+    student.grow((2, 3), 1, generator(0))
+    stored, loss = Stored(tuple("abcd"), classes), KD(variant="mse", over="all")
+    stored.begin(experience, student)
+    loss.bind(student.spec(), stored.spec())
+    i, draws = torch.zeros(3, dtype=torch.long), torch.Generator().manual_seed(0)
+    z, v = torch.randn(3, 4, generator=draws), torch.randn(3, 4, generator=draws)
+    replayed = Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=0, extra={"logits": v})
+    value = loss(replayed, Signals(z, student.class_ids_tensor), stored.signals(replayed, Needs())).mean()
+    columns = slice(0, 4 if classes == "all" else 2)
+    torch.testing.assert_close(value, torch.nn.functional.mse_loss(z[:, columns], v[:, columns]))
