@@ -69,7 +69,7 @@ class Offered(Tabled):
 
     def pieces(self, batch: Batch) -> Iterator[Tensor]:
         """Positions of the new rows, never more at once than there are slots (`[n]` int64 on the CPU)."""
-        return iter(torch.split(torch.arange(batch.new), self.size))
+        return iter(torch.split(torch.arange(batch.new), self.size) if batch.new else ())
 
     def _beside(self, batch: Batch, signals: Signals, at: Tensor) -> dict[str, Tensor]:
         """What is kept beside the rows at positions `at`, as `store` says."""
