@@ -288,7 +288,7 @@ def test_switches_for_speed_reach_peers(plugins: Plugins, tmp_path: Path) -> Non
     assert [student.runner.begins for student in parts.students.values()] == [True, False]  # type: ignore[attr-defined]
 
 
-MAPS = ("attention", "features", "fitnet", "mgd", "nst", "ofd", "vid")
+MAPS = ("attention", "features", "fitnet", "less_forget", "mgd", "nst", "ofd", "pod", "vid")
 BORROWERS = ("simkd", "srrl")
 
 
