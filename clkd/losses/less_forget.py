@@ -21,6 +21,10 @@ class LessForget(Layered):
     tensor([0.2929])
     """
 
+    @property
+    def called(self) -> str:
+        return "less_forget"
+
     def bind_pair(self, place: int, taps: Taps, shapes: tuple[Shape, Shape]) -> None:
         if shapes[0] != shapes[1]:
             given = f"{taps[0]} gives {shapes[0]} and {taps[1]} gives {shapes[1]}"

@@ -20,7 +20,7 @@ class POD(Layered):
     norm in place of its square that the authors' code has. They take the mean over layers, here it is the sum.
 
     >>> POD().compare(0, torch.ones(1, 1, 1, 2), torch.tensor([[[[2.0, 0.0]]]]))
-    tensor([0.4419])
+    tensor([0.5176])
     """
 
     maps_only: ClassVar[bool] = True
