@@ -48,7 +48,7 @@ PAIR = ["student", "external"]
 SOURCES = {
     BASE: "cross-entropy alone",
     "kd": "0.1·CE + 0.9·T²KL, T = 4 (RepDistiller)",
-    "features": "100, stage 2, 1 × 1 projector (FitNet in RepDistiller)",
+    "features": "1, stage 2, 1 × 1 projector (RepDistiller's 100 made every student diverge)",
     "attention": "1000, stages 1 to 3 (RepDistiller)",
     "rkd": "25·distance + 50·angle (the authors, RepDistiller)",
     "dist": "2, T = 1 (torchdistill's, for ImageNet)",
@@ -62,7 +62,7 @@ def losses(row: str, epochs: int) -> list[Any]:
     """A row's terms. mdistiller's DKD rises over 20 of 240 epochs."""
     rising = {"kind": "warmup", "epochs": epochs / 12}
     terms: dict[str, Any] = {
-        "features": {"between": ["student.stage2", "external.stage2"], "align": "conv1x1", "weight": 100},
+        "features": {"between": ["student.stage2", "external.stage2"], "align": "conv1x1", "weight": 1},
         "attention": {"between": PAIR, "layers": ["stage1", "stage2", "stage3"], "weight": 1000},
         "rkd": {"between": PAIR, "variant": "both", "weight": 25},
         "dist": {"between": PAIR, "weight": 2},

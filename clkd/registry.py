@@ -50,6 +50,8 @@ OFFERS = frozenset(
     }
 )
 """What a factory may name among its parameters beside its own options; whoever builds the part offers it."""
+OFFERS_OF = {"metrics": OFFERS | {"base", "experiences", "task_labels"}}
+"""The same for kinds that are offered more."""
 
 
 class Register(Protocol):
@@ -90,7 +92,7 @@ class Entry:
     def options(self) -> type[Options]:
         """The config model: the registered one, or the factory's own signature read as one."""
         try:
-            return self.config or _from_signature(self.name, self.load)
+            return self.config or _from_signature(self.name, self.load, OFFERS_OF.get(self.kind, OFFERS))
         except NameError as error:  # imported for type checkers only
             raise PluginError(
                 f"{self.kind}: '{self.name}' from plugin '{self.plugin}': the types of its parameters cannot be read "
@@ -242,11 +244,11 @@ def noun(kind: str) -> str:
     return singular.get(kind, kind.removesuffix("s"))
 
 
-def _from_signature(name: str, factory: Callable[..., Any]) -> type[Options]:
+def _from_signature(name: str, factory: Callable[..., Any], offers: frozenset[str]) -> type[Options]:
     """The options of a part that registered no config model: its factory's keyword parameters."""
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(factory, eval_str=True).parameters.values():
-        if parameter.name in OFFERS or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+        if parameter.name in offers or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
         fields[parameter.name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
