@@ -32,9 +32,13 @@ class Balanced(Tabled):
     """
 
     def __init__(
-        self, size: int | str, seed: int, device: torch.device | str, purpose: str, context: Context | None = None
+        self,
+        size: int | str = 500,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        context: Context | None = None,
     ) -> None:
-        super().__init__(size, seed, device, purpose, context, KEY_BYTES)
+        super().__init__(size, seed, device, context, KEY_BYTES)
 
     def groups(self, experience: Experience) -> tuple[int, ...]:
         """The groups that there are after an experience."""

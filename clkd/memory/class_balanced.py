@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
 from clkd.memory.balanced import Balanced
 
 if TYPE_CHECKING:
-    from clkd.context import Context
     from clkd.experience import Experience
 
 
@@ -21,14 +19,7 @@ class ClassBalanced(Balanced):
     classes drops a random part of it. Unlabelled rows are not kept.
     """
 
-    def __init__(
-        self,
-        size: int | str = 500,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        context: Context | None = None,
-    ) -> None:
-        super().__init__(size, seed, device, "class_balanced", context)
+    purpose: ClassVar[str] = "class_balanced"
 
     def groups(self, experience: Experience) -> tuple[int, ...]:
         return experience.seen

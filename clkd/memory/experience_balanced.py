@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
 from clkd.memory.balanced import Balanced
 
 if TYPE_CHECKING:
-    from clkd.context import Context
     from clkd.experience import Experience
 
 
@@ -20,14 +18,7 @@ class ExperienceBalanced(Balanced):
     What is kept of an experience is an even sample of its rows, and making room for new ones drops a random part of it.
     """
 
-    def __init__(
-        self,
-        size: int | str = 500,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        context: Context | None = None,
-    ) -> None:
-        super().__init__(size, seed, device, "experience_balanced", context)
+    purpose: ClassVar[str] = "experience_balanced"
 
     def groups(self, experience: Experience) -> tuple[int, ...]:
         return tuple(range(experience.index + 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -15,8 +14,7 @@ from clkd.memory.table import EXTRA
 from clkd.signals import Batch, Needs, Signals
 
 if TYPE_CHECKING:
-    from clkd.context import Context
-    from clkd.models.student import Student
+    pass
 
 SCORE = "score"
 """The extra column: 1 + the largest cosine between a row's gradient and others', when it came; from 0 to 2."""
@@ -41,19 +39,9 @@ class GSS(Offered):
     """
 
     compares: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        size: int | str = 500,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        store: Collection[str] = (),
-        class_names: tuple[str, ...] = (),
-        context: Context | None = None,
-        student: Student | None = None,
-    ) -> None:
-        reads = Needs(features=(PENULTIMATE,))
-        super().__init__(size, seed, device, "gss", context, store, class_names, student, SCORE_BYTES, reads)
+    purpose: ClassVar[str] = "gss"
+    own_bytes: ClassVar[int] = SCORE_BYTES
+    reads: ClassVar[Needs | None] = Needs(features=(PENULTIMATE,))
 
     def observe(self, batch: Batch, signals: Signals) -> None:
         cosines = likeness(signals, batch.y)[: batch.new, batch.new :]

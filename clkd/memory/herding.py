@@ -13,7 +13,6 @@ from clkd.memory.table import PIECE
 from clkd.signals import Needs
 
 if TYPE_CHECKING:
-    from clkd.context import Context
     from clkd.experience import Experience, Rows
     from clkd.models.student import Student
 
@@ -31,15 +30,6 @@ class Herding(ClassBalanced):
     Of a class that comes in several experiences, each part is ordered by itself, in the features of its time, and the
     prefixes share the class's rows. Unlabelled rows are not kept.
     """
-
-    def __init__(
-        self,
-        size: int | str = 500,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        context: Context | None = None,
-    ) -> None:
-        super().__init__(size, seed, device, context)
 
     def keys(self, experience: Experience, student: Student) -> Tensor:
         """Each row's place in the order of its class; infinite for those that there is no room for anyway."""

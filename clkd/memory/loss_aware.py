@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,8 +13,7 @@ from clkd.memory.table import EXTRA
 from clkd.signals import Batch, Needs, Signals
 
 if TYPE_CHECKING:
-    from clkd.context import Context
-    from clkd.models.student import Student
+    pass
 
 LOSS, SLOT = "loss", "slot"
 LOSS_BYTES = 4
@@ -34,19 +32,9 @@ class LossAware(Offered):
     """
 
     compares: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        size: int | str = 500,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        store: Collection[str] = (),
-        class_names: tuple[str, ...] = (),
-        context: Context | None = None,
-        student: Student | None = None,
-    ) -> None:
-        super().__init__(size, seed, device, "loss_aware", context, store, class_names, student, LOSS_BYTES, Needs())
-        self.seen = 0
+    purpose: ClassVar[str] = "loss_aware"
+    own_bytes: ClassVar[int] = LOSS_BYTES
+    reads: ClassVar[Needs | None] = Needs()
 
     def sample(self, n: int, generator: torch.Generator) -> Batch | None:
         """With the slot of each row, so that its loss finds its place."""
@@ -89,13 +77,6 @@ class LossAware(Offered):
             count = min(len(self) + len(rows), self.size)
             beside = {**self._beside(batch, signals, at), LOSS: loss[at]}
             self.table.put(slots, only(batch, at), beside, count)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "seen": self.seen}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.seen = int(state["seen"])
 
 
 def row_losses(logits: Tensor, class_ids: Tensor, y: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,31 +37,34 @@ class Offered(Tabled):
         store: `logits`, names of taps.
         class_names: of the data set, for logits.
         student: knows the shapes of its features, for a size in bytes.
-        beside: bytes that the memory keeps beside each row of its own accord.
-        reads: what it reads of the student without keeping it.
     """
+
+    own_bytes: ClassVar[int] = 0
+    """What it keeps beside each row of its own accord."""
+    reads: ClassVar[Needs | None] = None
+    """What it reads of the student without keeping it."""
 
     def __init__(
         self,
-        size: int | str,
-        seed: int,
-        device: torch.device | str,
-        purpose: str,
-        context: Context | None = None,
+        size: int | str = 500,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
         store: Collection[str] = (),
         class_names: tuple[str, ...] = (),
+        context: Context | None = None,
         student: Student | None = None,
-        beside: int = 0,
-        reads: Needs | None = None,
     ) -> None:
         self._stores = tuple(dict.fromkeys(store))
         self.classes = len(class_names)
         taps = tuple(name for name in self._stores if name != LOGITS)
         kept = Needs(LOGITS in self._stores, taps) if self._stores else None
-        self.needs = kept | reads if kept and reads else kept or reads
+        self.needs = kept | self.reads if kept and self.reads else kept or self.reads
+        beside = self.own_bytes
         if self._stores and isinstance(size, str):
             beside += 4 * sum(_widths(self._stores, self.classes, student)) + VIEW
-        super().__init__(size, seed, device, purpose, context, beside)
+        super().__init__(size, seed, device, context, beside)
+        self.seen = 0
+        """New rows so far, where the rule counts them."""
 
     @property
     def stores(self) -> tuple[str, ...]:
@@ -83,12 +86,19 @@ class Offered(Tabled):
             kept["view"] = batch.view[at]
         return kept
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "seen": self.seen}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Also what a memory held that knew fewer classes, or was smaller or larger."""
+        """Also what a memory held that knew fewer classes, or was smaller or larger.
+
+        A larger one than before is filled by rows to come; of the past it has no more than what was kept.
+        """
         rows, name = dict(state["table"]), EXTRA + LOGITS
         if name in rows:
             rows[name] = F.pad(rows[name], (0, max(self.classes - rows[name].shape[1], 0)))
         super().load_state_dict({**state, "table": rows})
+        self.seen = int(state["seen"])
 
 
 def only(batch: Batch, at: Tensor) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch import Tensor
 from clkd.memory.balanced import Balanced
 
 if TYPE_CHECKING:
-    from clkd.context import Context
     from clkd.experience import Experience
 
 
@@ -21,14 +20,7 @@ class Random(Balanced):
     experience's rows are replayed within it.
     """
 
-    def __init__(
-        self,
-        size: int | str = 500,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        context: Context | None = None,
-    ) -> None:
-        super().__init__(size, seed, device, "random", context)
+    purpose: ClassVar[str] = "random"
 
     def groups(self, experience: Experience) -> tuple[int, ...]:
         return (0,)

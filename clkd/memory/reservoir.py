@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Reservoir(Offered):
     Rows without a label are not offered to it, unless `unlabelled`: then they count and are kept like any other.
     """
 
+    purpose: ClassVar[str] = "reservoir"
+
     def __init__(
         self,
         size: int | str = 500,
@@ -37,9 +39,8 @@ class Reservoir(Offered):
         student: Student | None = None,
         unlabelled: bool = False,
     ) -> None:
-        super().__init__(size, seed, device, "reservoir", context, store, class_names, student)
+        super().__init__(size, seed, device, store, class_names, context, student)
         self.unlabelled = unlabelled
-        self.seen = 0
 
     def observe(self, batch: Batch, signals: Signals) -> None:
         slots, rows = self._places(batch.new)
@@ -71,12 +72,3 @@ class Reservoir(Offered):
             found.append(min(slot, count))
             count += slot >= count
         return torch.tensor(found)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "seen": self.seen}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """A larger one than before is filled by rows to come, which it keeps as if it had always been so large; of the
-        past it has no more than what was kept."""
-        super().load_state_dict(state)
-        self.seen = int(state["seen"])

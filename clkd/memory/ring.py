@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class Ring(Offered):
     Which rows stay follows from the rows seen, not from how they came in batches, and nothing waits for the device.
     """
 
+    purpose: ClassVar[str] = "ring"
+    own_bytes: ClassVar[int] = ARRIVAL_BYTES
+
     def __init__(
         self,
         size: int | str = 500,
@@ -45,9 +48,8 @@ class Ring(Offered):
         context: Context | None = None,
         student: Student | None = None,
     ) -> None:
-        super().__init__(size, seed, device, "ring", context, store, class_names, student, ARRIVAL_BYTES)
+        super().__init__(size, seed, device, store, class_names, context, student)
         self.group = COLUMN[per]
-        self.seen = 0
 
     def observe(self, batch: Batch, signals: Signals) -> None:
         for at in self.pieces(batch):
@@ -74,13 +76,6 @@ class Ring(Offered):
     def staying(self, rows: Mapping[str, Tensor]) -> Tensor:
         """The newest of each queue."""
         return newest(rows[self.group], rows[EXTRA + ARRIVAL], self.size).nonzero().squeeze(1)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "seen": self.seen}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.seen = int(state["seen"])
 
 
 def newest(group: Tensor, arrival: Tensor, count: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,23 +25,24 @@ class Tabled(Memory):
         size: how many rows are kept at most, or how many bytes ("20MB").
         seed: of the run.
         device: where the rows lie.
-        purpose: what the generator is for, so that no two kinds of memory draw the same numbers.
         context: what is known of the stream, for a size in bytes.
         beside: bytes that are kept beside each row.
     """
+
+    purpose: ClassVar[str]
+    """What the generator is for, so that no two kinds of memory draw the same numbers."""
 
     def __init__(
         self,
         size: int | str,
         seed: int,
         device: torch.device | str,
-        purpose: str,
         context: Context | None = None,
         beside: int = 0,
     ) -> None:
         self.size = rows_within(size, context, beside)
         self.table = Table(self.size, device)
-        self.draws = generator(seed, "memory", purpose)
+        self.draws = generator(seed, "memory", self.purpose)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch | None:
         return self.table.sample(n, generator)
