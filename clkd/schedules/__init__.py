@@ -140,75 +140,50 @@ class ImbalanceOptions(Options):
     """Of which classes there are how many times as many as new ones."""
 
 
+SCHEDULES: tuple[tuple[str, str, type[Options], str], ...] = (
+    ("constant", "constant:Constant", ConstantOptions, "the same value all the time"),
+    ("warmup", "warmup:Warmup", WarmupOptions, "rises linearly from 0 in every experience, then stays"),
+    (
+        "old_fraction",
+        "old_fraction:OldFraction",
+        OldFractionOptions,
+        "the share of old classes among those seen: 0 in the first experience, growing later",
+    ),
+    (
+        "new_fraction",
+        "new_fraction:NewFraction",
+        NewFractionOptions,
+        "the share of new classes among those seen: what old_fraction leaves",
+    ),
+    (
+        "imbalance",
+        "imbalance:Imbalance",
+        ImbalanceOptions,
+        "the root of how many old classes, or seen ones, there are for each new one (LUCIR, PODNet)",
+    ),
+    ("linear", "ramp:Linear", RampOptions, "a straight line from one value to another"),
+    ("cosine", "ramp:Cosine", RampOptions, "half a cosine from one value to another"),
+    ("per_experience", "per_experience:PerExperience", PerExperienceOptions, "a list, one value for each experience"),
+    ("confidence", "adaptive:Confidence", AdaptiveOptions, "follows how sure the student is of the batch"),
+    ("entropy", "adaptive:Entropy", AdaptiveOptions, "follows how unsure the student is of the batch"),
+    (
+        "curriculum",
+        "curriculum:Curriculum",
+        CurriculumOptions,
+        "a learned temperature that makes distillation harder (CTKD)",
+    ),
+    (
+        "uncertainty",
+        "uncertainty:Uncertainty",
+        UncertaintyOptions,
+        "a learned weight: the less a term can be fitted, the less it counts",
+    ),
+    ("forgetting", "forgetting:Forgetting", ForgettingOptions, "grows with what validation rows show was forgotten"),
+)
+
+
 @hookimpl
 def clkd_register_schedules(register: Register) -> None:
     """The schedules that clkd ships."""
-    register(
-        "constant", "clkd.schedules.constant:Constant", config=ConstantOptions, summary="the same value all the time"
-    )
-    register(
-        "warmup",
-        "clkd.schedules.warmup:Warmup",
-        config=WarmupOptions,
-        summary="rises linearly from 0 in every experience, then stays",
-    )
-    register(
-        "old_fraction",
-        "clkd.schedules.old_fraction:OldFraction",
-        config=OldFractionOptions,
-        summary="the share of old classes among those seen: 0 in the first experience, growing later",
-    )
-    register(
-        "new_fraction",
-        "clkd.schedules.new_fraction:NewFraction",
-        config=NewFractionOptions,
-        summary="the share of new classes among those seen: what old_fraction leaves",
-    )
-    register(
-        "imbalance",
-        "clkd.schedules.imbalance:Imbalance",
-        config=ImbalanceOptions,
-        summary="the root of how many old classes, or seen ones, there are for each new one (LUCIR, PODNet)",
-    )
-    register(
-        "linear", "clkd.schedules.ramp:Linear", config=RampOptions, summary="a straight line from one value to another"
-    )
-    register(
-        "cosine", "clkd.schedules.ramp:Cosine", config=RampOptions, summary="half a cosine from one value to another"
-    )
-    register(
-        "per_experience",
-        "clkd.schedules.per_experience:PerExperience",
-        config=PerExperienceOptions,
-        summary="a list, one value for each experience",
-    )
-    register(
-        "confidence",
-        "clkd.schedules.adaptive:Confidence",
-        config=AdaptiveOptions,
-        summary="follows how sure the student is of the batch",
-    )
-    register(
-        "entropy",
-        "clkd.schedules.adaptive:Entropy",
-        config=AdaptiveOptions,
-        summary="follows how unsure the student is of the batch",
-    )
-    register(
-        "curriculum",
-        "clkd.schedules.curriculum:Curriculum",
-        config=CurriculumOptions,
-        summary="a learned temperature that makes distillation harder (CTKD)",
-    )
-    register(
-        "uncertainty",
-        "clkd.schedules.uncertainty:Uncertainty",
-        config=UncertaintyOptions,
-        summary="a learned weight: the less a term can be fitted, the less it counts",
-    )
-    register(
-        "forgetting",
-        "clkd.schedules.forgetting:Forgetting",
-        config=ForgettingOptions,
-        summary="grows with what validation rows show was forgotten",
-    )
+    for name, factory, config, summary in SCHEDULES:
+        register(name, f"clkd.schedules.{factory}", config=config, summary=summary)

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clkd.data.augment import Augment
-from clkd.engine.compose import refuse_gaps, refuse_lost_views
 from clkd.engine.execute import execute
 from clkd.engine.loop import Loop
 from clkd.engine.parts import Parts
+from clkd.engine.refusals import refuse_gaps, refuse_lost_views
 from clkd.engine.term import Side, Term
 from clkd.errors import UserError
 from clkd.experience import Experience

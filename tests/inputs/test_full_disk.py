@@ -145,7 +145,7 @@ def may_mount(tmp_path):
 @pytest.mark.parametrize("what", ["run", "cache"])
 def test_a_small_tmpfs_fills_up(scenario, tmp_path, what):
     if not may_mount(tmp_path):
-        pytest.skip("mounting a tmpfs is not allowed here; files of limited size stand for it")
+        pytest.skip(reason="mounting a tmpfs is not allowed here; files of limited size stand for it")
     path = scenario(**LARGE)
     small = tmp_path / "small"
     small.mkdir()

@@ -159,7 +159,7 @@ def commands():
 @pytest.mark.parametrize("how", ["module", "script"])
 def test_no_code_of_the_current_directory_is_imported(how, hostile):
     if how not in commands():
-        pytest.skip("clkd is not installed as a script here")
+        pytest.skip(reason="clkd is not installed as a script here")
     environment = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1])}
     for arguments in (["validate", "s.yaml"], ["run", "s.yaml", "-q"]):
         done = subprocess.run(
@@ -189,7 +189,7 @@ def test_a_repository_around_the_run_runs_nothing(here, monkeypatch):
         ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"],
     ):
         if subprocess.run(["git", *command], capture_output=True, check=False).returncode:
-            pytest.skip("git cannot make a repository here")
+            pytest.skip(reason="git cannot make a repository here")
     Path(".git/hooks").mkdir(exist_ok=True)
     for hook in ("evil", "hooks/post-index-change"):
         Path(".git", hook).write_text(f"#!/bin/sh\ntouch {here}/pwned\n")

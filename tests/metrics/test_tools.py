@@ -65,7 +65,7 @@ def libcontinual_transfer(r: np.ndarray) -> float:
 def avalanche_forgetting(r: np.ndarray) -> float:
     """Avalanche's own metric, told what its plugin is told."""
     if importlib.util.find_spec("avalanche") is None:
-        pytest.skip("Avalanche is not installed")
+        pytest.skip(reason="Avalanche is not installed")
     avalanche()
     own = importlib.import_module("avalanche.evaluation.metrics.forgetting_bwt").Forgetting()
     for i, row in enumerate(r):

@@ -1,0 +1,81 @@
+"""Parts that are each right but do not go together: what only shows once all of them are made."""
+
+from __future__ import annotations
+
+from clkd.engine.parts import Parts
+from clkd.errors import UserError
+from clkd.streams.base import Stream
+from clkd.teachers.stored import Stored
+
+
+def refuse(parts: Parts, stream: Stream) -> None:
+    """Raises `UserError` for the first thing that cannot work, before anything is trained."""
+    refuse_lost_views(parts)
+    refuse_fixed_views(parts)
+    refuse_apart(parts)
+    refuse_gaps(parts, stream)
+    refuse_unstored(parts)
+
+
+def refuse_lost_views(parts: Parts) -> None:
+    """What was said about a row is about one view of it, so a memory that stores it must be able to show that again."""
+    if not parts.memory.stores:
+        return
+    if parts.augment.strong:
+        raise UserError(
+            "memory.store: what the student said belongs to the view it saw, and a strong view is drawn anew each "
+            "time: leave out stream.augment.strong, or store nothing"
+        )
+    if parts.augment.views is None:
+        raise UserError(
+            "memory.store: what the student said belongs to the view it saw, and here every view is drawn anew: give "
+            "rows fixed views, which are replayed with it (stream.augment: {…, views: 1}), or set stream.augment: none"
+        )
+
+
+def refuse_apart(parts: Parts) -> None:
+    """A gradient policy looks at new and replayed rows apart, and some memories at both together."""
+    if parts.gradient is not None and parts.peers:
+        raise UserError("train.gradient: a gradient policy projects the student's gradient alone: leave out peers")
+    if parts.gradient is not None and parts.memory.compares:
+        raise UserError(
+            f"train.gradient: {type(parts.memory).__name__} chooses rows by comparing new ones with those replayed "
+            "beside them, and a gradient policy looks at both apart: use another memory, such as class_balanced"
+        )
+
+
+def refuse_unstored(parts: Parts) -> None:
+    """What a loss compares with what the memory stored, the memory has to store."""
+    for place, term in enumerate(parts.terms):
+        if term.teacher and isinstance(parts.teachers.get(term.teacher), Stored):
+            needs = term.needs(term.teacher)
+            read = (*(("logits",) if needs.logits else ()), *needs.features)
+            missing = [name for name in read if name not in parts.memory.stores]
+            if missing:
+                raise UserError(
+                    f"losses.{place}: {term.name} compares with '{missing[0]}' of what the memory stored, which stores "
+                    f"{', '.join(parts.memory.stores) or 'nothing'}: add it to memory.store"
+                )
+
+
+def refuse_fixed_views(parts: Parts) -> None:
+    """A peer cannot see a random view of its own where there are none."""
+    if parts.own_views and parts.augment.views is not None:
+        raise UserError(
+            f"peers.{parts.own_views[0]}.own_view: a view of its own is a random one, and here each row comes in fixed "
+            "views (or is not augmented at all): leave it at false, or let stream.augment crop or flip at random"
+        )
+
+
+def refuse_gaps(parts: Parts, stream: Stream) -> None:
+    """A loss that knows nothing of the columns a row did not know would take the zeros in them for answers."""
+    grows = any(experience.new_classes for experience in stream[1:])
+    for place, term in enumerate(parts.terms):
+        teacher = parts.teachers.get(term.teacher or "")
+        gaps = teacher is not None and (teacher.partial == "always" or (teacher.partial and grows))
+        if gaps and term.loss.needs.logits and not term.loss.reads_known:
+            raise UserError(
+                f"losses.{place}: {term.name} compares all columns of '{term.teacher}', but its rows know only some of "
+                "them (the classes of their own time, or those that their teachers share): use kd, or leave out what "
+                "`known` of the signals says and set reads_known = True in the loss"
+            )
