@@ -96,9 +96,7 @@ class Scheduler:
     def _baseline(self) -> None:
         """What an untrained student scores: forward transfer is measured against it."""
         known = known_experiences(self.parts.student, self.stream)
-        accuracy, aware, _ = self._pass(known)
-        counts = aware if self.run.record.task_labels else accuracy
-        for experience, share in zip(known, counts, strict=True):
+        for experience, share in zip(known, self._scores(known), strict=True):
             self.run.record.baseline[experience.index] = share
 
     def _evaluate(self, experience: Experience) -> dict[str, Any]:
@@ -127,8 +125,7 @@ class Scheduler:
         """Accuracy of each peer on each experience so far, and its mean, as trackers log them."""
         told: dict[str, float] = {}
         for name, peer in self.parts.peers.items():
-            accuracy, aware, _ = self._pass(seen, student=peer)
-            shares = aware if self.run.record.task_labels else accuracy
+            shares = self._scores(seen, student=peer)
             told[f"peers/{name}/average_accuracy"] = sum(shares) / len(shares)
             told |= {f"peers/{name}/exp_{e.index:02d}": share for e, share in zip(seen, shares, strict=True)}
         return {name: share for name, share in told.items() if not math.isnan(share)}
@@ -142,8 +139,8 @@ class Scheduler:
         experience = self.stream[self.loop.progress.experience]
         run.step = self.loop.progress.step
         with self._paused("train"), _aside(student, device):
-            accuracy, aware, _ = self._pass(self.stream[: experience.index + 1], look=lambda: None)
-        shares = [share for share in (aware if run.record.task_labels else accuracy) if not math.isnan(share)]
+            scores = self._scores(self.stream[: experience.index + 1], look=lambda: None)
+        shares = [share for share in scores if not math.isnan(share)]
         if not shares:
             return
         average = sum(shares) / len(shares)
@@ -155,9 +152,18 @@ class Scheduler:
         held = [e for e in self.stream[: experience.index + 1] if len(e.validation)]
         if not held:
             return {}
-        accuracy, aware, _ = self._pass(held, "validation")
-        counts = aware if self.run.record.task_labels else accuracy
-        return dict(zip((e.index for e in held), counts, strict=True))
+        return dict(zip((e.index for e in held), self._scores(held, "validation"), strict=True))
+
+    def _scores(
+        self,
+        experiences: Sequence[Experience],
+        split: Literal["test", "validation"] = "test",
+        student: Student | None = None,
+        look: Callable[[], None] | None = None,
+    ) -> list[float]:
+        """Accuracy on each, of the kind that this stream reports."""
+        accuracy, aware, _ = self._pass(experiences, split, student, look)
+        return aware if self.run.record.task_labels else accuracy
 
     def _pass(
         self,

@@ -98,3 +98,12 @@ def test_every_result_is_kept_at_once_and_nothing_is_trained_twice(tmp_path: Pat
     )
     assert run("--table").splitlines()[:-1] == first.splitlines()[:-1]
     assert "| kd | " in first
+
+
+def test_lines_of_other_settings_are_left_alone(made: ModuleType, tmp_path: Path) -> None:
+    ours, other = made.work(asked(made)), made.work(asked(made, "--epochs", "3"))
+    results = tmp_path / "results.jsonl"
+    for todo, accuracy in ((other, 0.1), (ours, 0.5)):
+        made.keep(results, {"key": todo.key("kd"), "row": "kd", "seed": 0, "accuracy": accuracy, "seconds": 1.0})
+    assert made.kept(results, ours, made.SOURCES, [0]) == {("kd", 0): 0.5}
+    assert made.kept(results, other, made.SOURCES, [0, 1]) == {("kd", 0): 0.1}
