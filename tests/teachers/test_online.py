@@ -82,3 +82,11 @@ def test_of_another_batch_the_student_itself_is_asked() -> None:
     made.student.signals = lambda x, needs: Signals(x[:, None] + 1, torch.tensor([3]))
     assert not made.signals(rows, Needs()).logits.any()
     assert torch.equal(made.signals(others, Needs()).logits, others.x[:, None] + 1)
+
+
+def test_what_a_member_repeats_carries_no_gradient() -> None:
+    rows, logits = batch([0]), torch.zeros(1, 2, requires_grad=True)
+    (member,) = members(rows, (logits, (0, 1))).values()
+    said = member.signals(rows, Needs())
+    assert said.logits is not None
+    assert not said.logits.requires_grad
