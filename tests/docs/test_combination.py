@@ -64,3 +64,10 @@ def test_chains_runs_and_views_train(tmp_path: Path) -> None:
         made = {"name": "doc", **base, **part, "losses": losses, "memory": "none", "tracking": {"mode": "off"}}
         path.write_text(to_yaml({**made, "output": str(tmp_path / place)}))
         assert execute(RunRequest(scenario=path, quiet=True), plugins)["status"] == "finished", part
+
+
+def test_every_schedule_and_teacher_is_on_its_page() -> None:
+    registry = load_plugins().registry
+    for kind in ("schedules", "teachers"):
+        page = (DOCS / f"{kind}.md").read_text(encoding="utf-8")
+        assert [name for name in registry.names(kind) if f"`{name}`" not in page] == []
