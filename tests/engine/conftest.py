@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor
 
 from clkd.data.augment import Augment
+from clkd.engine.bar import Bar
 from clkd.experience import Experience, Rows
 from clkd.models.backbones.mlp import MLP
 from clkd.models.heads import Linear
 from clkd.models.student import Student
+from clkd.plugins import Plugins, load_plugins
+from clkd.schedules.base import Progress
 
 WAITS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "nonzero")
 CLASSES, PER_CLASS, SHAPE = 4, 24, (3, 8, 8)
@@ -73,3 +77,25 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(Tensor, name, watched)
     return seen
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps after which a real SIGTERM comes."""
+    steps: list[int] = []
+    draw = Bar.__call__
+
+    def watched(self: Bar, progress: Progress) -> None:
+        draw(self, progress)
+        if progress.step in steps and self.what == "experience":
+            steps.remove(progress.step)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Bar, "__call__", watched)
+    return steps
+
+
+@pytest.fixture(scope="session")
+def plugins() -> Plugins:
+    """What clkd ships; a test that adds to it loads its own."""
+    return load_plugins()

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from states import assert_same, state
 
-from clkd.engine.bar import Bar
 from clkd.engine.execute import execute
 from clkd.errors import Interrupted
 from clkd.optimizers import OPTIMIZERS, SCHEDULERS
-from clkd.plugins import Plugins, load_plugins
+from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
-from clkd.schedules.base import Progress
 
 TRAIN: dict[str, Any] = {"epochs": 2, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9}}
 BASE: dict[str, Any] = {
@@ -227,27 +224,6 @@ def scheduled(place: int, optimizer: str) -> dict[str, Any]:
 
 
 TORCHS = {name: scheduled(place, name) for place, name in enumerate(OPTIMIZERS)}
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
-
-
-@pytest.fixture
-def stop_after(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The steps after which a real SIGTERM comes."""
-    steps: list[int] = []
-    draw = Bar.__call__
-
-    def watched(self: Bar, progress: Progress) -> None:
-        draw(self, progress)
-        if progress.step in steps and self.what == "experience":
-            steps.remove(progress.step)
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(Bar, "__call__", watched)
-    return steps
 
 
 def start(plugins: Plugins, home: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:

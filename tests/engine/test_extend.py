@@ -93,11 +93,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
-
-
 def write(path: Path, classes: range, **columns: Any) -> None:
     """Digits of these classes, 20 rows to train on and 10 to test on of each."""
     digits = load_digits()

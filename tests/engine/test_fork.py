@@ -14,7 +14,7 @@ from states import assert_same, state
 from clkd.engine.execute import execute
 from clkd.engine.origin import split
 from clkd.errors import UserError
-from clkd.plugins import Plugins, load_plugins
+from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
 
@@ -34,11 +34,6 @@ BASE: dict[str, Any] = {
     "train": {"batch_size": 16, "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True},
     "tracking": {"mode": "offline"},
 }
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from clkd.memory.reservoir import Reservoir
 from clkd.memory.ring import Ring
 from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
-from clkd.plugins import Plugins, load_plugins
+from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.model import TrainOptions
 from clkd.scenario.request import RunRequest
@@ -50,11 +50,6 @@ TINY: dict[str, Any] = {
     "train": {"batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05}},
     "tracking": {"mode": "off"},
 }
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 def run(plugins: Plugins, home: Path, **changes: Any) -> dict[str, Any]:

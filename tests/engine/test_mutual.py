@@ -32,7 +32,7 @@ from clkd.models.heads import Linear
 from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
 from clkd.options import Parsing
-from clkd.plugins import Plugins, load_plugins
+from clkd.plugins import Plugins
 from clkd.ranks import ALONE
 from clkd.scenario.document import to_yaml
 from clkd.scenario.model import Scenario, TrainOptions
@@ -199,11 +199,6 @@ BASE: dict[str, Any] = {
     "train": {"epochs": 2, "batch_size": 16, "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True},
     "tracking": {"mode": "offline"},
 }
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 def run(plugins: Plugins, home: Path, name: str, **changes: Any) -> Path:

@@ -35,7 +35,7 @@ from clkd.losses.si import SI
 from clkd.memory.base import Memory
 from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
-from clkd.plugins import Plugins, load_plugins
+from clkd.plugins import Plugins
 from clkd.ranks import Ranks
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
@@ -311,11 +311,6 @@ BASE: dict[str, Any] = {
     "train": {"batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05}},
     "tracking": {"mode": "off"},
 }
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 def write(home: Path, **changes: Any) -> Path:

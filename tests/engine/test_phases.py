@@ -48,11 +48,6 @@ BIC: dict[str, Any] = {
 EEIL = {"phases": [{"name": "balanced", "rows": "balanced", "epochs": 2, "from_experience": 1, "optimizer": SGD}]}
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
-
-
 def write(home: Path, name: str, changes: dict[str, Any]) -> Path:
     scenario = home / f"{name}.yaml"
     scenario.write_text(to_yaml({**BASE, **changes, "output": str(home / name)}))

@@ -18,16 +18,14 @@ from clkd.cache import cache_directory
 from clkd.cli.main import main
 from clkd.data.digits import Digits
 from clkd.engine import scheduler
-from clkd.engine.bar import Bar
 from clkd.engine.compose import Composer, Composition
 from clkd.engine.execute import execute
 from clkd.errors import Interrupted, UserError
 from clkd.models.student import Student
-from clkd.plugins import Plugins, load_plugins
+from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
 from clkd.scenario.request import RunRequest
-from clkd.schedules.base import Progress
 from clkd.signals import Needs
 
 TRAIN: dict[str, Any] = {"epochs": 2, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9}}
@@ -50,11 +48,6 @@ DERPP = {
     "losses": ["cross_entropy", {"kind": "kd", "between": ["student@replay", "stored"], "variant": "mse"}],
     "memory": {"kind": "reservoir", "size": 30, "store": ["logits"]},
 }
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 def write(home: Path, name: str, **changes: Any) -> Path:
@@ -344,22 +337,6 @@ def test_mistakes_are_told_before_training(plugins: Plugins, tmp_path: Path, rep
 
 
 # Going on
-
-
-@pytest.fixture
-def stop_after(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The steps after which a real SIGTERM comes."""
-    steps: list[int] = []
-    draw = Bar.__call__
-
-    def watched(self: Bar, progress: Progress) -> None:
-        draw(self, progress)
-        if progress.step in steps and self.what == "experience":
-            steps.remove(progress.step)
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(Bar, "__call__", watched)
-    return steps
 
 
 def go_on(plugins: Plugins, run: Path, *settings: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from states import assert_same, state
 
 from clkd.engine.execute import execute
 from clkd.errors import UserError
-from clkd.plugins import Plugins, load_plugins
+from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
 
@@ -155,11 +155,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         }
     },
 }
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 def run(plugins: Plugins, home: Path, name: str, changes: dict[str, Any], limit: int | None = None) -> dict[str, Any]:

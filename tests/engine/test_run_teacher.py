@@ -23,7 +23,7 @@ from clkd.engine.compose import Composition
 from clkd.engine.execute import execute
 from clkd.engine.extend import extension
 from clkd.errors import UserError
-from clkd.plugins import Plugins, load_plugins
+from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
 from clkd.signals import Needs
@@ -45,11 +45,6 @@ TAUGHT: dict[str, Any] = {
     "student": {"model": {"kind": "mlp", "hidden": [8]}, "head": "linear"},
     "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "big"]}],
 }
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 @pytest.fixture

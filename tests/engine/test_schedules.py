@@ -13,7 +13,7 @@ import torch
 from clkd import checkpoint
 from clkd.engine.execute import execute
 from clkd.errors import UserError
-from clkd.plugins import Plugins, load_plugins
+from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
 
@@ -31,11 +31,6 @@ BASE: dict[str, Any] = {
 KD = {"kind": "kd", "between": ["student", "previous"]}
 ONE_STEP = {**BASE["train"], "batch_size": 512, "epochs": 5}
 """Each epoch is one step, so that an epoch's means are that step's numbers."""
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins()
 
 
 def run(plugins: Plugins, home: Path, changes: dict[str, Any], limit: int | None = None) -> Path:
