@@ -86,7 +86,7 @@ class Generator(Memory):
         noise = torch.randn(len(x), self.latent, generator=self.draws).to(x.device, non_blocking=True)
         apart, divergence = (self._mean(values, rows.new) for values in vae(x, noise))
         optimizer.zero_grad(set_to_none=True)
-        (apart + divergence).backward()
+        torch.autograd.backward(apart + divergence)
         optimizer.step()
         return {"generator/reconstruction": apart.detach(), "generator/divergence": divergence.detach()}
 

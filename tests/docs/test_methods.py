@@ -30,7 +30,7 @@ def test_what_is_shown_trains(tmp_path: Path) -> None:
     plugins = load_plugins()
     first, dgr, lwf, mixed = map(yaml.safe_load, blocks("yaml"))
     student = {**first["student"], "head": "linear"}
-    own = {"dgr": {**first, **dgr, "student": student}, "lwf": {**first, **lwf, "student": student}}
+    own = {"dgr": {**first, **dgr}, "lwf": {**first, **lwf, "student": student}}
     for place, scenario in {"first": first, **own, "mixed": mixed}.items():
         (tmp_path / place).mkdir()
         trains(tmp_path / place, scenario, plugins)
