@@ -17,6 +17,8 @@ class NewFraction(Schedule):
     0.3333
     """
 
+    needs_boundaries = True
+
     def __init__(self, value: float = 1.0) -> None:
         self.value = value
 

@@ -20,6 +20,8 @@ class OldFraction(Schedule):
     0.6667
     """
 
+    needs_boundaries = True
+
     def __init__(self, value: float = 1.0) -> None:
         self.value = value
 

@@ -43,7 +43,7 @@ def _moved(chunk: Chunk, rows: Tensor, y: Tensor, ordered: bool) -> Chunk:
     """The classes dealt to an experience come first, then those that only some rows come of."""
     own = chunk.classes or ()
     guests = [c for c in labels_in(y[rows]) if c not in own]
-    name = f"{chunk.name} and rows of {len(guests)} more" if guests else chunk.name
+    name = f"{chunk.name} + rows of {len(guests)} others" if guests else chunk.name
     return replace(chunk, name=name, train=rows, classes=(*own, *guests), ordered=ordered)
 
 
