@@ -142,5 +142,5 @@ def _shortened(experience: Experience, count: int, key: Tensor) -> Experience:
     for c in present:
         own = positions(rows.y == c)
         rank = key[rows.sample_id[own]].argsort().argsort()
-        place[own] = torch.where(rank == 0, -1.0, (rank + 0.5) / len(own))
+        place[own] = torch.where(rank == 0, -1.0, (rank.double() + 0.5) / len(own))
     return replace(experience, train=rows.select(place.argsort(stable=True)[:count].sort().values))
