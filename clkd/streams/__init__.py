@@ -41,6 +41,9 @@ class ClassOptions(SplitOptions):
     """`natural` is by id; `random` is drawn from `order_seed`; or all classes in the order wanted."""
     order_seed: int | None = None
     """What a random order is drawn from; by default the run's seed."""
+    labels: Literal["own", "place"] = "own"
+    """`place` calls each class by its place in its experience, so that all experiences bring the same labels in another
+    guise each: domain-incremental split MNIST, where the first of two digits is 0 and the second 1."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ClassOptions:
@@ -79,6 +82,14 @@ class ClassOptions(SplitOptions):
 
 class TaskOptions(ClassOptions):
     """New classes in each experience, and the task is told at test time."""
+
+    @model_validator(mode="after")
+    def _own_labels(self) -> TaskOptions:
+        if self.labels == "place":
+            raise ValueError(
+                "labels: place makes domains of the classes, and tasks have classes of their own: by: class"
+            )
+        return self
 
 
 class DomainOptions(SplitOptions):

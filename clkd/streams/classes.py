@@ -13,6 +13,7 @@ from clkd.errors import UserError, did_you_mean
 from clkd.seeding import generator
 from clkd.streams import ClassName, ClassOptions
 from clkd.streams.base import Chunk, Stream, assemble, positions
+from clkd.streams.places import by_place
 
 if TYPE_CHECKING:
     from clkd.data.store import Store
@@ -30,6 +31,7 @@ def by_class(
     first: int | None = None,
     order: Order = "natural",
     order_seed: int | None = None,
+    labels: Literal["own", "place"] = "own",
     validation: float = 0.0,
     offset: int = 0,
 ) -> Stream:
@@ -53,7 +55,8 @@ def by_class(
         ordered = _ordered(order, store.class_names, seed if order_seed is None else order_seed)
         groups = deal(ordered, experiences, first)
     draw = generator(seed, "unlabelled", offset)
-    return Stream("class", assemble(_chunks(groups, store, draw), store, seed, validation, offset), store)
+    stream = Stream("class", assemble(_chunks(groups, store, draw), store, seed, validation, offset), store)
+    return by_place(stream, store) if labels == "place" else stream
 
 
 @wraps(by_class, assigned=())  # whoever asks for its parameters is told those of `by_class`
