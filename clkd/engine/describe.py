@@ -6,7 +6,9 @@ from torch import nn
 
 from clkd.engine.compose import Composition
 from clkd.engine.term import STUDENT, Term
+from clkd.memory.base import Memory
 from clkd.models.cost import multiply_accumulates, parameter_count
+from clkd.options import Part
 from clkd.scenario.model import PhaseOptions, Scenario
 from clkd.schedules.base import Schedule
 from clkd.streams.base import Stream
@@ -65,12 +67,16 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
     if scenario.train.gradient:
         lines["gradient"] = f"{scenario.train.gradient.name}, against replayed rows"
     if scenario.memory.name != "none":
-        given = getattr(scenario.memory.options, "size", "?")
-        held = f"{given} rows" if isinstance(given, int) else f"{given}: {getattr(parts.memory, 'size', '?')} rows"
-        retrieval = getattr(scenario.memory.shared, "retrieval", None)
-        lines["memory"] = f"{scenario.memory.name}, {held}" + (f", retrieved by {retrieval.name}" if retrieval else "")
+        lines["memory"] = _memory(scenario.memory, parts.memory)
     lines |= {f"phase {phase.name}": _phase(phase) for phase in scenario.phases}
     return lines
+
+
+def _memory(part: Part, memory: Memory) -> str:
+    given, retrieval = getattr(part.options, "size", "?"), getattr(part.shared, "retrieval", None)
+    held = f"{given} rows" if isinstance(given, int) else f"{given}: {getattr(memory, 'size', '?')} rows"
+    said = [part.name, "makes its rows up" if memory.invents else held]
+    return ", ".join([*said, f"retrieved by {retrieval.name}"] if retrieval else said)
 
 
 def _phase(phase: PhaseOptions) -> str:

@@ -53,6 +53,25 @@ class RingOptions(OfferedOptions):
     """What has a queue of its own."""
 
 
+class GeneratorOptions(Options):
+    """Options of `generator`."""
+
+    hidden: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (400, 400)
+    """Widths of the encoder's layers; the decoder has them in the other order."""
+    latent: Annotated[int, Field(gt=0)] = 100
+    """How many numbers a row is squeezed into."""
+    lr: Annotated[float, Field(gt=0)] = 0.001
+    """The learning rate of the generator's own Adam."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """It keeps no rows for those who want all that are kept."""
+        for phase in scenario.phases:
+            if phase.rows in ("memory", "balanced"):
+                yield f"a generator keeps no rows, and phases.{phase.name} trains on those that are kept"
+        if getattr(scenario.student.head.options, "rows", None) == "memory":
+            yield f"a generator keeps no rows, and the {scenario.student.head.name} head answers by those that are kept"
+
+
 class MirOptions(Options):
     """Options of `mir`."""
 
@@ -99,6 +118,8 @@ def clkd_register_memories(register: Register) -> None:
     register("reservoir", f"{HOME}.reservoir:Reservoir", config=ReservoirOptions, summary=summary)
     summary = "the newest rows of every class, or of every experience: first in, first out"
     register("ring", f"{HOME}.ring:Ring", config=RingOptions, summary=summary)
+    summary = "no rows, but a variational autoencoder that makes them up (deep generative replay, Shin et al. 2017)"
+    register("generator", f"{HOME}.generator:Generator", config=GeneratorOptions, summary=summary)
 
 
 @hookimpl

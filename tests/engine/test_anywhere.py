@@ -99,6 +99,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "memory": {"kind": "loss_aware", "size": 30, "retrieval": {"kind": "mir", "candidates": 20}},
     },
     "gss": {"memory": {"kind": "gss", "size": 25}},
+    "generator, labels and a previous self": {"memory": {"kind": "generator", "hidden": [20], "latent": 5}},
     "no memory": {"memory": "none"},
     "learned temperature and weights": {
         "losses": [
