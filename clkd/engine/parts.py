@@ -142,7 +142,7 @@ class Parts:
     def labels(self, rows: Rows) -> set[int] | None:
         """Every label of `rows` and of what memory keeps, -1 for none; None where memory does not tell."""
         held = self.memory.histogram()
-        told = sum(held.values()) == len(self.memory) and not self.memory.unlabelled
+        told = sum(held.values()) == len(self.memory) and not (self.memory.unlabelled or self.memory.invents)
         return {*torch.unique(rows.y).tolist(), *held} if told else None
 
     def train(self) -> None:

@@ -96,8 +96,7 @@ class Loss(nn.Module):
     def foresee(self, labels: Set[int]) -> None:
         """Told, before an experience is trained, of every label that rows will have (-1: none), if that is known.
 
-        Those are the labels of its own rows and of all that memory keeps. A memory that makes rows up gives them
-        classes that have come.
+        Those are the labels of its own rows and of all that memory keeps.
         """
 
     def after_backward(self, student: Student) -> None:
