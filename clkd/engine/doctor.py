@@ -22,6 +22,7 @@ from clkd.data.store import trouble
 from clkd.engine.device import choose_device
 from clkd.errors import PluginError, TrackingError, UserError
 from clkd.plugins import load_plugins
+from clkd.ranks import ALONE
 from clkd.teachers.answers import AlteredError, Answers, allocated, folders
 from clkd.tracking.store import SQLITE, check_reachable, resolve_uri
 
@@ -71,7 +72,7 @@ def versions() -> Iterator[Finding]:
 
 def device() -> Iterator[Finding]:
     """Which device a run would take, and whether it computes; a GPU that torch cannot see."""
-    chosen = choose_device("auto")
+    chosen = choose_device("auto", ALONE)
     try:
         right = bool((torch.ones(4, 4, device=chosen) @ torch.ones(4, 4, device=chosen) == 4).all())
     except RuntimeError as error:
@@ -102,7 +103,12 @@ def store() -> Iterator[Finding]:
             )
             return
     except TrackingError as error:
-        yield Finding("bad", "store", str(error), "runs keep their records meanwhile; later: clkd track sync")
+        yield Finding(
+            "bad",
+            "store",
+            str(error),
+            "name a store that answers; what is missed meanwhile comes in by: clkd track sync",
+        )
         return
     yield Finding("ok", "store", uri)
 
@@ -116,7 +122,7 @@ def _old_schema(path: Path) -> str | None:
             found = "none"
     from mlflow.store.db.utils import _get_latest_schema_revision
 
-    wanted: str = _get_latest_schema_revision()
+    wanted: str = _get_latest_schema_revision()  # type: ignore[no-untyped-call]  # mlflow's
     return None if found == wanted else str(found)
 
 

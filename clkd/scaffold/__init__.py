@@ -70,7 +70,7 @@ class _Names:
         """The text of a template, about this part."""
         for word, said in (("KINDS", KINDS[self.kind]), ("KIND", self.kind), ("clkd-mine", self.dist)):
             text = text.replace(word, said)
-        text = text.replace("clkd_mine", self.module)
+        text = text.replace("clkd_mine", self.module).replace("test_mine", f"test_{self.part}")
         return re.sub(r"\bmine\b", self.part, re.sub(r"\bMine(?=\b|Options)", self.made, text))
 
 

@@ -107,7 +107,7 @@ def warped(make: Make) -> None:
         whole = rows.warp(x)
         assert torch.equal(x, held), f"its domain changes the stored {where}"
         assert (whole.shape, whole.dtype) == (x.shape, x.dtype), f"its domain changes shape or type of {where}"
-        alone = torch.cat([rows.warp(row) for row in x.split(1)])
+        alone = torch.cat([rows.warp(x[at : at + 1]) for at in range(len(x))])
         assert torch.equal(whole, alone), f"its domain makes {where} depend on each other"
 
 

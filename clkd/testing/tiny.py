@@ -171,6 +171,11 @@ class Tiny:
         path = self.folder / "tiny.npz"
         if not path.exists():
             train, test = store().train, store().test
-            columns = {f"x_{name}": rows.x.numpy() for name, rows in (("train", train), ("test", test))}
-            labels = {f"y_{name}": rows.y.numpy() for name, rows in (("train", train), ("test", test))}
-            np.savez(path, class_names=np.array(CLASSES), **columns, **labels)
+            np.savez(
+                path,
+                class_names=np.array(CLASSES),
+                x_train=train.x.numpy(),
+                y_train=train.y.numpy(),
+                x_test=test.x.numpy(),
+                y_test=test.y.numpy(),
+            )

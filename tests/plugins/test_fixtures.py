@@ -92,6 +92,7 @@ def test_a_mistake_in_the_plugin_is_raised():
     from clkd.plugins import isolated
 
     twice = plugin()
+    twice.__name__ = "another"
     with pytest.raises(PluginError, match="'plain' is registered by"):
         isolated(plugin(), twice)
 

@@ -87,8 +87,9 @@ def test_a_long_and_a_short_name_are_formatted_as_well(tmp_path: Path) -> None:
     for kind in KINDS:
         for name in ("k9", "some-long-name-of-thirty-signs"):
             new(f"{name}", kind, tmp_path / kind)
-    run("ruff", "check", "--no-cache", "--line-length", "120", tmp_path)
-    run("ruff", "format", "--no-cache", "--check", "--line-length", "120", tmp_path)
+    for root in tmp_path.glob("*/*"):
+        run("ruff", "check", "--no-cache", ".", cwd=root)
+        run("ruff", "format", "--no-cache", "--check", ".", cwd=root)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,7 +100,7 @@ def test_it_is_whole(kind: str, made: Path) -> None:
     workflow = yaml.safe_load((root / ".github/workflows/test.yml").read_text())
     assert [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step][-1].endswith(f"own_{kind}")
     text = "".join(path.read_text() for path in root.rglob("*") if path.is_file())
-    assert not re.search(r"\b[Mm]ine\b|MineOptions|clkd.mine|\bKINDS?\b", text), "a placeholder is left"
+    assert not re.search(r"[Mm]ine|KIND", text.replace("determine", "")), "a placeholder is left"
     assert (root / f"clkd_own_{kind}" / "py.typed").exists()
 
 
