@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import subprocess
 import sys
 import tomllib
@@ -59,7 +60,8 @@ class Audit:
             return "broken: it does not load"
         broken = [part.name for part in self.parts if part.status == "broken"]
         left = sum(part.status == "not tried" for part in self.parts)
-        tried = f"{len(self.parts) - left} parts tried" + (f", {left} not" if left else "")
+        count = len(self.parts) - left
+        tried = f"{count} part{'s' * (count != 1)} tried" + (f", {left} not" if left else "")
         if broken or self.troubles:
             return f"broken: {', '.join(broken) or 'the front door'} ({tried})"
         return f"ok ({tried})"
@@ -149,6 +151,7 @@ def _audit(found: _Found) -> Audit:
             f"importing {found.module} loads {', '.join(heavy)}, which makes every clkd command slow: register parts "
             'as "module:name", so that they are imported when they are used'
         )
+    logging.getLogger("clkd.data").setLevel(logging.WARNING)  # decoding 96 small rows is not worth a line
     own = [entry for entry in plugins.registry.entries.values() if entry.plugin == plugins.found[-1].name]
     with TemporaryDirectory() as folder:
         (Path(folder) / "cache").mkdir()

@@ -1,5 +1,7 @@
 """The fixtures that plugin authors get: isolated, quick, and each test's own."""
 
+# ruff: noqa: F811  # pytest's way: an argument is named after a fixture
+
 from __future__ import annotations
 
 import os
@@ -13,16 +15,14 @@ import pytest
 
 from clkd import hookimpl
 from clkd.errors import PluginError
-
-if not any(name == "clkd" for name in os.environ.get("PYTEST_PLUGINS", "").split(",")):
-    from clkd.testing.plugin import (  # noqa: F401  # by name, so that it does not matter what is installed here
-        _clkd_cache,
-        _clkd_isolated,
-        _clkd_mlflow_template,
-        clkd_mlflow,
-        clkd_registry,
-        clkd_tiny,
-    )
+from clkd.testing.plugin import (  # noqa: F401  # by name, so that it does not matter what is installed here
+    _clkd_cache,
+    _clkd_isolated,
+    _clkd_mlflow_template,
+    clkd_mlflow,
+    clkd_registry,
+    clkd_tiny,
+)
 
 
 def plugin() -> ModuleType:
