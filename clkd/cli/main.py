@@ -17,9 +17,21 @@ from clkd.errors import ClkdError, EchoError, PluginError, one_line
 from clkd.plugins import load_plugins
 
 COMMANDS = (
-    "run", "extend", "validate", "explain", "show", "list", "plugins", "plugin", "schema", "cache", "track", "report",
+    "run",
+    "extend",
+    "validate",
+    "explain",
+    "show",
+    "list",
+    "plugins",
+    "plugin",
+    "schema",
+    "cache",
+    "track",
+    "report",
+    "reproduce",
     "doctor",
-)  # fmt: skip
+)
 """Each is the `command` of the module of its name in this package."""
 
 INTERRUPTED = 130

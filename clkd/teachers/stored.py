@@ -33,6 +33,8 @@ class Stored(Teacher):
         "honest": "what was stored of a row is about that very row, whatever its label"
     }
     partial = True
+    needs_boundaries = False
+    """It only looks up which classes have come."""
 
     def __init__(self, class_names: tuple[str, ...], classes: Literal["known", "all"] = "known") -> None:
         self.classes = classes

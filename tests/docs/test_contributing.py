@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from clkd.scaffold import new
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +31,7 @@ def test_what_it_names_is_there() -> None:
     assert len((ROOT / "clkd/losses/less_forget.py").read_text().splitlines()) < 40
 
 
+@pytest.mark.slow
 def test_the_steps_lead_to_a_loss_that_keeps_the_laws(tmp_path: Path) -> None:
     house = tmp_path / "house"
     for part in ("clkd", "tests/losses", "tests/support"):
