@@ -24,11 +24,13 @@ COMMANDS = (
     "show",
     "list",
     "plugins",
+    "plugin",
     "schema",
     "cache",
     "track",
     "report",
     "reproduce",
+    "doctor",
 )
 """Each is the `command` of the module of its name in this package."""
 

@@ -92,6 +92,15 @@ def open_or_build(name: str, key: str, cache: Path, build: Callable[[Path], Raw]
     return _build(name, folder, build)
 
 
+def trouble(folder: Path) -> str | None:
+    """Why a stored data set is not what was written; None where it is. Large files are read in part."""
+    try:
+        _open(folder.name, folder)
+    except AlteredError as error:
+        return str(error)
+    return None
+
+
 def _build(name: str, folder: Path, build: Callable[[Path], Raw]) -> Store:
     with alone(beside(folder), f"decoding {name}"):
         try:

@@ -165,6 +165,10 @@ class Composer:
         """The data, cut into a stream."""
         return Reader(self.scenario, self.registry.build, self.cache, self.base, self.past, self.ranks).read()
 
+    def context(self) -> Context:
+        """What factories are told of the run, without building any part of it."""
+        return self._ground()[2]
+
     def _ground(self) -> tuple[Material, Augment, Context]:
         """What all other parts stand on."""
         material = self.material()

@@ -80,6 +80,8 @@ class JsonlTracker(Tracker):
             reports.write(run.directory, result["report"])
 
     def end(self, run: Run, outcome: Outcome) -> None:
+        if self._file.closed:
+            return
         metrics = outcome.result.get("metrics", {})
         entry = {"event": END, "status": outcome.status, "error": outcome.error, "metrics": metrics}
         try:

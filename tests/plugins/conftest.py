@@ -174,7 +174,8 @@ class House:
 
     def clkd(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run `python -m clkd` with what is installed here."""
-        here = {**os.environ, "PYTHONPATH": str(self.site), **environment}
+        path = os.pathsep.join([str(self.site), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        here = {**os.environ, "PYTHONPATH": path, **environment}
         command = [sys.executable, "-m", "clkd", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=here, cwd=self.root)
 

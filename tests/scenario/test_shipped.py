@@ -26,6 +26,16 @@ def test_a_shipped_scenario_is_right(path, registry):
     assert scenario.name
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_its_first_line_tells_editors_where_the_schema_lies(path):
+    """`make schema` writes it there; it names the plugins of this machine, so it is not kept in git."""
+    first, _, place = path.read_text().partition("\n")[0].partition("$schema=")
+    assert first == "# yaml-language-server: "
+    assert (path.parent / place).resolve() == HOUSE / "scenarios" / "clkd.schema.json"
+    rule = (HOUSE / "Makefile").read_text()
+    assert "$(BIN)/clkd schema > scenarios/clkd.schema.json" in rule
+
+
 def test_the_main_scenario_is_shipped():
     assert HOUSE / "scenarios" / "split_cifar.yaml" in SHIPPED
 
