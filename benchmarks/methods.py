@@ -55,8 +55,8 @@ GDUMB = {"epochs": 30, "batch_size": 16}
 CPU = torch.device("cpu")
 
 LABELS = {"kind": "cross_entropy", "over": "all"}
-EWC = {"kind": "ewc", "fisher": "empirical", "over": "all", "weight": 100}
-SI = {"kind": "si", "gradient": "total", "weight": 10, "damping": 0.1}
+EWC = {"kind": "ewc", "fisher": "empirical", "over": "all", "weight": 10}
+SI = {"kind": "si", "gradient": "total", "weight": 1, "damping": 0.1}
 KD = {"kind": "kd", "between": ["student", "previous"], "preset": "avalanche"}
 RETRAINED = {"name": "gdumb", "rows": "memory", "reset": True, "losses": ["cross_entropy"], **GDUMB}
 
