@@ -51,6 +51,15 @@ class Memory:
             return ()
         return (*(("logits",) if self.needs.logits else ()), *self.needs.features)
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it has to be told where experiences begin and end, so that a stream without boundaries refuses it.
+
+        A class that overrides `end` does, unless it says here that it does not: then `end` is called as
+        ever, and means no more than that new classes may have come. A class attribute will do.
+        """
+        return False
+
     unlabelled: bool = False
     """Whether it is offered rows without a label, too."""
 

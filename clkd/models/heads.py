@@ -50,6 +50,15 @@ class Head(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.empty(0)) if bias else None)
         self.register_buffer("class_ids_tensor", torch.empty(0, dtype=torch.int64), persistent=False)
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it has to be told where experiences begin and end, so that a stream without boundaries refuses it.
+
+        A class that overrides `end` does, unless it says here that it does not: then `end` is called as
+        ever, and means no more than that new classes may have come. A class attribute will do.
+        """
+        return False
+
     def forward(self, features: Tensor) -> Tensor:
         """`[B, D]` to `[B, C]`."""
         return F.linear(features, self.weight, self.bias)
@@ -127,6 +136,10 @@ class Linear(Head):
         super().__init__(in_features)
         self.align = align
 
+    @property
+    def needs_boundaries(self) -> bool:
+        return self.align
+
     @torch.no_grad()
     def end(self, experience: Experience, said: Said) -> None:
         new = torch.tensor([born == experience.index for born in self.born], device=self.weight.device)
@@ -144,6 +157,7 @@ class Multi(Head):
     """
 
     task_aware = True
+    needs_boundaries = True
 
     def __init__(self, in_features: int) -> None:
         super().__init__(in_features)

@@ -20,6 +20,8 @@ class NewFraction(Schedule):
     0.3333
     """
 
+    needs_boundaries = True
+
     def __init__(self, value: float = 1.0, of: Literal["classes", "experiences"] = "classes") -> None:
         self.value, self.old = value, OldFraction(of=of)
 

@@ -24,6 +24,8 @@ class OldFraction(Schedule):
     0.75
     """
 
+    needs_boundaries = True
+
     def __init__(self, value: float = 1.0, of: Literal["classes", "experiences"] = "classes") -> None:
         self.value, self.of = value, of
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,9 +55,12 @@ def test_a_student_that_is_told_its_task_learns_by_it_too(plugins: Plugins, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("CLKD_DATA" not in os.environ, reason="needs MNIST (CLKD_DATA)")
-def test_on_split_mnist_it_remembers_what_fine_tuning_forgets(plugins: Plugins, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_on_split_mnist_it_remembers_what_fine_tuning_forgets(
+    plugins: Plugins, tmp_path: Path, real_data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tenth of the paper's steps: 20 % without replay."""
+    monkeypatch.setenv("CLKD_DATA", real_data)
     parts = {
         "stream": {"dataset": "mnist", "split": {"by": "class", "experiences": 5}},
         "student": {"model": {"kind": "mlp", "hidden": [400, 400]}, "head": "linear"},
