@@ -31,6 +31,14 @@ class FilledOptions(Options):
     """How many rows are kept at most; or how many bytes (`20MB`), all that is kept beside rows included."""
 
 
+class GroupedOptions(FilledOptions):
+    """Options of a memory that shares its room out over groups."""
+
+    each: Annotated[int, Field(gt=0)] | None = None
+    """How many rows of a group (a class, an experience) are kept at most, however much room there is: so memory grows
+    with what came, as where papers give a budget for each class. By default all room is used from the start."""
+
+
 class OfferedOptions(FilledOptions):
     """Options of a memory that takes rows while they are new."""
 
@@ -91,8 +99,7 @@ class MirOptions(Options):
 
 
 HOME = "clkd.memory"
-FILLED = (
-    ("random", "random:Random", "random rows of all experiences so far, drawn when one ends"),
+GROUPED = (
     ("class_balanced", "class_balanced:ClassBalanced", "the same number of random rows of every class, drawn when an "
      "experience ends"),
     ("experience_balanced", "experience_balanced:ExperienceBalanced", "the same number of random rows of every "
@@ -110,8 +117,10 @@ OFFERED = (
 def clkd_register_memories(register: Register) -> None:
     """The memories that clkd ships."""
     register("none", f"{HOME}.base:Memory", config=Options, summary="keeps nothing")
-    for name, factory, summary in FILLED:
-        register(name, f"{HOME}.{factory}", config=FilledOptions, summary=summary)
+    summary = "random rows of all experiences so far, drawn when one ends"
+    register("random", f"{HOME}.random:Random", config=FilledOptions, summary=summary)
+    for name, factory, summary in GROUPED:
+        register(name, f"{HOME}.{factory}", config=GroupedOptions, summary=summary)
     for name, factory, summary in OFFERED:
         register(name, f"{HOME}.{factory}", config=OfferedOptions, summary=summary)
     summary = "an even sample of all rows seen so far, kept up row by row (Vitter 1985)"

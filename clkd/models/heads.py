@@ -63,6 +63,11 @@ class Head(nn.Module):
         """`[B, D]` to `[B, C]`."""
         return F.linear(features, self.weight, self.bias)
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a linear layer and nothing else."""
+        return type(self).forward is Head.forward
+
     def grow(self, classes: Sequence[int], experience: int, generator: torch.Generator) -> Grown:
         """Add a column for each class that has none yet, initialised as `nn.Linear` does, from a CPU generator."""
         new = [c for c in dict.fromkeys(classes) if c not in self.class_ids]
@@ -187,10 +192,19 @@ class Fixed(Head):
         UserError: on growth, a class comes that has no column.
     """
 
-    def __init__(self, in_features: int, class_names: tuple[str, ...], classes: int | None = None) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        class_names: tuple[str, ...],
+        classes: int | None = None,
+        init: Literal["torch", "xavier"] = "torch",
+    ) -> None:
         super().__init__(in_features)
         count = len(class_names) if classes is None else classes
         super().grow(range(count), -1, torch.default_generator)
+        if init == "xavier" and self.bias is not None:
+            nn.init.xavier_uniform_(self.weight)
+            nn.init.zeros_(self.bias)
 
     def grow(self, classes: Sequence[int], experience: int, generator: torch.Generator) -> Grown:
         """Only notes the experience in which each class came first."""

@@ -53,6 +53,9 @@ class ClassOptions(SplitOptions):
     fuzzy: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Around each boundary, for so many percent of an experience's length, the share of the next experience's rows
     grows linearly from none to all."""
+    labels: Literal["own", "place"] = "own"
+    """`place` calls each class by its place in its experience, so that all experiences bring the same labels in another
+    guise each: domain-incremental split MNIST, where the first of two digits is 0 and the second 1."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ClassOptions:
@@ -68,6 +71,8 @@ class ClassOptions(SplitOptions):
             raise ValueError("classes already says which come first: leave out first and order")
         if self.first is not None and self.experiences == 1:
             raise ValueError("first needs at least 2 experiences")
+        if self.labels == "place" and (self.blur or self.fuzzy):
+            raise ValueError("labels: place needs classes that one experience alone has: leave out blur and fuzzy")
         if self.order_seed is not None and self.order != "random":
             raise ValueError("order_seed is only used with order: random")
         return self
@@ -106,6 +111,10 @@ class TaskOptions(ClassOptions):
         if self.blur or self.fuzzy:
             raise ValueError(
                 "a task is told by the classes that it alone has: leave out blur and fuzzy, or use by: class"
+            )
+        if self.labels == "place":
+            raise ValueError(
+                "labels: place makes domains of the classes, and tasks have classes of their own: by: class"
             )
         return self
 

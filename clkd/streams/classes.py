@@ -14,6 +14,7 @@ from clkd.seeding import generator
 from clkd.streams import ClassName, ClassOptions
 from clkd.streams.base import Chunk, Stream, assemble, dealt, positions
 from clkd.streams.blurry import blurred
+from clkd.streams.places import by_place
 
 if TYPE_CHECKING:
     from clkd.data.store import Store
@@ -35,6 +36,7 @@ def by_class(
     blur: float = 0.0,
     disjoint: float = 0.0,
     fuzzy: float = 0.0,
+    labels: Literal["own", "place"] = "own",
     validation: float = 0.0,
     offset: int = 0,
 ) -> Stream:
@@ -63,7 +65,8 @@ def by_class(
     chunks = _chunks(groups, store, generator(seed, "unlabelled", offset))
     if blur or fuzzy:
         chunks = blurred(chunks, store.train.y, blur, disjoint, fuzzy, generator(seed, "blurry", offset))
-    return Stream("class", assemble(chunks, store, seed, validation, offset), store)
+    stream = Stream("class", assemble(chunks, store, seed, validation, offset), store)
+    return by_place(stream, store) if labels == "place" else stream
 
 
 @wraps(by_class, assigned=())  # whoever asks for its parameters is told those of `by_class`
