@@ -16,7 +16,6 @@ from clkd.errors import UserError
 from clkd.experience import Experience
 from clkd.memory.base import Memory
 from clkd.teachers.network import Snapshot
-from clkd.transfer.base import Transfer
 
 log = logging.getLogger("clkd.engine")
 
@@ -89,7 +88,7 @@ def _refuse_silence(scene: Scene) -> None:
     first = scene.experience.index == 0
     heard = [term for term in speaks if not term.loss.regularises and (not first or term.a.rows in (None, "new"))]
     taught = {term.a.model for term in heard}
-    if type(scene.parts.transfer) is not Transfer:
+    if scene.parts.transfer.speaks:
         taught.add(STUDENT)
     for name in [name for name in scene.parts.students if name not in taught]:
         silent = "; ".join(f"{name}: {reason}" for name, reason in scene.undefined.items())
