@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from clkd.errors import did_you_mean
 from clkd.options import Options, Part, Scheduled
 
 if TYPE_CHECKING:
@@ -111,6 +113,93 @@ class MCCOptions(DoubtOptions):
     temperature: Positive = 2.5
 
 
+class AFNOptions(LayerOptions):
+    """Options of `afn`."""
+
+    source_free: ClassVar[bool] = True
+    variant: Literal["stepwise", "hard"] = "stepwise"
+    """Every feature longer by a step, or their mean length near a radius."""
+    step: Positive = 1.0
+    """Of `stepwise`."""
+    radius: Positive = 25.0
+    """Of `hard`."""
+
+
+class BSPOptions(LayerOptions):
+    """Options of `bsp`."""
+
+    k: Annotated[int, Field(gt=0)] = 1
+    """How many singular values of each side count, the largest first."""
+
+
+class StartingPointOptions(Options):
+    """Options of strategies that look back to the experience's begin."""
+
+    source_free: ClassVar[bool] = True
+    first: bool = False
+    """Also in the first experience: for a student whose weights come from elsewhere."""
+
+
+class L2SPOptions(StartingPointOptions):
+    """Options of `l2_sp`."""
+
+    fresh: NotNegative = 1.0
+    """How much the decay of new classes' columns counts, beside the way of all other weights."""
+
+
+class DeltaOptions(StartingPointOptions):
+    """Options of `delta`."""
+
+    layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("penultimate",)
+    """The student's layers that are to say what they said."""
+
+
+class AdaBNOptions(Options):
+    """Options of `adabn`."""
+
+    source_free: ClassVar[bool] = True
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How much of the new statistics is the new rows'; the rest is what training left."""
+
+
+def _shares(raw: Any) -> Any:
+    """Told apart here, so that only the mistake of the one that is meant is reported."""
+    if isinstance(raw, str) and raw != "validation":
+        raise ValueError(f"'{raw}' is not known ({did_you_mean(raw, ('validation',))})")
+    shares = raw.values() if isinstance(raw, Mapping) else () if isinstance(raw, str) else (raw,)
+    if any(isinstance(each, bool) or not isinstance(each, int | float) or not 0 <= each <= 1 for each in shares):
+        raise ValueError("give a share from 0 to 1, one for each layer ({backbone: 0.9, head: 0.5}), or validation")
+    return raw
+
+
+class InterpolateOptions(Options):
+    """Options of `interpolate`."""
+
+    source_free: ClassVar[bool] = True
+    previous: Annotated[float | dict[str, float] | Literal["validation"], BeforeValidator(_shares)] = 0.5
+    """The previous self's share: a number; one for each layer by the beginning of its path (`backbone.layer1`), and 0 for
+    all others; or `validation`: the one of `grid` that is best on the validation rows of all experiences so far."""
+    grid: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=2)] = (0.0, 0.25, 0.5, 0.75)
+    """What `previous: validation` chooses from: the first of the best."""
+    reestimate: bool = True
+    """Take batch-norm statistics from the experience's training rows afterwards, instead of interpolating them."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """Test rows may not choose."""
+        if self.previous == "validation" and not getattr(scenario.stream.split.options, "validation", 0.0):
+            yield "previous: it is chosen on validation rows, and none are kept aside: set stream.split.validation: 0.1"
+
+
+class AverageOptions(Options):
+    """Options of `average`."""
+
+    source_free: ClassVar[bool] = True
+    last: Annotated[int, Field(gt=1)] = 3
+    """How many selves, the present one among them: each as training left it, at an experience's end."""
+    reestimate: bool = True
+    """As at `interpolate`."""
+
+
 STRATEGIES: tuple[tuple[str, str, type[Options], str], ...] = (
     (
         "coral",
@@ -120,6 +209,7 @@ STRATEGIES: tuple[tuple[str, str, type[Options], str], ...] = (
     ),
     ("mmd", "discrepancy:one_layer", MMDOptions, "brings a layer's distributions together: maximum mean discrepancy"),
     ("dan", "discrepancy:MMD", DANOptions, "the same for several layers, each by itself (Long et al. 2015)"),
+    ("jan", "discrepancy:JAN", DANOptions, "the same for several layers jointly (Long et al. 2017)"),
     (
         "dann",
         "discriminator:DANN",
@@ -139,4 +229,17 @@ STRATEGIES: tuple[tuple[str, str, type[Options], str], ...] = (
         "be sure about the target's rows (Grandvalet & Bengio 2005; SHOT)",
     ),
     ("mcc", "uncertainty:MCC", MCCOptions, "confuse no classes on the target's rows (Jin et al. 2020)"),
+    ("afn", "norms:AFN", AFNOptions, "longer features in either domain (Xu et al. 2019)"),
+    ("feature_norm", "norms:FeatureNorm", LayerOptions, "features as long in one domain as in the other"),
+    ("bsp", "spectral:BSP", BSPOptions, "no singular value that towers; beside dann or cdan (Chen et al. 2019)"),
+    ("l2_sp", "starting_point:L2SP", L2SPOptions, "weights near those of the experience's begin (Li et al. 2018)"),
+    ("delta", "starting_point:Delta", DeltaOptions, "layers that say what they said at its begin (Li et al. 2019)"),
+    ("adabn", "batch_norm:AdaBN", AdaBNOptions, "batch-norm statistics of the new rows (Li et al. 2016)"),
+    (
+        "interpolate",
+        "fusion:Interpolate",
+        InterpolateOptions,
+        "at the end, between its weights and its previous self's",
+    ),
+    ("average", "fusion:Average", AverageOptions, "at the end, the mean of the last selves' weights"),
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from domain_rows import batch, rows, said
 
-from clkd.transfer.discrepancy import MMD, one_layer
+from clkd.transfer.discrepancy import JAN, MMD, one_layer
 
 ALPHAS = (0.5, 2.0)
 
@@ -51,6 +51,19 @@ def test_several_layers_add_up():
     value = MMD(("penultimate", "logits"), ALPHAS)(batch(5, 4), said(f, z))
     both = [reference(x[5:].numpy(), x[:5].numpy(), "biased") for x in (f, z)]
     assert value.item() == pytest.approx(sum(both), rel=1e-10)
+
+
+def test_jan_multiplies_the_kernels_of_layers_and_reads_probabilities():
+    f, z = rows(9, 4), rows(9, 3, 1)
+    p = z.softmax(1).numpy()
+    squared = ((p[:, None] - p[None]) ** 2).sum(2)
+    k = kernel(f.numpy()) * np.exp(-squared / 1.68)
+    side = np.where(np.arange(9) < 5, 1 / 5, -1 / 4)
+    value = JAN(("penultimate", "logits"), ALPHAS)(batch(5, 4), said(f, z))
+    assert value.item() == pytest.approx(side @ k @ side, rel=1e-10)
+    same = torch.cat([f[:4], f[:4]]), torch.cat([z[:4], z[:4]])
+    assert JAN()(batch(4, 4), said(*same)).item() == pytest.approx(0, abs=1e-12)
+    assert JAN()(batch(9, 0), said(f, z)) is None
 
 
 def test_it_is_symmetric_zero_for_equal_rows_and_never_negative():
