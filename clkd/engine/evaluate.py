@@ -87,7 +87,7 @@ def _hits(
     with closing(batches(rows, ranks.own(torch.arange(len(rows))), batch_size, confusion.device)) as coming:
         for batch in coming:
             look()
-            logits = student.signals(augment.plain(batch.x), Needs()).logits
+            logits = student.signals(augment.plain(batch.x), Needs(), batch.domain).logits
             assert logits is not None, "logits were asked for"
             answer = columns[logits.argmax(1)]
             aware = columns[logits.masked_fill(~own, -torch.inf).argmax(1)]

@@ -43,8 +43,10 @@ class Objective(nn.Module):
             batch: this rank's share of the `whole` one.
             views: the rows as they are seen by those who do not see `batch.x`, by name.
         """
-        self.transfer.before(batch, self.parts.student)
-        said = {name: s.signals(views.get(name, batch.x), self.needs[name]) for name, s in self.students.items()}
+        said = {
+            name: s.signals(views.get(name, batch.x), self.needs[name], batch.domain)
+            for name, s in self.students.items()
+        }
         for name, member in self.parts.members.items():
             member.hear(batch, said[name])
         said |= {

@@ -84,12 +84,12 @@ class Parts:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
         self.experience, self.kept = experience.index, False
         replaced = [pair for name, model in self.students.items() for pair in grow(name, model, experience, seed)]
+        self.transfer.begin(experience, self.student)  # before those who copy the student: it may have grown by this
+        self.transfer.to(self.device)
         for teacher in self.teachers.values():
             teacher.begin(experience, self.students[teacher.of])
         for term in self.active():
             self.ready(term, experience)
-        self.transfer.begin(experience, self.student)
-        self.transfer.to(self.device)
         self._foretell(experience)
         return replaced
 

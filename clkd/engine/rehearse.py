@@ -121,6 +121,7 @@ def _enter(parts: Parts, experience: Experience, probe: Probe | None) -> Scene:
     parts.experience = experience.index
     for name, student in parts.students.items():
         grow(name, student, experience, 0)
+    parts.transfer.begin(experience, parts.student)
     for teacher in parts.teachers.values():
         teacher.begin(experience, parts.students[teacher.of])
     active = parts.active()
@@ -129,7 +130,6 @@ def _enter(parts: Parts, experience: Experience, probe: Probe | None) -> Scene:
     for term in active:
         if reason := _bound(parts, term, experience) or (probe and probe(term)):
             undefined[term.name] = term.undefined[experience.index] = reason
-    parts.transfer.begin(experience, parts.student)
     return Scene(experience, parts, waiting, undefined)
 
 

@@ -51,9 +51,6 @@ class Transfer(nn.Module):
     def begin(self, experience: Experience, student: Student) -> None:
         """Before an experience, after the student has grown."""
 
-    def before(self, batch: Batch, student: Student) -> None:
-        """Before the student looks at a batch in training."""
-
     def forward(self, batch: Batch, a: Signals) -> Tensor | None:
         """A scalar to add to the loss (unweighted), or None when this batch has nothing to compare."""
         return None

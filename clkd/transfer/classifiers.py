@@ -29,7 +29,7 @@ class MCD(Transfer):
     Saito et al. 2018, "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", eq. 1 and 9. The student's
     head F₁ and a second one F₂, which is the strategy's own, learn the labels and to disagree about the target's rows;
     features learn to leave them no room. The paper takes three steps in turn; here all is one backward pass with
-    gradient reversal, as its section on the training procedure allows for. The mean is over rows and classes, the
+    gradient reversal. The mean is over rows and classes, the
     cross-entropy over all rows that have a label. F₂ starts afresh when classes come. The value may be negative.
     """
 
@@ -66,12 +66,11 @@ class MCD(Transfer):
         if not len(target):
             return None
         assert self.second is not None, "whoever asks has called begin"
-        column = self.class_ids[batch.y.clamp(max=len(self.class_ids) - 1)]
+        column = self.class_ids[batch.y]  # -1 is the last place
         rows = F.cross_entropy(self.second(read(a, FEATURES)), column, ignore_index=-1, reduction="none")
         labels = rows.sum() / (column >= 0).sum().clamp(min=1)
         f = reverse(target, self.reversal)
-        apart_ = self._first[0](f.to(a.features[FEATURES].dtype)).float().softmax(1) - self.second(f).softmax(1)
-        return labels - apart_.abs().mean()
+        return labels - (self._first[0](f).softmax(1) - self.second(f).softmax(1)).abs().mean()
 
     def get_extra_state(self) -> dict[str, Any]:
         """What the second classifier was made for, so that a fresh strategy can take its weights."""

@@ -47,7 +47,7 @@ class JAN(MMD):
 
     Long et al. 2017, "Deep Transfer Learning with Joint Adaptation Networks", eq. 9, with all pairs where the paper
     takes every second one. As in the authors' code, `logits` are taken as probabilities, whose kernel has one bandwidth
-    of its own (1.68, the σ² of `exp(−‖p − q‖² / σ²)`).
+    of its own (1.68, the σ² of `exp(−‖p − q‖² / σ²)`; from memory, not checked).
     """
 
     def compare(self, source: list[Tensor], target: list[Tensor]) -> Tensor:

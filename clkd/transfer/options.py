@@ -177,8 +177,8 @@ class InterpolateOptions(Options):
 
     source_free: ClassVar[bool] = True
     previous: Annotated[float | dict[str, float] | Literal["validation"], BeforeValidator(_shares)] = 0.5
-    """The previous self's share: a number; one for each layer by the beginning of its path (`backbone.layer1`), and 0 for
-    all others; or `validation`: the one of `grid` that is best on the validation rows of all experiences so far."""
+    """The previous self's share: a number; one for each layer by the beginning of its path (`backbone.layer1`), and 0
+    for all others; or `validation`: the one of `grid` that is best on the validation rows of all experiences so far."""
     grid: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=2)] = (0.0, 0.25, 0.5, 0.75)
     """What `previous: validation` chooses from: the first of the best."""
     reestimate: bool = True
@@ -198,6 +198,34 @@ class AverageOptions(Options):
     """How many selves, the present one among them: each as training left it, at an experience's end."""
     reestimate: bool = True
     """As at `interpolate`."""
+
+
+class MCDOptions(DomainOptions):
+    """Options of `mcd`."""
+
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (64,)
+    """Widths of the second classifier's hidden layers."""
+    reversal: NotNegative = 1.0
+    """What the gradient that features get of the discrepancy is reversed with."""
+
+    def problems(self, scenario: Scenario) -> list[str]:
+        """It learns labels of any rows, so it goes without a memory."""
+        return []
+
+
+class DSBNOptions(Options):
+    """Options of `dsbn`."""
+
+    source_free: ClassVar[bool] = True
+    by: Literal["nearest", "domain"] = "nearest"
+    """What chooses the statistics at test time: the `nearest` ones to each row, or the id of the row's `domain`."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """Layers that it exchanges remember what they saw."""
+        if scenario.train.compile:
+            yield "its layers look at what rows are told to be, which cannot be compiled: leave out train.compile"
+        if any(phase.reset for phase in scenario.phases):
+            yield "a phase with reset would take the statistics of all domains away: leave one of the two out"
 
 
 STRATEGIES: tuple[tuple[str, str, type[Options], str], ...] = (
@@ -234,6 +262,8 @@ STRATEGIES: tuple[tuple[str, str, type[Options], str], ...] = (
     ("bsp", "spectral:BSP", BSPOptions, "no singular value that towers; beside dann or cdan (Chen et al. 2019)"),
     ("l2_sp", "starting_point:L2SP", L2SPOptions, "weights near those of the experience's begin (Li et al. 2018)"),
     ("delta", "starting_point:Delta", DeltaOptions, "layers that say what they said at its begin (Li et al. 2019)"),
+    ("mcd", "classifiers:MCD", MCDOptions, "two classifiers that agree on the target (Saito et al. 2018)"),
+    ("dsbn", "domain_norm:DSBN", DSBNOptions, "batch-norm statistics of each domain's own (Chang et al. 2019)"),
     ("adabn", "batch_norm:AdaBN", AdaBNOptions, "batch-norm statistics of the new rows (Li et al. 2016)"),
     (
         "interpolate",

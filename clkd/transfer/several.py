@@ -53,10 +53,6 @@ class Several(Transfer):
         for strategy in self.each():
             strategy.begin(experience, student)
 
-    def before(self, batch: Batch, student: Student) -> None:
-        for strategy in self.each():
-            strategy.before(batch, student)
-
     def forward(self, batch: Batch, a: Signals) -> Tensor | None:
         total: Tensor | None = None
         self.told = {}
