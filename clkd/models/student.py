@@ -34,7 +34,7 @@ class Student(nn.Module):
         still: whether the backbone stands still: it stays in eval mode even while the head is trained.
         autocast: what the backbone computes in where that is not its weights' own type (`torch.bfloat16`). The head
             always computes in its weights' type, so that close logits stay apart.
-        hear: told the domain of each row that it is about to see, or None where nobody knows, if it has layers for that.
+        hear: told the domain of each row that it is about to see (None where nobody knows), if layers ask for it.
         runner: how the backbone and its taps are run: as they are, or compiled.
 
     >>> from clkd.models.backbones.mlp import MLP

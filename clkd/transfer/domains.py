@@ -28,10 +28,16 @@ def apart(batch: Batch, a: Signals, target: Target) -> tuple[Signals, Signals]:
     >>> {how: [side.logits.tolist() for side in apart(batch, said, how)] for how in ("new", "unlabelled", "domain")}
     {'new': [[2], [0, 1]], 'unlabelled': [[0, 2], [1]], 'domain': [[2], [0, 1]]}
     """
+    source, own = (a.rows(at.start, at.stop) if isinstance(at, slice) else a.pick(at) for at in places(batch, target))
+    return source, own
+
+
+def places(batch: Batch, target: Target) -> tuple[slice | Tensor, slice | Tensor]:
+    """Where in the batch the source's rows are, and the target's: what `apart` goes by."""
     if target == "new":
-        return a.rows(batch.new, len(batch)), a.rows(0, batch.new)
+        return slice(batch.new, len(batch)), slice(0, batch.new)
     ours = batch.y < 0 if target == "unlabelled" else batch.domain == batch.domain[:1]
-    return a.pick((~ours).nonzero().squeeze(1)), a.pick(ours.nonzero().squeeze(1))
+    return (~ours).nonzero().squeeze(1), ours.nonzero().squeeze(1)
 
 
 def read(said: Signals, layer: str) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from clkd.errors import did_you_mean
 from clkd.options import Options, Part, Scheduled
@@ -49,8 +49,19 @@ class LayerOptions(DomainOptions):
 class CoralOptions(LayerOptions):
     """Options of `coral`."""
 
+    form: Literal["deep", "closed"] = "deep"
+    """`deep` is a distance that features learn to make small. `closed` gives source features the target's statistics,
+    and lets the head learn the labels of what comes of that."""
     mean: bool = False
-    """Bring the means together, too."""
+    """Of `deep`: bring the means together, too. (`closed` always does.)"""
+    ridge: Positive = 1.0
+    """Of `closed`: added to the diagonal of both covariances, as in the paper."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> CoralOptions:
+        if self.form == "closed" and self.feature != "penultimate":
+            raise ValueError("form closed is about what the head reads: leave feature at penultimate")
+        return self
 
 
 class MMDOptions(LayerOptions):
@@ -231,7 +242,7 @@ class DSBNOptions(Options):
 STRATEGIES: tuple[tuple[str, str, type[Options], str], ...] = (
     (
         "coral",
-        "coral:Coral",
+        "coral:make",
         CoralOptions,
         "brings the covariances of new and replayed rows' features together (Deep CORAL)",
     ),
