@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 
-from clkd.experience import Rows
+from clkd.experience import Experience
 from clkd.signals import Batch, Signals
 from clkd.testing import material
-from clkd.transfer.base import Transfer
+from clkd.transfer.base import Seen, Transfer
 
 Make = Callable[[], Transfer]
 
@@ -65,7 +66,7 @@ def moments(make: Make) -> None:
     for experience in material.experiences():
         student.grow(experience.classes, experience.index, torch.Generator())
         transfer.begin(experience, student)
-        transfer.review(lambda which, rows=experience.train: iter([_plain(rows)]), experience, student)
+        transfer.review(_seen(experience), experience, student)
         transfer.end(experience, student)
 
 
@@ -88,9 +89,14 @@ def _begin(transfer: Transfer) -> None:
     transfer.begin(second, student)
 
 
-def _plain(rows: Rows) -> Batch:
-    batch = rows.gather(torch.arange(len(rows)))
-    return batch.seen_as(batch.x / 255)
+def _seen(experience: Experience) -> Seen:
+    """The experience's training rows, for rows of any kind."""
+
+    def seen(which: Literal["new", "validation", "kept"]) -> Iterator[Batch]:
+        batch = experience.train.gather(torch.arange(len(experience.train)))
+        yield batch.seen_as(batch.x / 255)
+
+    return seen
 
 
 def _said(make: Make, rows: int = 9) -> Signals:

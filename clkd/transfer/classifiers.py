@@ -70,7 +70,9 @@ class MCD(Transfer):
         rows = F.cross_entropy(self.second(read(a, FEATURES)), column, ignore_index=-1, reduction="none")
         labels = rows.sum() / (column >= 0).sum().clamp(min=1)
         f = reverse(target, self.reversal)
-        return labels - (self._first[0](f).softmax(1) - self.second(f).softmax(1)).abs().mean()
+        first, second = (classifier(f).softmax(1) for classifier in (self._first[0], self.second))
+        value: Tensor = labels - (first - second).abs().mean()
+        return value
 
     def get_extra_state(self) -> dict[str, Any]:
         """What the second classifier was made for, so that a fresh strategy can take its weights."""

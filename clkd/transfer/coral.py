@@ -67,7 +67,7 @@ class Recolour(Between):
         rows = read(a, "penultimate")
         if min(len(rows[source]), len(rows[target])) < self.least:
             return None
-        logits = self._head[0](recoloured(rows[source], rows[target].detach(), self.ridge))
+        logits: Tensor = self._head[0](recoloured(rows[source], rows[target].detach(), self.ridge))
         hit = batch.y[source, None] == a.class_ids  # [n, C]
         return -(logits.log_softmax(1) * hit).sum() / hit.sum().clamp(min=1)
 

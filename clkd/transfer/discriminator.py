@@ -144,9 +144,10 @@ class CDAN(Adversary):
         super().make(widths)
 
     def compare(self, source: list[Tensor], target: list[Tensor]) -> Tensor:
-        return 0.5 * (self._side(*source, sign=-1) + self._side(*target, sign=1))
+        return 0.5 * (self._side(source, -1) + self._side(target, 1))
 
-    def _side(self, features: Tensor, logits: Tensor, sign: int) -> Tensor:
+    def _side(self, said: list[Tensor], sign: int) -> Tensor:
+        features, logits = said
         p = logits.detach().softmax(1)
         rows = F.softplus(sign * self.verdict(reverse(self.joint(features, p), self._now)))
         if not self.entropy:

@@ -59,4 +59,5 @@ class FeatureNorm(Between):
 
 def norms(rows: Tensor) -> Tensor:
     """`[n]` from `[n, D]`, with the gradient 0 for a row of zeros."""
-    return torch.linalg.vector_norm(rows, dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return lengths

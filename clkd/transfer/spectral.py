@@ -21,4 +21,4 @@ class BSP(Between):
 
     def compare(self, source: list[Tensor], target: list[Tensor]) -> Tensor:
         values = [torch.linalg.svdvals(side[0])[: self.k].square().sum() for side in (source, target)]
-        return values[0] + values[1]
+        return torch.stack(values).sum()
