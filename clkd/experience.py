@@ -26,6 +26,7 @@ class Rows:
         sample_id: `[n]` int64 the row's stable number, which is its place in the original set.
         domain, experience: the ids that every row of this selection carries.
         warp: what makes these rows another domain, or None.
+        ordered: whether they stand in the order in which they arrive, which an online stream keeps.
         resident: whether they may be brought onto the device whole; else they stay in the store, and only batches move.
     """
 
@@ -37,6 +38,7 @@ class Rows:
     experience: int = 0
     warp: Warp | None = None
     resident: bool = True
+    ordered: bool = False
 
     def __len__(self) -> int:
         return len(self.index)

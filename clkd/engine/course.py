@@ -25,6 +25,7 @@ class Course:
         schedule: the learning rate's, under the moment it moves at: `epoch` or `step`.
         rows: the experience's own, ready.
         labelled: which of them have a label, on the CPU; None where all have.
+        ordered: whether rows come in their own order, not shuffled.
         epoch: the one under way.
     """
 
@@ -32,6 +33,7 @@ class Course:
     schedule: dict[str, LRScheduler]
     rows: Rows
     seed: int
+    ordered: bool = False
     epoch: Epoch = field(init=False)
     labelled: Tensor | None = field(init=False)
 
@@ -45,7 +47,7 @@ class Course:
         progress.epoch = epoch
         lr = float(self.step.optimizer.param_groups[0]["lr"])
         place = progress.experience, epoch
-        self.epoch = Epoch.drawn(len(self.rows), self.seed, place, Meter(self.step.ranks), lr)
+        self.epoch = Epoch.drawn(len(self.rows), self.seed, place, Meter(self.step.ranks), lr, self.ordered)
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes from step to step and is in no part. All ranks have to ask together, between two steps.

@@ -113,7 +113,9 @@ class Parts:
         return classifier
 
     def _foretell(self, experience: Experience) -> None:
-        """Tell frozen teachers what they will be asked, if each row comes in fixed views."""
+        """Tell frozen teachers what they will be asked, if that is known and each row comes in fixed views."""
+        if self.memory.invents:
+            return
         for name, teacher in self.teachers.items():
             needs = self.needs(name)
             wanted = needs.logits or bool(needs.features)

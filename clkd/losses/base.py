@@ -42,6 +42,15 @@ class Loss(nn.Module):
     progress: Progress | None = None
     """Where training stands; set before each `forward`, for options that follow a schedule."""
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it has to be told where experiences begin and end, so that a stream without boundaries refuses it.
+
+        A class that overrides `begin`, `review` or `end` does, unless it says here that it does not: then `begin` and
+        `end` are called as ever, and mean no more than that new classes may have come. A class attribute will do.
+        """
+        return False
+
     def reads(self, side: int) -> Needs:
         """What it reads of the first side (0) or the second (1): `needs`, unless options decide."""
         return self.needs

@@ -49,6 +49,10 @@ class CrossEntropy(Loss):
         super().__init__()
         self.over, self.label_smoothing = over, label_smoothing
 
+    @property
+    def needs_boundaries(self) -> bool:
+        return self.over in ("new", "own")
+
     def bind(self, a: Spec, b: Spec | None) -> None:
         self.spec = a
         self.chosen = ("own" if a.task_aware else "seen") if self.over == "auto" else self.over

@@ -38,6 +38,15 @@ class Transfer(nn.Module):
         """Whether it ever adds to the loss, or acts on the student alone."""
         return type(self).forward is not Transfer.forward
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it has to be told where experiences begin and end, so that a stream without boundaries refuses it.
+
+        A class that overrides `begin` or `end` does, unless it says here that it does not: then `begin` and `end` are
+        called as ever, and mean no more than that new classes may have come. A class attribute will do.
+        """
+        return False
+
     def reads(self) -> Needs:
         """What it reads of the student."""
         return self.needs

@@ -33,6 +33,8 @@ class MCD(Transfer):
     cross-entropy over all rows that have a label. F₂ starts afresh when classes come. The value may be negative.
     """
 
+    needs_boundaries = False
+
     def __init__(
         self, hidden: Sequence[int] = (64,), reversal: float = 1.0, target: Target = "new", seed: int = 0
     ) -> None:

@@ -53,6 +53,7 @@ class Recolour(Between):
     """
 
     least = 2
+    needs_boundaries = False
 
     def __init__(self, ridge: float = 1.0, target: Target = "new") -> None:
         super().__init__(("penultimate",), target)

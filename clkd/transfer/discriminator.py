@@ -44,6 +44,11 @@ class Adversary(Between):
         self.discriminator: nn.Module | None = None
         self.widths: tuple[int, ...] = ()
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """The ramp runs over an experience."""
+        return self.ramp > 0
+
     def begin(self, experience: Experience, student: Student) -> None:
         self.make(widths_of(student, self.layers))
 

@@ -285,3 +285,15 @@ def test_problems_are_known_before_any_data_is_read() -> None:
     assert "need at least 11 classes" in ClassOptions(experiences=3, first=9).problem(10)
     assert "class 10 does not exist" in ClassOptions(classes=((0, 10),)).problem(10)
     assert "class -1 does not exist" in ClassOptions(experiences=2, order=(0, -1)).problem(2)
+
+
+def test_classes_called_by_their_place_are_the_same_rows_in_domains(store: Store) -> None:
+    options = {"by": "class", "experiences": 5, "order": "random"}
+    own, placed = cut(store, 3, **options, validation=0.2), cut(store, 3, **options, validation=0.2, labels="place")
+    assert (placed.name, placed.class_names) == ("domain", ("place 0", "place 1"))
+    for a, b in zip(own, placed, strict=True):
+        assert (b.classes, b.seen, b.new_classes) == ((0, 1), (0, 1), (0, 1) if b.index == 0 else ())
+        for rows, same in ((a.train, b.train), (a.validation, b.validation), (a.test, b.test)):
+            assert torch.equal(rows.sample_id, same.sample_id)
+            assert torch.equal(torch.tensor(a.classes)[same.y], rows.y), "the k-th class is class k"
+            assert same.domain == b.index

@@ -9,7 +9,9 @@ import pytest
 import torch
 from domain_rows import batch, rows, said
 
+from clkd.engine.boundaries import needs_boundaries, refuse_boundaries
 from clkd.engine.explain import composed, explain
+from clkd.errors import UserError
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import ScenarioErrors, load
@@ -70,3 +72,24 @@ def test_mistakes_in_a_list_are_all_told_with_their_places(tmp_path):
         loaded(tmp_path, [])
     with pytest.raises(ScenarioErrors, match=r"transfer\.0: .*give the scenario a memory"):
         loaded(tmp_path, ["mmd", "coral"], memory="none")
+
+
+FREE = {
+    "none", "coral", "mmd", "dan", "jan", "mcd", "bsp", "feature_norm", "afn", "entropy", "mcc",
+}  # fmt: skip
+
+
+def test_who_needs_boundaries():
+    registry = load_plugins().registry
+    made = {name: registry.build(registry.parse("transfers", name), seed=0) for name in registry.names("transfers")}
+    assert {name for name, strategy in made.items() if not needs_boundaries(strategy)} == FREE
+    for name in ("dann", "cdan"):
+        assert not needs_boundaries(registry.build(registry.parse("transfers", {"kind": name, "ramp": 0}), seed=0))
+
+
+def test_of_several_those_that_need_boundaries_are_named(tmp_path):
+    given = ["mmd", {"kind": "dann", "ramp": 0}, "adabn", {"kind": "coral", "weight": "old_fraction"}]
+    student = {"model": {"kind": "resnet8", "width": 2}, "head": "linear"}
+    made = composed(loaded(tmp_path, given, student=student), load_plugins().registry)
+    with pytest.raises(UserError, match=r"but transfer \(AdaBN\), a schedule of transfer \(OldFraction\) need to know"):
+        refuse_boundaries(made.parts)
