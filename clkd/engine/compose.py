@@ -36,7 +36,16 @@ from clkd.experience import Experience, Rows
 from clkd.memory.retrieval import Retrieval
 from clkd.metrics.base import Metric
 from clkd.models.student import Student
-from clkd.options import MemoryOptions, Part, Scheduled, TeacherOptions, TermOptions, TransferOptions, ViewOptions
+from clkd.options import (
+    MemoryOptions,
+    Part,
+    Scheduled,
+    SeveralParts,
+    TeacherOptions,
+    TermOptions,
+    TransferOptions,
+    ViewOptions,
+)
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.checks import named_after
@@ -50,6 +59,8 @@ from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
 from clkd.teachers.member import Member
 from clkd.teachers.network import Snapshot
+from clkd.transfer.base import Transfer
+from clkd.transfer.several import Several
 from clkd.view import View, view_of
 
 log = logging.getLogger("clkd.engine")
@@ -115,15 +126,17 @@ class Composer:
                 student=student,
             ),
             retrieval=self._retrieval(),
-            transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
-            transfer_weight=self._transfer_weight(),
+            transfer=self._transfer(context).to(self.device),
+            transfer_weight=self._transfer_weight(scenario.transfer),
             peers=peers,
             own_views=tuple(name for name, peer in scenario.peers.items() if peer.own_view),
             members=members,
             gradient=build(scenario.train.gradient) if scenario.train.gradient else None,
             cache=self._teacher_cache(material, context, augment) if teach else None,
             held_out=self._held_out(),
+            stream=stream,
         )
+        parts.transfer.prepare(parts.student)
         parts.memory.to(self.device)
         refuse(parts, stream)
         if not scenario.stream.boundaries:
@@ -368,8 +381,25 @@ class Composer:
         built: Retrieval = self.registry.build(shared.retrieval) if shared.retrieval else Retrieval()
         return built
 
-    def _transfer_weight(self) -> float | Schedule:
-        shared = self.scenario.transfer.shared
+    def _transfer(self, context: Context) -> Transfer:
+        """One strategy, or several as one."""
+        chosen = self.scenario.transfer
+        if not isinstance(chosen, SeveralParts):
+            built: Transfer = self.registry.build(chosen, seed=self.scenario.seed, context=context)
+            return built
+        names = [member.name for member in chosen.members]
+        own = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
+        seeds = [derive(self.scenario.seed, "transfer", i) for i in range(len(own))]
+        return Several(
+            {
+                name: self.registry.build(member, seed=seed, context=context)
+                for name, member, seed in zip(own, chosen.members, seeds, strict=True)
+            },
+            {name: self._transfer_weight(member) for name, member in zip(own, chosen.members, strict=True)},
+        )
+
+    def _transfer_weight(self, part: Part) -> float | Schedule:
+        shared = part.shared
         assert isinstance(shared, TransferOptions), "the registry gives every transfer its shared keys"
         return self._scheduled(shared.weight)
 

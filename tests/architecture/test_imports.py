@@ -31,6 +31,8 @@ LEVELS = (
         "ranks",
         "weights",
         "view",
+        "reversal",
+        "perceptron",
     ),
     ROOMS,
     ("registry", "plugins", "scenario", "tracking", "checkpoint"),
