@@ -252,7 +252,7 @@ class Composer:
 
     def _context(self, material: Material, augment: Augment, resident: bool) -> Context:
         store, stream = material.store, material.stream
-        labels = labels_of(material, self.scenario.stream.labelled < 1)
+        labels = labels_of(material, self.scenario.stream.labelled != 1)
         everything = _all_rows(store, resident, labels).ready(self.device)
         named = _labelled(everything)
         # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.

@@ -104,6 +104,20 @@ def _normalized_by(raw: Any) -> Any:
 
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _shares(raw: Any) -> Any:
+    """Told apart here, so that only the mistake of the one that is meant is reported."""
+    if isinstance(raw, list | tuple):
+        if not all(type(each) in (int, float) and 0 <= each <= 1 for each in raw):
+            raise ValueError("give shares from 0 to 1, one for each experience, such as [1, 0, 0.1]")
+    elif type(raw) not in (int, float) or not 0 < raw <= 1:
+        raise ValueError("give a share above 0 and up to 1, or a list with one for each experience")
+    return raw
+
+
+Labelled = Annotated[Fraction | tuple[Share, ...], BeforeValidator(_shares)]
 
 
 class Extension(Options):
@@ -111,7 +125,7 @@ class Extension(Options):
 
     dataset: DatasetPart
     split: StreamPart
-    labelled: Fraction = 1.0
+    labelled: Labelled = 1.0
     """As `stream.labelled`, for these rows."""
     new_domain: bool = False
     """Whether its rows are another domain than all before."""
@@ -122,9 +136,10 @@ class StreamOptions(Options):
 
     dataset: DatasetPart
     split: StreamPart
-    labelled: Fraction = 1.0
+    labelled: Labelled = 1.0
     """The share of each experience's training rows, class by class (at least one row each), that keep their label,
-    drawn from the seed. The others teach by distillation only."""
+    drawn from the seed; or one share for each experience, such as `[1, 0, 0.1]`, of which 0 means no label at all. The
+    others teach by distillation only."""
     augment: Annotated[Augment | Literal["standard", "none"], BeforeValidator(_named_or_spelt_out)] = "standard"
     """`standard` is what the data set's own entry declares (`clkd list datasets NAME`)."""
     normalize: Annotated[Normalize | Literal["data", "first"], BeforeValidator(_normalized_by)] = "data"
