@@ -27,6 +27,7 @@ from clkd.engine.parts import Parts
 from clkd.engine.refusals import refuse
 from clkd.engine.rehearse import refuse_undefined
 from clkd.engine.residence import stays_resident
+from clkd.engine.shift import request_shift
 from clkd.engine.speed import set_precision, speed_up
 from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
@@ -40,7 +41,7 @@ from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.checks import named_after
 from clkd.scenario.model import Augment as AugmentOptions
-from clkd.scenario.model import ReportOptions, Scenario, StudentOptions
+from clkd.scenario.model import ReportOptions, Scenario, ShiftOptions, StudentOptions
 from clkd.scenario.resolve import resolved
 from clkd.schedules.base import Progress, Schedule
 from clkd.seeding import derive, generator
@@ -151,6 +152,8 @@ class Composer:
         request_taps(parts)
         if isinstance(self.scenario.report, ReportOptions):
             request_layers(parts, self.scenario.report)
+        if isinstance(self.scenario.shift, ShiftOptions):
+            request_shift(parts, self.scenario.shift)
 
     def _held_out(self) -> HeldOut | None:
         for phase in self.scenario.phases:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -292,6 +293,37 @@ def _on_or_spelt_out(raw: Any) -> Any:
     return ReportOptions() if raw is True else raw
 
 
+class ShiftOptions(Options):
+    """What is measured of domains before and after each experience. It changes no weight and costs some time."""
+
+    layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("input", "penultimate")
+    """Where domains are compared: `input`, or taps of the student."""
+    rows: Annotated[int, Field(ge=20)] = 200
+    """Rows of each domain that are looked at, at most."""
+    false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """How often the monitor may cry out, at most, about rows of a domain that it knows."""
+    permutations: Annotated[int, Field(ge=19)] = 199
+    """Of each two-sample test."""
+
+    @model_validator(mode="after")
+    def _can_alarm(self) -> ShiftOptions:
+        if len(self.layers) / (self.permutations + 1) > self.false_alarms:
+            raise ValueError(
+                f"{self.permutations} permutations cannot reject at {self.false_alarms:g} in {len(self.layers)} "
+                f"layers: give at least {math.ceil(len(self.layers) / self.false_alarms) - 1}"
+            )
+        return self
+
+
+def _shift(raw: Any) -> Any:
+    """As `_on_or_spelt_out`."""
+    if isinstance(raw, Mapping):
+        return ShiftOptions.model_validate(raw)
+    if not isinstance(raw, bool | ShiftOptions):
+        raise ValueError(f"give true, false, or options such as {{layers: [penultimate]}}; got {raw!r}")
+    return ShiftOptions() if raw is True else raw
+
+
 class TrackingOptions(Options):
     """Where the run is recorded beside its own directory."""
 
@@ -335,6 +367,9 @@ class Scenario(Options):
     checkpoint: CheckpointOptions = CheckpointOptions()
     report: Annotated[ReportOptions | bool, BeforeValidator(_on_or_spelt_out)] = False
     """What was transferred in each experience: `true`, or options; by default nothing is said of it."""
+    shift: Annotated[ShiftOptions | bool, BeforeValidator(_shift)] = False
+    """How far domains are apart, and whether what comes in is of a known one: `true`, or options; by default nothing is
+    said of it."""
     tracking: TrackingOptions = TrackingOptions()
 
     @field_validator("device")

@@ -51,7 +51,7 @@ def elastic(x: Tensor, most: float, sigma: float, corners: float) -> Tensor:
     drawn = Drawn(x, "elastic").uniform(2 * (3 + height * width))
     pull = drawn[:, :6].view(-1, 3, 2, 1, 1) * (corners * side)
     base = _barycentric(height, width).to(x.device)
-    moved = sum(pull[:, i] * base[i] for i in range(3))
+    moved = pull[:, 0] * base[0] + pull[:, 1] * base[1] + pull[:, 2] * base[2]
     if most > 0:
         waves = drawn[:, 6:].view(-1, 2, height, width)
         moved = moved + _smooth(_smooth(waves, 2, sigma * side), 3, sigma * side) * (most * side)
@@ -68,7 +68,9 @@ def _barycentric(height: int, width: int) -> Tensor:
     points = [(middle[0] + arm * a, middle[1] + arm * b, 1) for a, b in ((1, 1), (1, -1), (-1, -1))]
     down, across = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     pixels = torch.stack([across, down, torch.ones_like(down)]).double().flatten(1)
-    return torch.linalg.solve(torch.tensor(points, dtype=torch.float64).T, pixels).float().view(3, height, width)
+    corners = torch.tensor(points, dtype=torch.float64)
+    shares: Tensor = torch.linalg.solve(corners.T, pixels)
+    return shares.float().view(3, height, width)
 
 
 def _smooth(x: Tensor, dim: int, sigma: float) -> Tensor:

@@ -113,7 +113,10 @@ def _backward(y: Tensor, dim: int, first: bool) -> Tensor:
 def _split(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Red, green and blue `[n, 3, h, w]` to luminance and two chrominances, each `[n, h, w]`."""
     r, g, b = x.unbind(1)
-    fix = lambda share: _fixed(share, 16)  # noqa: E731  # the shortest way to write a table of constants
+
+    def fix(share: float) -> int:
+        return _fixed(share, 16)
+
     half, middle = 1 << 15, (128 << 16) + (1 << 15) - 1
     return (
         (r * fix(0.299) + g * fix(0.587) + b * fix(0.114) + half) >> 16,

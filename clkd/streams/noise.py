@@ -34,7 +34,8 @@ def table(kind: str, strength: float, device: torch.device) -> Tensor:
         turned = _poisson(grey / strength, at) * strength
     else:
         turned = torch.where(at < strength / 2, 0.0, torch.where(at >= 1 - strength / 2, 1.0, grey))
-    return turned.clamp(0, 1).mul(255).round().to(torch.uint8).to(device)
+    quantiles: Tensor = turned.clamp(0, 1).mul(255).round().to(torch.uint8).to(device)
+    return quantiles
 
 
 def _poisson(rate: Tensor, at: Tensor) -> Tensor:
