@@ -42,15 +42,17 @@ class LossOldDomains(Metric):
     domain that is not the new one, so that one that comes back counts neither as old nor twice. NaN where there is
     none, as in a stream without domains.
 
-    Args:
+    Attributes:
         domains: the domain of each experience.
 
-    >>> LossOldDomains(domains=(0, 1, 0))(Record(3, [[0.9, 0.2, 0.9], [0.5, 0.75, 0.5], [0.8, 0.5, 0.8]], trained=3))
+    >>> loss = LossOldDomains()
+    >>> loss.domains = (0, 1, 0)
+    >>> loss(Record(3, [[0.9, 0.2, 0.9], [0.5, 0.75, 0.5], [0.8, 0.5, 0.8]], trained=3))
     0.25
     """
 
-    def __init__(self, experiences: tuple[Experience, ...] = (), domains: tuple[int, ...] = ()) -> None:
-        self.domains = domains or tuple(each.train.domain for each in experiences)
+    def __init__(self, experiences: tuple[Experience, ...] = ()) -> None:
+        self.domains = tuple(each.train.domain for each in experiences)
 
     def __call__(self, record: Record) -> float:
         last = record.trained - 1

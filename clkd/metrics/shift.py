@@ -100,8 +100,8 @@ def drift(
     """Test incoming rows against each known domain: an alarm where all are rejected.
 
     A domain's p-value is the least of its layers' (MMD permutation tests), times their number (Bonferroni, as Rabanser
-    et al. 2019, "Failing Loudly", §3). If the incoming rows are exchangeable with those of one known domain, that one is
-    rejected with probability `false_alarms` at most; so there is an alarm with no larger one.
+    et al. 2019, "Failing Loudly", §3). If the incoming rows are exchangeable with those of one known domain, that one
+    is rejected with probability `false_alarms` at most; so there is an alarm with no larger one.
     """
     found = {}
     for domain, layers in known.items():
