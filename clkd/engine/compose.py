@@ -19,6 +19,7 @@ from clkd.data.augment import Augment
 from clkd.data.store import Store
 from clkd.data.strong import Strong
 from clkd.engine.alignment import request_layers
+from clkd.engine.boundaries import refuse_boundaries
 from clkd.engine.finished import finished
 from clkd.engine.fit import fit
 from clkd.engine.held_out import HeldOut
@@ -126,6 +127,8 @@ class Composer:
         )
         parts.memory.to(self.device)
         refuse(parts, stream)
+        if not scenario.stream.boundaries:
+            refuse_boundaries(parts)
         self._request_taps(parts)
         for model in parts.students.values():
             rehearse_growth(model, stream)
@@ -255,7 +258,8 @@ class Composer:
 
     def _context(self, material: Material, augment: Augment, resident: bool) -> Context:
         store, stream = material.store, material.stream
-        labels = labels_of(material, self.scenario.stream.labelled != 1)
+        chosen = self.scenario.stream
+        labels = labels_of(material, chosen.labelled != 1 or chosen.imbalance is not None)
         everything = _all_rows(store, resident, labels).ready(self.device)
         named = _labelled(everything)
         # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.

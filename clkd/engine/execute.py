@@ -112,6 +112,7 @@ class _Execution:
             on_epoch=self._on_epoch,
             on_step=self._on_step,
             ranks=ranks,
+            online=job.scenario.stream.online,
         )
         self.phases = Phases(job.scenario.phases, self.loop, self.run)
         self.saver = Saver(self.directory, job.scenario.checkpoint, ranks)

@@ -20,7 +20,7 @@ from clkd.engine.held_out import HeldOut
 from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import ClkdError, UserError
-from clkd.experience import Experience
+from clkd.experience import Experience, Rows
 from clkd.frozen import state_hash
 from clkd.gradients.base import GradientPolicy
 from clkd.memory.base import Memory
@@ -110,7 +110,9 @@ class Parts:
         return classifier
 
     def _foretell(self, experience: Experience) -> None:
-        """Tell frozen teachers what they will be asked, if each row comes in fixed views."""
+        """Tell frozen teachers what they will be asked, if that is known and each row comes in fixed views."""
+        if self.memory.invents:
+            return
         for name, teacher in self.teachers.items():
             needs = self.needs(name)
             wanted = needs.logits or bool(needs.features)
@@ -136,6 +138,12 @@ class Parts:
                 for chunk in chain(new, _pieces(kept)):
                     self.look()
                     yield self.augment.fixed(chunk, torch.full_like(chunk.y, view))
+
+    def labels(self, rows: Rows) -> set[int] | None:
+        """Every label of `rows` and of what memory keeps, -1 for none; None where memory does not tell."""
+        held = self.memory.histogram()
+        told = sum(held.values()) == len(self.memory) and not self.memory.unlabelled
+        return {*torch.unique(rows.y).tolist(), *held} if told else None
 
     def train(self) -> None:
         """Put all that is trained into train mode."""

@@ -51,6 +51,10 @@ class Ring(Offered):
         super().__init__(size, seed, device, store, class_names, context, student)
         self.group = COLUMN[per]
 
+    @property
+    def needs_boundaries(self) -> bool:
+        return self.group == COLUMN["experience"]
+
     def observe(self, batch: Batch, signals: Signals) -> None:
         for at in self.pieces(batch):
             self._take(batch, signals, at.to(batch.y.device, non_blocking=True))

@@ -268,6 +268,12 @@ def gem() -> Fragment:
     return {"losses": ["cross_entropy"], "memory": memory, "train": train}
 
 
+def dgr() -> Fragment:
+    """Deep generative replay (Shin et al. 2017), as in van de Ven et al. 2022: labels of new and of made-up rows."""
+    new, old = ({"kind": kind, "of": "experiences"} for kind in ("new_fraction", "old_fraction"))
+    return {"losses": [{**NEW, "weight": new}, {**REPLAYED, "weight": old}], "memory": "generator"}
+
+
 def ewc() -> Fragment:
     """Elastic weight consolidation (Kirkpatrick et al. 2017): a penalty for each experience; tune its weight."""
     return _held({"kind": "ewc", "weight": 100})
@@ -319,6 +325,7 @@ METHODS = {
     "wa": "distillation and aligned weights of new classes (Zhao et al. 2020)",
     "agem": "no step may raise the loss on memory (Chaudhry et al. 2019)",
     "gem": "no step may raise the loss on any past experience (Lopez-Paz & Ranzato 2017)",
+    "dgr": "deep generative replay: a variational autoencoder makes up what is replayed (Shin et al. 2017)",
     "ewc": "elastic weight consolidation (Kirkpatrick et al. 2017)",
     "ewc_online": "online elastic weight consolidation (Schwarz et al. 2018)",
     "si": "synaptic intelligence (Zenke et al. 2017)",

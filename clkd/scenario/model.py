@@ -121,6 +121,29 @@ def _shares(raw: Any) -> Any:
 Labelled = Annotated[Fraction | tuple[Share, ...], BeforeValidator(_shares)]
 
 
+class Imbalance(Options):
+    """Fewer training rows than the data has; test rows are all there. What stays is drawn from the seed."""
+
+    ratio: Annotated[float, Field(ge=1)] | None = None
+    """Long-tailed: the largest class has so many times the rows of the smallest, and the i-th of C n·ρ^(−i/(C−1))."""
+    order: Literal["natural", "random"] = "natural"
+    """Which class is the i-th: by id, or drawn from the run's seed."""
+    rows: Positive | tuple[Positive, ...] | None = None
+    """Instead of a ratio: so many rows of each class; one number, or one for each class in the order of ids."""
+    rows_per_experience: Positive | tuple[Positive, ...] | None = None
+    """So many rows in each experience; one number, or one for each. At least one row of each class stays."""
+
+    @model_validator(mode="after")
+    def _used(self) -> Imbalance:
+        if self.ratio is not None and self.rows is not None:
+            raise ValueError("give either ratio (long-tailed) or rows (of each class)")
+        if self.ratio is None and self.order != "natural":
+            raise ValueError("order is which classes have most rows by ratio: give ratio")
+        if self.ratio is None and self.rows is None and self.rows_per_experience is None:
+            raise ValueError("give ratio, rows or rows_per_experience")
+        return self
+
+
 class Extension(Options):
     """Data that came later (`clkd extend`): its experiences follow those before it. Classes are the same by name."""
 
@@ -128,6 +151,8 @@ class Extension(Options):
     split: StreamPart
     labelled: Labelled = 1.0
     """As `stream.labelled`, for these rows."""
+    imbalance: Imbalance | None = None
+    """As `stream.imbalance`, for these rows."""
     new_domain: bool = False
     """Whether its rows are another domain than all before."""
 
@@ -141,6 +166,13 @@ class StreamOptions(Options):
     """The share of each experience's training rows, class by class (at least one row each), that keep their label,
     drawn from the seed; or one share for each experience, such as `[1, 0, 0.1]`, of which 0 means no label at all. The
     others teach by distillation only."""
+    imbalance: Imbalance | None = None
+    """Fewer training rows of some classes, or in some experiences, whatever the split; by default all there are."""
+    online: bool = False
+    """A single pass: each row comes once, in the order of its arrival, where the split knows one (`fuzzy`, `given`)."""
+    boundaries: bool = True
+    """Whether parts are told where an experience ends. `false` needs `online: true`, and refuses parts that would do
+    anything at a boundary."""
     augment: Annotated[Augment | Literal["standard", "none"], BeforeValidator(_named_or_spelt_out)] = "standard"
     """`standard` is what the data set's own entry declares (`clkd list datasets NAME`)."""
     normalize: Annotated[Normalize | Literal["data", "first"], BeforeValidator(_normalized_by)] = "data"
@@ -151,6 +183,14 @@ class StreamOptions(Options):
     `auto` streams what would take more than half of the device's memory. The numbers are the same."""
     extensions: tuple[Extension, ...] = ()
     """Data that came after `dataset`, one after another."""
+
+    @model_validator(mode="after")
+    def _unbounded(self) -> StreamOptions:
+        if not (self.boundaries or self.online):
+            raise ValueError(
+                "boundaries: false says nothing of experiences, so no row can come twice: set online: true"
+            )
+        return self
 
 
 class StudentOptions(Options):

@@ -30,6 +30,9 @@ class SplitOptions(Options):
         return None
 
 
+Percent = Annotated[float, Field(ge=0, lt=100)]
+
+
 class ClassOptions(SplitOptions):
     """New classes in each experience."""
 
@@ -43,18 +46,41 @@ class ClassOptions(SplitOptions):
     """`natural` is by id; `random` is drawn from `order_seed`; or all classes in the order wanted."""
     order_seed: int | None = None
     """What a random order is drawn from; by default the run's seed."""
+    sizes: Literal["even", "random"] = "even"
+    """How many classes an experience has: as many as the others, or what random cuts through their order leave."""
+    blur: Percent = 0.0
+    """How many percent of each class's training rows come in the other experiences, as many in each."""
+    disjoint: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """How many percent of the classes `blur` leaves out; which ones is drawn from the seed."""
+    fuzzy: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Around each boundary, for so many percent of an experience's length, the share of the next experience's rows
+    grows linearly from none to all."""
+    labels: Literal["own", "place"] = "own"
+    """`place` calls each class by its place in its experience, so that all experiences bring the same labels in another
+    guise each: domain-incremental split MNIST, where the first of two digits is 0 and the second 1."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ClassOptions:
+        if self.sizes == "random" and (self.classes is not None or self.first is not None):
+            raise ValueError("sizes: random draws how many classes come when: leave out classes and first")
+        if self.disjoint and not self.blur:
+            raise ValueError("disjoint is about classes that blur leaves out: give blur")
+        if (self.blur or self.fuzzy) and self._count() == 1:
+            raise ValueError("blur and fuzzy are about boundaries: there is only one experience")
         if (self.experiences is None) == (self.classes is None):
             raise ValueError("give either experiences (a number) or classes (a list of lists)")
         if self.classes is not None and (self.first is not None or self.order != "natural"):
             raise ValueError("classes already says which come first: leave out first and order")
         if self.first is not None and self.experiences == 1:
             raise ValueError("first needs at least 2 experiences")
+        if self.labels == "place" and (self.blur or self.fuzzy):
+            raise ValueError("labels: place needs classes that one experience alone has: leave out blur and fuzzy")
         if self.order_seed is not None and self.order != "random":
             raise ValueError("order_seed is only used with order: random")
         return self
+
+    def _count(self) -> int | None:
+        return self.experiences if self.classes is None else len(self.classes)
 
     def problem(self, class_count: int) -> str | None:
         """As `SplitOptions.problem`.
@@ -81,6 +107,34 @@ class ClassOptions(SplitOptions):
 
 class TaskOptions(ClassOptions):
     """New classes in each experience, and the task is told at test time."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> TaskOptions:
+        if self.blur or self.fuzzy:
+            raise ValueError(
+                "a task is told by the classes that it alone has: leave out blur and fuzzy, or use by: class"
+            )
+        if self.labels == "place":
+            raise ValueError(
+                "labels: place makes domains of the classes, and tasks have classes of their own: by: class"
+            )
+        return self
+
+
+class RepeatedOptions(SplitOptions):
+    """Classes that come again."""
+
+    experiences: Positive
+    repetition: Annotated[float, Field(ge=0, le=1)]
+    """The probability with which a class that has come before comes again in an experience."""
+    first_occurrence: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How early classes come first: experience i has the probability ∝ (1 − p)^i. 0 is evenly over the stream, 1 all in
+    the first experience."""
+    rows: Positive | None = None
+    """How many training rows each experience has, evenly of its classes, so that rows come again, too. By default each
+    row comes once: a class's rows are split evenly over the experiences that it comes in."""
+    test: Literal["own", "all"] = "own"
+    """Whether an experience is tested on its own classes, or on those of the whole stream."""
 
 
 Look = Literal[
@@ -209,6 +263,12 @@ def clkd_register_streams(register: Register) -> None:
         "clkd.streams.classes:by_task",
         config=TaskOptions,
         summary="new classes in each experience, the task is told at test time",
+    )
+    register(
+        "repeated",
+        "clkd.streams.repeated:by_repeated",
+        config=RepeatedOptions,
+        summary="classes come first at random times, and come again",
     )
     register(
         "domain",

@@ -22,9 +22,9 @@ def hide(stream: Stream, store: Store, fraction: float | Sequence[float], seed: 
     """The stream with the labels of all but `fraction` of each experience's training rows gone.
 
     It is a fraction of each class, rounded, and at least one row; or one fraction for each experience, of which 0 means
-    no label at all. Each row of the data set draws one number, whatever
-    the split, and those with the smallest keep their label: so a larger fraction keeps those of a smaller one, and a
-    domain stream the same rows in every domain. Validation and test rows keep theirs.
+    no label at all. Each row of the data set draws one number, whatever the split, and those with the smallest keep
+    their label: so a larger fraction keeps those of a smaller one, and a domain stream the same rows in every domain.
+    Validation and test rows keep theirs.
 
     Where the stream follows another one, `offset` is how many experiences that has: nothing is drawn as it was there.
 

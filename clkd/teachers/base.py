@@ -45,6 +45,15 @@ class Teacher:
     """The processes that share its work."""
 
     @property
+    def needs_boundaries(self) -> bool:
+        """Whether it has to be told where experiences begin and end, so that a stream without boundaries refuses it.
+
+        A class that overrides `begin` or `end` does, unless it says here that it does not: then `begin` and `end` are
+        called as ever, and mean no more than that new classes may have come. A class attribute will do.
+        """
+        return False
+
+    @property
     def ready(self) -> bool:
         """Whether it has anything to say yet: the previous self has nothing in the first experience."""
         return True

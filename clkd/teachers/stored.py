@@ -30,6 +30,8 @@ class Stored(Teacher):
     """
 
     partial = True
+    needs_boundaries = False
+    """It only looks up which classes have come."""
 
     def __init__(self, class_names: tuple[str, ...], classes: Literal["known", "all"] = "known") -> None:
         self.classes = classes

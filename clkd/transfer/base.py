@@ -20,6 +20,15 @@ class Transfer(nn.Module):
     contract_optouts: ClassVar[dict[str, str]] = {}
     """Laws of `clkd.testing.contract` that do not hold for this strategy, each with the reason."""
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it has to be told where experiences begin and end, so that a stream without boundaries refuses it.
+
+        A class that overrides `begin` or `end` does, unless it says here that it does not: then `begin` and `end` are
+        called as ever, and mean no more than that new classes may have come. A class attribute will do.
+        """
+        return False
+
     def reads(self) -> Needs:
         """What it reads of the student."""
         return self.needs

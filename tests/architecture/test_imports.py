@@ -35,7 +35,7 @@ LEVELS = (
     ROOMS,
     ("registry", "plugins", "scenario", "tracking", "checkpoint"),
     ("engine",),
-    ("testing",),
+    ("testing", "reproduce"),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

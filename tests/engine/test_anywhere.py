@@ -36,6 +36,23 @@ CNN = {"model": "resnet8", "head": "linear"}
 CROPPED = {**BASE["stream"], "augment": {"crop": 1, "flip": True}}
 PARTS: dict[str, dict[str, Any]] = {
     "the main one": {},
+    "no boundaries": {
+        "stream": {
+            **BASE["stream"],
+            "split": {"by": "class", "experiences": 3, "blur": 20, "fuzzy": 60},
+            "imbalance": {"ratio": 2},
+            "online": True,
+            "boundaries": False,
+        },
+        "teachers": {"slow": {"kind": "ema", "decay": 0.9}},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
+        "memory": {"kind": "reservoir", "size": 20},
+        "transfer": "none",
+        "train": {**BASE["train"], "epochs": 1, "keep_optimizer": True},
+    },
+    "classes that come again": {
+        "stream": {**BASE["stream"], "split": {"by": "repeated", "experiences": 3, "repetition": 0.5, "rows": 40}},
+    },
     "ema": {
         "teachers": {"slow": {"kind": "ema", "decay": 0.9}},
         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
@@ -99,6 +116,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "memory": {"kind": "loss_aware", "size": 30, "retrieval": {"kind": "mir", "candidates": 20}},
     },
     "gss": {"memory": {"kind": "gss", "size": 25}},
+    "generator, labels and a previous self": {"memory": {"kind": "generator", "hidden": [20], "latent": 5}},
     "no memory": {"memory": "none"},
     "learned temperature and weights": {
         "losses": [

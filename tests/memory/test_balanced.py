@@ -45,6 +45,13 @@ def test_every_experience_has_an_equal_share_and_what_a_small_one_leaves_goes_to
     assert abs(counts[0] - counts[2]) <= 1
 
 
+def test_no_group_has_more_than_each_however_much_room_there_is():
+    counts = Counter(column(live(ExperienceBalanced(30, each=8), 60, 3, 60), "experience").tolist())
+    assert counts == {0: 8, 1: 3, 2: 8}
+    counts = Counter(column(live(ExperienceBalanced(9, each=8), 60, 60, 60), "experience").tolist())
+    assert counts == {0: 3, 1: 3, 2: 3}
+
+
 def test_making_room_only_drops_rows():
     before = set(column(live(ExperienceBalanced(40), 100), "sample_id").tolist())
     after = column(live(ExperienceBalanced(40), 100, 100), "sample_id")

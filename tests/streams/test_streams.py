@@ -364,3 +364,15 @@ def test_the_data_s_own_domains_may_come_back(store: Store) -> None:
 def test_domains_that_make_no_sense_are_refused(options: dict, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         REGISTRY.parse("streams", {"by": "domain", **options})
+
+
+def test_classes_called_by_their_place_are_the_same_rows_in_domains(store: Store) -> None:
+    options = {"by": "class", "experiences": 5, "order": "random"}
+    own, placed = cut(store, 3, **options, validation=0.2), cut(store, 3, **options, validation=0.2, labels="place")
+    assert (placed.name, placed.class_names) == ("domain", ("place 0", "place 1"))
+    for a, b in zip(own, placed, strict=True):
+        assert (b.classes, b.seen, b.new_classes) == ((0, 1), (0, 1), (0, 1) if b.index == 0 else ())
+        for rows, same in ((a.train, b.train), (a.validation, b.validation), (a.test, b.test)):
+            assert torch.equal(rows.sample_id, same.sample_id)
+            assert torch.equal(torch.tensor(a.classes)[same.y], rows.y), "the k-th class is class k"
+            assert same.domain == b.index
