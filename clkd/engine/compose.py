@@ -28,6 +28,7 @@ from clkd.engine.parts import Parts
 from clkd.engine.refusals import refuse
 from clkd.engine.rehearse import refuse_undefined
 from clkd.engine.residence import stays_resident
+from clkd.engine.shift import request_shift
 from clkd.engine.speed import set_precision, speed_up
 from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
@@ -50,7 +51,7 @@ from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.checks import named_after
 from clkd.scenario.model import Augment as AugmentOptions
-from clkd.scenario.model import ReportOptions, Scenario, StudentOptions
+from clkd.scenario.model import ReportOptions, Scenario, ShiftOptions, StudentOptions
 from clkd.scenario.resolve import resolved
 from clkd.schedules.base import Progress, Schedule
 from clkd.seeding import derive, generator
@@ -167,6 +168,8 @@ class Composer:
         request_taps(parts)
         if isinstance(self.scenario.report, ReportOptions):
             request_layers(parts, self.scenario.report)
+        if isinstance(self.scenario.shift, ShiftOptions):
+            request_shift(parts, self.scenario.shift)
 
     def _held_out(self) -> HeldOut | None:
         for phase in self.scenario.phases:
@@ -273,7 +276,7 @@ class Composer:
     def _context(self, material: Material, augment: Augment, resident: bool) -> Context:
         store, stream = material.store, material.stream
         chosen = self.scenario.stream
-        labels = labels_of(material, chosen.labelled < 1 or chosen.imbalance is not None)
+        labels = labels_of(material, chosen.labelled != 1 or chosen.imbalance is not None)
         everything = _all_rows(store, resident, labels).ready(self.device)
         named = _labelled(everything)
         # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.
