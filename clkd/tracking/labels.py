@@ -12,7 +12,7 @@ from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
 from clkd import __version__
-from clkd.scenario.resolve import config_sha
+from clkd.scenario.resolve import config_sha, group_name
 from clkd.tracking.points import percent
 from clkd.tracking.result import HEADLINES
 
@@ -42,14 +42,13 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 def run_tags(run: Run) -> dict[str, str]:
     """What clkd itself says of a run, as tags of the parent run."""
-    sha = config_sha(run.scenario)
     tags = {
         **git_tags(),
         "clkd.run_id": run.id,
         "clkd.version": __version__,
         "clkd.seed": str(run.seed),
-        "clkd.group": f"{run.scenario.name}-{sha[:8]}",
-        "clkd.config_sha": sha,
+        "clkd.group": group_name(run.scenario),
+        "clkd.config_sha": config_sha(run.scenario),
         "clkd.plugins": ",".join(run.plugins),
         "clkd.dataset": run.dataset,
         "mlflow.source.name": run.command,
