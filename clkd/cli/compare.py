@@ -14,6 +14,8 @@ from clkd.compare.group import Group, grouped
 from clkd.compare.select import chosen
 from clkd.errors import UserError, writing
 
+PICTURES = (".png", ".pdf", ".svg")
+
 
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN|GROUP...")
@@ -42,6 +44,8 @@ def command(
 
     --metric takes what `result.json` holds: metrics by name, compute.training_macs, seconds.total, …
     """
+    if picture and picture.suffix not in PICTURES:
+        raise UserError(f"--plot {picture}: name a {' or '.join(PICTURES)} file")
     cache = cache_directory()
     groups, notes = grouped(chosen(runs, cache))
     reference = _reference(against, groups, cache) if against else None
@@ -79,10 +83,8 @@ def _print(comparison: Comparison, form: str, as_json: bool) -> None:
 
 
 def _draw(comparison: Comparison, picture: Path) -> None:
-    from clkd.compare.plot import plot  # matplotlib is not loaded for a table
+    from clkd.compare.plot import plot  # loads matplotlib: not for a table
 
-    if picture.suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--plot {picture}: name a .png, .pdf or .svg file")
     with writing(picture):
         plot(comparison).savefig(picture, dpi=150)
     click.echo(f"{picture} written", err=True)

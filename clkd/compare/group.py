@@ -111,12 +111,13 @@ def _on(runs: Sequence[Summary]) -> list[str]:
 
 def _settings(runs: Sequence[Summary]) -> list[str]:
     """What the scenarios of these runs do not have in common, as `--set` would say it."""
-    from clkd.engine.provenance import RESOLVED  # reads scenarios: only where names do not tell
-    from clkd.scenario.document import parse, read_text
+    if len({run.config_sha for run in runs}) == 1:
+        return ["" for _ in runs]
+    from clkd.scenario.document import parse, read_text  # pydantic and YAML: only where names do not tell
     from clkd.scenario.resolve import NOT_THE_METHOD
     from clkd.tracking.labels import flatten
 
-    flat = [dict(flatten(parse(read_text(run.path / RESOLVED)).data)) for run in runs]
+    flat = [dict(flatten(parse(read_text(run.path / "resolved.yaml")).data)) for run in runs]
     keys = list(dict.fromkeys(key for each in flat for key in each if key.partition(".")[0] not in NOT_THE_METHOD))
     differing = [key for key in keys if len({each.get(key) for each in flat}) > 1]
     if len(differing) > MOST_KEYS:

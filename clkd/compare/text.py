@@ -14,6 +14,8 @@ LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": "$<$",
+    "–": "--",
 }
 
 
@@ -45,7 +47,7 @@ def markdown(comparison: Comparison) -> str:
 def latex(comparison: Comparison) -> str:
     """A `tabular` for the package booktabs; the notes are comments above it."""
     body = _body(comparison, _latex_cell)
-    escaped = [[_escape(line[0]), *line[1:]] for line in body]
+    escaped = [[each if each.startswith("$") else _escape(each) for each in line] for line in body]
     head = [_escape(each) for each in _head(comparison)]
     return "\n".join(
         [
@@ -167,7 +169,7 @@ def _plain(cell: Cell, metric: Metric) -> str:
 def _latex_cell(cell: Cell, metric: Metric) -> str:
     text = r" \pm ".join(_numbers(cell, metric))
     if not text:
-        return "--"
+        return "–"
     return rf"$\mathbf{{{text}}}$" if cell.best else f"${text}$"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 from clkd import __version__
 from clkd.compare.group import ENDED
 from clkd.compare.summary import Summary
-from clkd.engine.provenance import digest
 from clkd.errors import UserError
 from clkd.registry import Registry
 from clkd.scenario.load import load
@@ -56,7 +56,7 @@ def points(scenario: Path, combinations: Sequence[Settings], seeds: Sequence[int
     loaded = [load(scenario, settings, registry).scenario for settings in combinations]
     if any(each.output is not None for each in loaded):
         raise UserError("output: a sweep makes many runs, and this names one place: leave it out (--set output=null)")
-    sweep = f"{loaded[0].name}-{digest(repr(combinations).encode())[:8]}"
+    sweep = f"{loaded[0].name}-{hashlib.sha256(repr(combinations).encode()).hexdigest()[:8]}"
     return [
         Point(scenario, settings, _tags(each, sweep), seed, group_name(each), config_sha(each))
         for seed in seeds or [loaded[0].seed]

@@ -53,7 +53,7 @@ def test_latex(two, clkd):
         "group & seeds & average\\_accuracy, \\% & p \\\\\n"
         "\\midrule\n"
         "plain & 3 & $30.00 \\pm 10.00$ & 0.074 \\\\\n"
-        "er\\_500 & 3 & $\\mathbf{50.00 \\pm 20.00}$ & – \\\\\n"
+        "er\\_500 & 3 & $\\mathbf{50.00 \\pm 20.00}$ & -- \\\\\n"
         "\\bottomrule\n"
         "\\end{tabular}\n"
     )
@@ -204,9 +204,9 @@ def test_runs_are_named_in_every_way(two, clkd, tmp_path):
     [
         (["plan"], "clkd: plan: no such run, group or scenario here (did you mean 'plain'?)\n"),
         (["00000000000"], "several runs begin like this: 000000000001, "),
-        (["plain", "--metric", "acuracy"], "--metric acuracy: no run has it (did you mean "),
+        (["plain", "--metric", "average_acuracy"], "--metric average_acuracy: no run has it (did you mean "),
         (["plain", "--metric", "forgetting:up"], "behind the colon, say which is better: low or high"),
-        (["plain", "--plot", "x.txt"], "--plot x.txt: name a .png, .pdf or .svg file"),
+        (["plain", "--plot", "x.txt"], "--plot x.txt: name a .png or .pdf or .svg file"),
     ],
 )
 def test_a_mistake_is_told(words, said, two, clkd):
