@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import clkd
 from states import assert_same, state
 
 from clkd import checkpoint
@@ -122,12 +123,11 @@ def prepared(home: Path, scenario: dict[str, Any]) -> Path:
     return home
 
 
-def clkd(home: Path, *arguments: str, **death: int) -> int:
+def run(home: Path, *arguments: str, **death: int) -> int:
     """The exit code of a run that is killed where `death` says."""
     if death:
         (home / "death.json").write_text(json.dumps(death))
-    command = [sys.executable, "-m", "clkd", "run", *arguments, "--plugins-dir", "plugins", "-q"]
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=120, check=False)
+    done = clkd("run", *arguments, "--plugins-dir", "plugins", "-q", cwd=home)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     assert "Traceback" not in done.stderr
     (home / "death.json").unlink(missing_ok=True)
@@ -137,7 +137,7 @@ def clkd(home: Path, *arguments: str, **death: int) -> int:
 def go_on(home: Path, *more: str, **death: int) -> int:
     started = (home / "cut" / "run.json").exists()
     which = ("--resume", "cut") if started else ("cut.yaml",)
-    return clkd(home, *which, *more, **death)
+    return run(home, *which, *more, **death)
 
 
 def assert_same_runs(home: Path, experiences: int = 2, epochs: int = 2) -> None:
@@ -167,7 +167,7 @@ def told(line: dict[str, Any]) -> dict[str, Any]:
 def test_killed_three_times_it_ends_as_if_never_killed(home: Path) -> None:
     """At a step, between the files of a checkpoint, and at a step of the next experience."""
     draw = random.Random(0)
-    assert clkd(home, "whole.yaml", "--tracking", "offline") == 0
+    assert run(home, "whole.yaml", "--tracking", "offline") == 0
     assert go_on(home, "--tracking", "offline", step=draw.randint(5, 13)) == -signal.SIGKILL
     # Each checkpoint makes seven: metrics.jsonl, two files, their directory, the one above; and there are more.
     assert go_on(home, fsync=draw.randint(9, 20)) == -signal.SIGKILL
@@ -182,7 +182,7 @@ def test_killed_three_times_it_ends_as_if_never_killed(home: Path) -> None:
 def test_killed_anywhere(home: Path, seed: int) -> None:
     """Eight times each, after random numbers of calls and of `fsync`s; MLflow has every point once."""
     tracking = ("--tracking", "mlflow", "--tracking-uri", "sqlite:///m.db") if seed == 0 else ("--tracking", "offline")
-    assert clkd(home, "whole.yaml", *tracking) == 0
+    assert run(home, "whole.yaml", *tracking) == 0
     draw, kills = random.Random(seed), 0
     while kills < 8:
         death = {"fsync": draw.randint(1, 30)} if kills % 4 == 3 else {"calls": draw.randint(1, 20_000)}
@@ -199,7 +199,7 @@ def test_killed_anywhere(home: Path, seed: int) -> None:
 @pytest.mark.timeout(400)
 def test_the_main_job_killed_in_each_experience(tmp_path: Path) -> None:
     home, draw = prepared(tmp_path, main_job()), random.Random(5)
-    assert clkd(home, "whole.yaml", "--tracking", "offline") == 0
+    assert run(home, "whole.yaml", "--tracking", "offline") == 0
     steps = [json.loads(line)["step"] for line in (home / "whole" / "metrics.jsonl").read_text().splitlines()
              if json.loads(line)["event"] == "experience"]  # fmt: skip
     for first, last in zip([0, *steps], steps, strict=False):
