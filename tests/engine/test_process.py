@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,8 +116,9 @@ def test_resumed_in_another_process_it_ends_as_if_never_stopped(scenario: Path, 
     ],
 )
 def test_a_stopped_run_is_killed_and_keeps_its_experiences(
-    scenario: Path, tmp_path: Path, number: signal.Signals, code: int, tracking: list[str]
+    scenario: Path, tmp_path: Path, empty_store: Path, number: signal.Signals, code: int, tracking: list[str]
 ) -> None:
+    shutil.copy(empty_store, tmp_path / "m.db")
     train = {**TINY["train"], "epochs": 200}
     process = start("run", str(changed(scenario, train=train)), *tracking, cwd=tmp_path)
     wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/exp_000*")), process)

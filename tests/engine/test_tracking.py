@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,11 @@ TINY: dict[str, Any] = {
     "memory": {"kind": "reservoir", "size": 20},
     "train": {"epochs": 2, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05}},
 }
+
+
+@pytest.fixture(autouse=True)
+def database(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "m.db")
 
 
 @pytest.fixture
@@ -109,7 +115,6 @@ def test_a_crash_ends_failed_and_says_why(start: Any, tmp_path: Path) -> None:
 
 
 def test_nothing_stays_running_that_was_stopped_while_mlflow_was_starting(tmp_path: Path) -> None:
-    stored(tmp_path)  # makes the database, which takes a busy machine a while
     (tmp_path / "tiny.yaml").write_text(to_yaml({**TINY, "train": ENDLESS}))
     command = [sys.executable, "-m", "clkd", "run", "tiny.yaml", "-q", *MLFLOW]  # which has to import MLflow
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -125,7 +130,6 @@ def test_nothing_stays_running_that_was_stopped_while_mlflow_was_starting(tmp_pa
 @pytest.mark.slow  # seven real processes
 @pytest.mark.timeout(600)
 def test_a_process_that_was_killed_is_brought_in_and_resumed(start: Any, tmp_path: Path) -> None:
-    stored(tmp_path)  # makes the database
     ended(start("run", "tiny.yaml", "-q", *MLFLOW, "--set", "output=whole"), 0)
     process = start("run", "tiny.yaml", "-q", *MLFLOW, "--set", "output=cut")
     wait_for(lambda: list(tmp_path.glob("cut/checkpoints/exp_00[12]")), process)
