@@ -28,7 +28,6 @@ from typing import Any
 HEAVY = (
     "clkd.cli.run",
     "clkd.engine.execute",  # torch
-    "torch._dynamo",  # the first optimizer asks for it
     "mlflow.store.tracking.sqlalchemy_store",
     "alembic.command",
     "clkd.tracking.figures",

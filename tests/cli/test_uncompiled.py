@@ -1,0 +1,56 @@
+"""A run that compiles nothing does not load torch's compiler, and whoever wants it afterwards gets it whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCENARIO = """\
+name: tiny
+stream: {dataset: {name: digits, rows_per_class: 8}, split: {by: class, experiences: 2}}
+student: {model: {kind: mlp, hidden: [8]}, head: linear}
+train: {batch_size: 8, optimizer: {kind: KIND, lr: 0.05}, scheduler: {kind: cosine}}
+tracking: {mode: "off"}
+"""
+RUN = """
+import sys, warnings
+from clkd.cli.main import main
+assert main(["run", "tiny.yaml", "-q"]) == 0
+assert "torch._dynamo.convert_frame" not in sys.modules, "it was loaded"
+warnings.simplefilter("ignore")
+"""
+ASKS = {
+    "compile": "import torch; assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item() == 2",
+    "attribute": "import torch; assert torch._dynamo.is_compiling() is False",
+    "import from": "from torch._dynamo import config, is_compiling; assert config.recompile_limit > 0",
+    "submodule": "import torch._dynamo.config; assert torch._dynamo.config.recompile_limit > 0",
+}
+STILL = """
+import torch
+assert sys.modules["torch._dynamo"] is torch._dynamo and torch._dynamo.__file__
+weight = torch.ones(2, requires_grad=True)
+optimizer = torch.optim.SGD([weight], lr=1.0)
+weight.sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+assert weight.tolist() == [0, 0] and weight.grad is None
+"""
+
+
+@pytest.mark.parametrize(("kind", "asks"), list(zip(["sgd", "adam", "adamw", "rmsprop"], ASKS, strict=True)))
+def test_it_is_there_when_it_is_asked_for(kind: str, asks: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SCENARIO.replace("KIND", kind))
+    code = RUN + ASKS[asks] + STILL
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_compiles_gets_it(tmp_path: Path) -> None:
+    """What cannot be compiled on this machine is told, and runs as it is."""
+    (tmp_path / "tiny.yaml").write_text(SCENARIO.replace("KIND", "sgd"))
+    code = RUN.replace('"-q"', '"-q", "--set", "train.compile=true"').replace("not in", "in")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
