@@ -26,6 +26,7 @@ class Rows:
         sample_id: `[n]` int64 the row's stable number, which is its place in the original set.
         domain, experience: the ids that every row of this selection carries.
         warp: what makes these rows another domain, or None.
+        ordered: whether they stand in the order in which they arrive, which an online stream keeps.
         resident: whether they may be brought onto the device whole; else they stay in the store, and only batches move.
     """
 
@@ -37,6 +38,7 @@ class Rows:
     experience: int = 0
     warp: Warp | None = None
     resident: bool = True
+    ordered: bool = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -70,10 +72,10 @@ class Rows:
 
     def stored(self, at: Tensor) -> Batch:
         """As `gather`, before the warp."""
-        return Batch(
-            x=self.x.index_select(0, self.index[at]),  # copies whole rows, where indexing copies pixel by pixel
-            y=self.y[at],
-            sample_id=self.sample_id[at],
+        return Batch(  # index_select copies whole rows, where indexing copies pixel by pixel
+            x=self.x.index_select(0, self.index.index_select(0, at)),
+            y=self.y.index_select(0, at),
+            sample_id=self.sample_id.index_select(0, at),
             domain=torch.full_like(at, self.domain),
             experience=torch.full_like(at, self.experience),
             new=len(at),

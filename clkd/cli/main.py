@@ -16,7 +16,22 @@ from clkd.cli.common import State
 from clkd.errors import ClkdError, EchoError, PluginError, one_line
 from clkd.plugins import load_plugins
 
-COMMANDS = ("run", "extend", "validate", "explain", "show", "list", "plugins", "schema", "cache", "track", "report")
+COMMANDS = (
+    "run",
+    "extend",
+    "validate",
+    "explain",
+    "show",
+    "list",
+    "plugins",
+    "plugin",
+    "schema",
+    "cache",
+    "track",
+    "report",
+    "reproduce",
+    "doctor",
+)
 """Each is the `command` of the module of its name in this package."""
 
 INTERRUPTED = 130

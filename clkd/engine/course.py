@@ -25,6 +25,7 @@ class Course:
         schedule: the learning rate's, under the moment it moves at: `epoch` or `step`.
         rows: the experience's own, ready.
         labelled: which of them have a label, on the CPU; None where all have.
+        ordered: whether rows come in their own order, not shuffled.
         epoch: the one under way.
     """
 
@@ -32,11 +33,15 @@ class Course:
     schedule: dict[str, LRScheduler]
     rows: Rows
     seed: int
+    ordered: bool = False
     epoch: Epoch = field(init=False)
     labelled: Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.labelled = self.rows.labelled()
+        if (labels := self.step.parts.labels(self.rows)) is not None:
+            for term in self.step.terms:
+                term.loss.foresee(labels)
         self.enter(0)
 
     def enter(self, epoch: int) -> None:
@@ -45,7 +50,7 @@ class Course:
         progress.epoch = epoch
         lr = float(self.step.optimizer.param_groups[0]["lr"])
         place = progress.experience, epoch
-        self.epoch = Epoch.drawn(len(self.rows), self.seed, place, Meter(self.step.ranks), lr)
+        self.epoch = Epoch.drawn(len(self.rows), self.seed, place, Meter(self.step.ranks), lr, self.ordered)
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes from step to step and is in no part. All ranks have to ask together, between two steps.

@@ -5,12 +5,16 @@ from __future__ import annotations
 from torch import nn
 
 from clkd.engine.compose import Composition
+from clkd.engine.parts import Parts
 from clkd.engine.term import STUDENT, Term
+from clkd.memory.base import Memory
 from clkd.models.cost import multiply_accumulates, parameter_count
-from clkd.scenario.model import PhaseOptions, Scenario
+from clkd.options import Part
+from clkd.scenario.model import PhaseOptions, Scenario, StreamOptions
 from clkd.schedules.base import Schedule
 from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
+from clkd.transfer.several import Several
 from clkd.view import View
 
 
@@ -47,9 +51,7 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
         f"{len(stream.class_names)} classes"
         + (f", {composed.store.skipped:,} corrupt pictures left out" if composed.store.skipped else "")
         + _nameless(stream),
-        "stream": f"{scenario.stream.split.name}-incremental, {len(stream)} experiences: "
-        + ", ".join(experience.name for experience in stream[:6])
-        + (", …" if len(stream) > 6 else ""),
+        "stream": _arrival(scenario.stream, stream),
         "student": f"{scenario.student.model.name} with a {scenario.student.head.name} head, {_size(STUDENT, numbers)}",
     }
     for name, peer in scenario.peers.items():
@@ -61,16 +63,42 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
         lines[f"teacher {name}"] = f"{part.name}{size}"
     lines["loss"] = " + ".join(_formula(term) for term in parts.terms)
     if scenario.transfer.name != "none":
-        lines["transfer"] = f"{_weight(parts.transfer_weight)}·{scenario.transfer.name}"
+        lines["transfer"] = _transfer(scenario.transfer, parts)
     if scenario.train.gradient:
         lines["gradient"] = f"{scenario.train.gradient.name}, against replayed rows"
     if scenario.memory.name != "none":
-        given = getattr(scenario.memory.options, "size", "?")
-        held = f"{given} rows" if isinstance(given, int) else f"{given}: {getattr(parts.memory, 'size', '?')} rows"
-        retrieval = getattr(scenario.memory.shared, "retrieval", None)
-        lines["memory"] = f"{scenario.memory.name}, {held}" + (f", retrieved by {retrieval.name}" if retrieval else "")
+        lines["memory"] = _memory(scenario.memory, parts.memory)
     lines |= {f"phase {phase.name}": _phase(phase) for phase in scenario.phases}
     return lines
+
+
+def _transfer(part: Part, parts: Parts) -> str:
+    if isinstance(parts.transfer, Several):
+        return " + ".join(f"{_weight(parts.transfer.weights[name])}·{name}" for name in parts.transfer.names)
+    return f"{_weight(parts.transfer_weight)}·{part.name}"
+
+
+def _memory(part: Part, memory: Memory) -> str:
+    given, retrieval = getattr(part.options, "size", "?"), getattr(part.shared, "retrieval", None)
+    held = f"{given} rows" if isinstance(given, int) else f"{given}: {getattr(memory, 'size', '?')} rows"
+    said = [part.name, "makes its rows up" if memory.invents else held]
+    return ", ".join([*said, f"retrieved by {retrieval.name}"] if retrieval else said)
+
+
+def _arrival(options: StreamOptions, stream: Stream) -> str:
+    """How the data comes: what it is split by, and how the boundaries are."""
+    split = options.split.options
+    kind = {"repeated": "classes come again", "given": "as the data says"}
+    percent = [(name, getattr(split, name, 0)) for name in ("blur", "fuzzy")]
+    told = [
+        kind.get(options.split.name, f"{options.split.name}-incremental"),
+        *(f"{name} {value:g} %" for name, value in percent if value),
+        *(["imbalanced"] if options.imbalance else []),
+        *(["online"] if options.online else []),
+        *([] if options.boundaries else ["no boundaries"]),
+    ]
+    names = ", ".join(experience.name for experience in stream[:6]) + (", …" if len(stream) > 6 else "")
+    return f"{', '.join(told)}, {len(stream)} experiences: {names}"
 
 
 def _phase(phase: PhaseOptions) -> str:

@@ -32,9 +32,11 @@ class Epoch:
     done: int = 0
 
     @classmethod
-    def drawn(cls, rows: int, seed: int, place: tuple[int, int], meter: Meter, lr: float) -> Epoch:
-        """The epoch at `place` (experience, epoch) at its start."""
-        order = torch.randperm(rows, generator=generator(seed, "order", *place))
+    def drawn(
+        cls, rows: int, seed: int, place: tuple[int, int], meter: Meter, lr: float, ordered: bool = False
+    ) -> Epoch:
+        """The epoch at `place` (experience, epoch) at its start; rows are shuffled unless they come `ordered`."""
+        order = torch.arange(rows) if ordered else torch.randperm(rows, generator=generator(seed, "order", *place))
         draws, noise = (generator(seed, purpose, *place) for purpose in ("replay", "augment"))
         return cls(order, draws, noise, meter, lr)
 

@@ -26,7 +26,7 @@ class Evaluation:
     Attributes:
         accuracy: per experience, all columns of the head competing; NaN where there are no rows to tell by.
         task_aware: per experience, only the classes of that experience competing.
-        confusion: `[C, C]` int64 counts over all rows: true class by predicted class.
+        confusion: `[C, C]` int64 counts over all rows, each once: true class by predicted class.
     """
 
     accuracy: list[float]
@@ -50,23 +50,39 @@ def evaluate(
     `look` is called before each batch and may stop the run. Each rank passes its share of the rows, and all get the
     counts of all.
 
-    Rows that several experiences share (data-incremental streams test on the same rows throughout) are passed once.
+    Rows that several experiences share (data-incremental streams test on the same rows throughout) are passed once;
+    where experiences share a part of them (classes that come again), `confusion` counts each row once.
     """
     student.eval()
     device = next(student.parameters()).device
     classes = max(classes, *(c + 1 for c in student.class_ids))  # a head may have columns for classes to come
     confusion = torch.zeros(classes * classes, dtype=torch.long, device=device)
     known: dict[tuple[object, ...], Tensor] = {}
+    counted: dict[tuple[object, ...], Tensor] = {}
     hits, sizes = [], []
     for experience in experiences:
         rows: Rows = getattr(experience, split)
         key = (id(rows.index), rows.warp, experience.classes)
         if key not in known and len(rows):
-            known[key] = _hits(student, rows.ready(device), experience, augment, batch_size, confusion, ranks, look)
+            fresh = _fresh(rows, counted)
+            known[key] = _hits(
+                student, rows.ready(device), experience, augment, batch_size, confusion, ranks, look, fresh
+            )
         hits.append(known.get(key, confusion.new_zeros(2)))
         sizes.append(len(rows) or math.nan)
     shares = (ranks.sum(torch.stack(hits)).double().T / torch.tensor(sizes, dtype=torch.double, device=device)).tolist()
     return Evaluation(shares[0], shares[1], ranks.sum(confusion).view(classes, classes).cpu())
+
+
+def _fresh(rows: Rows, counted: dict[tuple[object, ...], Tensor]) -> Tensor | None:
+    """`[n]` bool, the rows that are not among those `counted`, to which they are added; None where all are."""
+    key = (rows.x.data_ptr(), rows.warp)
+    before = counted.get(key)
+    counted[key] = rows.index if before is None else torch.cat([before, rows.index])
+    if before is None:
+        return None
+    fresh = ~torch.isin(rows.index, before)
+    return None if bool(fresh.all()) else fresh
 
 
 def _hits(
@@ -78,21 +94,26 @@ def _hits(
     confusion: Tensor,
     ranks: Ranks,
     look: Callable[[], None],
+    fresh: Tensor | None = None,
 ) -> Tensor:
-    """`[2]` counts of right answers, class-incremental and task-aware; adds to the flat `confusion` in place."""
+    """`[2]` counts of right answers, class-incremental and task-aware; adds to the flat `confusion` in place, the rows
+    that are `fresh` where that is said (`[n]` bool)."""
     classes = round(len(confusion) ** 0.5)
     columns = student.class_ids_tensor
     own = _columns_of(experience.classes, columns)
     right = torch.zeros(2, dtype=torch.long, device=confusion.device)
-    with closing(batches(rows, ranks.own(torch.arange(len(rows))), batch_size, confusion.device)) as coming:
-        for batch in coming:
+    order = ranks.own(torch.arange(len(rows)))
+    with closing(batches(rows, order, batch_size, confusion.device)) as coming:
+        for batch, at in zip(coming, torch.split(order, batch_size), strict=True):
             look()
-            logits = student.signals(augment.plain(batch.x), Needs()).logits
+            logits = student.signals(augment.plain(batch.x), Needs(), batch.domain).logits
             assert logits is not None, "logits were asked for"
             answer = columns[logits.argmax(1)]
             aware = columns[logits.masked_fill(~own, -torch.inf).argmax(1)]
             right += torch.stack([(answer == batch.y).sum(), (aware == batch.y).sum()])
-            confusion += torch.bincount(batch.y * classes + answer, minlength=len(confusion))
+            pairs = batch.y * classes + answer
+            counts = pairs if fresh is None else pairs[fresh[at.to(fresh.device)].to(pairs.device)]
+            confusion += torch.bincount(counts, minlength=len(confusion))
     return right
 
 

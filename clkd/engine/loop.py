@@ -64,6 +64,8 @@ class Loop:
     """Brings the experience that is entered next to the step where an earlier process stopped."""
     guarded: bool = False
     """Whether to look at each step before it is taken, and to leave out those that are no numbers."""
+    online: bool = False
+    """Whether rows come in the order of their arrival, where the stream knows one."""
     course: Course | None = None
     """The experience under way."""
     first: int = 0
@@ -82,7 +84,8 @@ class Loop:
         rows = experience.train.ready(self.parts.device)
         self._enter(experience, len(rows))
         self.optimizer = self._fresh_optimizer(replaced)
-        self.course = Course(self._step(self.optimizer), self._schedule(self.optimizer), rows, self.seed)
+        ordered = self.online and rows.ordered
+        self.course = Course(self._step(self.optimizer), self._schedule(self.optimizer), rows, self.seed, ordered)
         self.parts.train()
         if self.arrive is not None:
             self.arrive(self.course)

@@ -23,6 +23,7 @@ from clkd.options import Part
 from clkd.ranks import ALONE, Ranks
 from clkd.scenario.model import Extension, Normalize, Scenario, StreamOptions
 from clkd.streams.base import Stream
+from clkd.streams.imbalance import thinned
 from clkd.streams.joined import Piece, join
 from clkd.streams.labels import hide
 
@@ -110,8 +111,8 @@ class Reader:
             store, stream = _gone(known)
         else:
             offset = sum(len(facts["experiences"]) for facts in self.facts)
-            stream = self.build(said.split, store=store, seed=self.scenario.seed, offset=offset)
-            if said.labelled < 1:
+            stream = self._split(said, store, offset)
+            if said.labelled != 1:
                 stream = hide(stream, store, said.labelled, self.scenario.seed, offset)
             if first is None and self.scenario.stream.normalize != "data":
                 store = self._normalized(store, stream)
@@ -125,6 +126,15 @@ class Reader:
         self.facts.append(known)
         self._compare(place)
         return store, Piece(stream, known["rows"], isinstance(said, Extension) and said.new_domain)
+
+    def _split(self, said: StreamOptions | Extension, store: Store, offset: int) -> Stream:
+        def split(some: Store) -> Stream:
+            stream: Stream = self.build(said.split, store=some, seed=self.scenario.seed, offset=offset)
+            return stream
+
+        if said.imbalance is None:
+            return split(store)
+        return thinned(store, split, self.scenario.seed, **said.imbalance.model_dump(), offset=offset)
 
     def _store(self, place: int, dataset: Part, known: Facts | None) -> Store | None:
         """The data set; None if it is not here, or not what it was, and not needed for training any more."""

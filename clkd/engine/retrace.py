@@ -40,7 +40,10 @@ def retrace(
         if progress.step >= first:
             saver.step(gather_within(run, parts, loop, entry))
 
-    loop = Loop(parts, train, job.scenario.seed, job.limit_batches, on_step=on_step, guarded=True)
+    scenario = job.scenario
+    loop = Loop(
+        parts, train, scenario.seed, job.limit_batches, on_step=on_step, guarded=True, online=scenario.stream.online
+    )
     phases = Phases(job.scenario.phases, loop, run)
     saved = newest(saver.directory.checkpoints)
     entry = go_back(saved, run, parts, loop) if saved else None

@@ -81,6 +81,7 @@ class Step:
         self.rows += len(rows)
         if progress.epoch == 0:
             self._offer(batch, share, student)
+        told |= parts.memory.learn(rows)
         for teacher in parts.teachers.values():
             teacher.after_step(self.students[teacher.of])
         for term in self.terms:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from clkd.signals import Batch, Needs, Signals, Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Set
 
     from clkd.experience import Experience
     from clkd.models.student import Student
@@ -41,6 +41,15 @@ class Loss(nn.Module):
     """Laws of `clkd.testing.contract` that do not hold for this loss, each with the reason."""
     progress: Progress | None = None
     """Where training stands; set before each `forward`, for options that follow a schedule."""
+
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it has to be told where experiences begin and end, so that a stream without boundaries refuses it.
+
+        A class that overrides `begin`, `review` or `end` does, unless it says here that it does not: then `begin` and
+        `end` are called as ever, and mean no more than that new classes may have come. A class attribute will do.
+        """
+        return False
 
     def reads(self, side: int) -> Needs:
         """What it reads of the first side (0) or the second (1): `needs`, unless options decide."""
@@ -83,6 +92,12 @@ class Loss(nn.Module):
 
     def begin(self, experience: Experience, student: Student) -> None:
         """Before an experience, after `bind`."""
+
+    def foresee(self, labels: Set[int]) -> None:
+        """Told, before an experience is trained, of every label that rows will have (-1: none), if that is known.
+
+        Those are the labels of its own rows and of all that memory keeps.
+        """
 
     def after_backward(self, student: Student) -> None:
         """For one that `regularises`, before each optimiser step: parameters have the gradient of all terms about rows.
@@ -127,7 +142,10 @@ def is_prefix(columns: Tensor) -> bool:
 
 def take(logits: Tensor, columns: Tensor, prefix: bool) -> Tensor:
     """`[B, K]`: the columns `columns` of `logits` `[B, C]`, without a copy where they are a prefix."""
-    return logits[:, : len(columns)] if prefix else logits.index_select(1, columns)
+    if not prefix:
+        return logits.index_select(1, columns)
+    count = columns.shape[0]
+    return logits if count == logits.shape[1] else logits[:, :count]
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ class EWC(Measured):
 
     Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", eq. 3. F is the diagonal of the
     Fisher information, `E_x E_{y ∼ p(y|x)} [(∂ log p(y|x) / ∂θ_i)²]`, a mean over rows of squares of each row's own
-    gradient: `exact` takes the expectation over y, `sampled` one draw of y, `empirical` the label instead.
+    gradient: `exact` takes the expectation over y, `sampled` one draw of y, `empirical` the label instead. `label` is
+    the label's own term of the expectation, `p(y|x) (∂ log p(y|x) / ∂θ_i)²`, as the code of Buzzega et al. 2020 has it.
 
     A sum of squares is a square: `separate` keeps `Σ F`, the mean of the θ^k weighted by F, and a constant. That is the
     sum over all experiences, in the memory and time of one. With `online` (Schwarz et al. 2018, "Progress & Compress")
@@ -30,7 +31,7 @@ class EWC(Measured):
 
     def __init__(
         self,
-        fisher: Literal["exact", "sampled", "empirical"] = "exact",
+        fisher: Literal["exact", "sampled", "empirical", "label"] = "exact",
         mode: Literal["separate", "online"] = "separate",
         gamma: float = 1.0,
         over: Over = "auto",
@@ -56,7 +57,8 @@ class EWC(Measured):
             target = torch.multinomial(p.cpu(), 1, generator=draws).squeeze(1).to(p.device)
         labelled = target >= 0
         pulls = F.one_hot(target.clamp(min=0), columns).to(p) - p
-        return pulls[:, None], labelled.to(p)[:, None]
+        shares = labelled.to(p)[:, None]
+        return pulls[:, None], shares * (p * (pulls + p)).sum(1, keepdim=True) if self.fisher == "label" else shares
 
     def settle(self, importance: Vectors) -> None:
         if self.mode == "online":

@@ -37,6 +37,11 @@ class NCA(CrossEntropy):
         self.margin = margin
         self._head: tuple[nn.Module, ...] = ()  # a tuple, for a submodule would be saved and moved
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """`begin` only takes the head."""
+        return self.over == "new"
+
     def bind(self, a: Spec, b: Spec | None) -> None:
         """Raises `UserError` where a single class is left, which nothing competes with."""
         super().bind(a, b)

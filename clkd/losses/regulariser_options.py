@@ -45,9 +45,9 @@ class MeasuredOptions(RegulariserOptions):
 class EWCOptions(MeasuredOptions):
     """Options of `ewc`."""
 
-    fisher: Literal["exact", "sampled", "empirical"] = "exact"
+    fisher: Literal["exact", "sampled", "empirical", "label"] = "exact"
     """The Fisher information's expectation over classes: `exact` (a backward pass for each class), `sampled` (one class
-    drawn for each row), or the labels instead (`empirical`)."""
+    drawn for each row), the labels instead (`empirical`), or these times their probability (`label`: Mammoth)."""
     mode: Literal["separate", "online"] = "separate"
     """The sum of one penalty for each experience, or a single one that moves on and forgets by `gamma`. Both take the
     memory of one."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
+from clkd.losses.outer import linear_layers, outer_sensitivity
 from clkd.losses.regulariser import Vectors, copied, trained, zeros
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def sensitivity(student: Student, x: Tensor, columns: Tensor, pulls: Tensor, sha
         pulls: `[B, L, K]`, L directions for each row.
         shares: `[B, L]`.
     """
+    layers = linear_layers(student)
+    if layers is not None and (quick := outer_sensitivity(student, layers, x, columns, pulls, shares, power)):
+        return quick
     plain = Plain(student)
     weights = copied({f"student.{name}": parameter for name, parameter in trained(student).items()})
 

@@ -31,6 +31,14 @@ class FilledOptions(Options):
     """How many rows are kept at most; or how many bytes (`20MB`), all that is kept beside rows included."""
 
 
+class GroupedOptions(FilledOptions):
+    """Options of a memory that shares its room out over groups."""
+
+    each: Annotated[int, Field(gt=0)] | None = None
+    """How many rows of a group (a class, an experience) are kept at most, however much room there is: so memory grows
+    with what came, as where papers give a budget for each class. By default all room is used from the start."""
+
+
 class OfferedOptions(FilledOptions):
     """Options of a memory that takes rows while they are new."""
 
@@ -49,8 +57,27 @@ class ReservoirOptions(OfferedOptions):
 class RingOptions(OfferedOptions):
     """Options of `ring`."""
 
-    per: Literal["class", "experience"] = "class"
+    per: Literal["class", "experience", "domain"] = "class"
     """What has a queue of its own."""
+
+
+class GeneratorOptions(Options):
+    """Options of `generator`."""
+
+    hidden: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (400, 400)
+    """Widths of the encoder's layers; the decoder has them in the other order."""
+    latent: Annotated[int, Field(gt=0)] = 100
+    """How many numbers a row is squeezed into."""
+    lr: Annotated[float, Field(gt=0)] = 0.001
+    """The learning rate of the generator's own Adam."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """It keeps no rows for those who want all that are kept."""
+        for phase in scenario.phases:
+            if phase.rows in ("memory", "balanced"):
+                yield f"a generator keeps no rows, and phases.{phase.name} trains on those that are kept"
+        if getattr(scenario.student.head.options, "rows", None) == "memory":
+            yield f"a generator keeps no rows, and the {scenario.student.head.name} head answers by those that are kept"
 
 
 class MirOptions(Options):
@@ -72,12 +99,13 @@ class MirOptions(Options):
 
 
 HOME = "clkd.memory"
-FILLED = (
-    ("random", "random:Random", "random rows of all experiences so far, drawn when one ends"),
+GROUPED = (
     ("class_balanced", "class_balanced:ClassBalanced", "the same number of random rows of every class, drawn when an "
      "experience ends"),
     ("experience_balanced", "experience_balanced:ExperienceBalanced", "the same number of random rows of every "
      "experience, drawn when it ends"),
+    ("domain_balanced", "domain_balanced:DomainBalanced", "the same number of random rows of every domain, drawn when "
+     "an experience ends"),
     ("herding", "herding:Herding", "of every class the rows whose mean feature is the class's (iCaRL)"),
 )  # fmt: skip
 OFFERED = (
@@ -91,14 +119,18 @@ OFFERED = (
 def clkd_register_memories(register: Register) -> None:
     """The memories that clkd ships."""
     register("none", f"{HOME}.base:Memory", config=Options, summary="keeps nothing")
-    for name, factory, summary in FILLED:
-        register(name, f"{HOME}.{factory}", config=FilledOptions, summary=summary)
+    summary = "random rows of all experiences so far, drawn when one ends"
+    register("random", f"{HOME}.random:Random", config=FilledOptions, summary=summary)
+    for name, factory, summary in GROUPED:
+        register(name, f"{HOME}.{factory}", config=GroupedOptions, summary=summary)
     for name, factory, summary in OFFERED:
         register(name, f"{HOME}.{factory}", config=OfferedOptions, summary=summary)
     summary = "an even sample of all rows seen so far, kept up row by row (Vitter 1985)"
     register("reservoir", f"{HOME}.reservoir:Reservoir", config=ReservoirOptions, summary=summary)
-    summary = "the newest rows of every class, or of every experience: first in, first out"
+    summary = "the newest rows of every class, experience or domain: first in, first out"
     register("ring", f"{HOME}.ring:Ring", config=RingOptions, summary=summary)
+    summary = "no rows, but a variational autoencoder that makes them up (deep generative replay, Shin et al. 2017)"
+    register("generator", f"{HOME}.generator:Generator", config=GeneratorOptions, summary=summary)
 
 
 @hookimpl

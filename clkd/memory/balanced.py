@@ -37,15 +37,17 @@ class Balanced(Tabled):
         seed: int = 0,
         device: torch.device | str = "cpu",
         context: Context | None = None,
+        each: int | None = None,
     ) -> None:
         super().__init__(size, seed, device, context, KEY_BYTES)
+        self.each = each
 
     def groups(self, experience: Experience) -> tuple[int, ...]:
         """The groups that there are after an experience."""
         raise NotImplementedError
 
-    def grouped(self, y: Tensor, experience: Tensor) -> Tensor:
-        """Each row's group; rows of no known group are not kept."""
+    def grouped(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Each row's group, from its `y`, `experience` and `domain`; rows of no known group are not kept."""
         raise NotImplementedError
 
     def keys(self, experience: Experience, student: Student) -> Tensor:
@@ -56,10 +58,12 @@ class Balanced(Tabled):
         arriving, count = experience.train, len(self)
         key = self.keys(experience, student)
         y = arriving.y.cpu()
-        own = torch.where(y < 0, NOBODY, self.grouped(y, torch.full_like(y, arriving.experience)))
-        held = [self.grouped(self._column("y"), self._column("experience"))] if count else []
+        coming = {"y": y, "experience": torch.full_like(y, arriving.experience)}
+        coming["domain"] = torch.full_like(y, arriving.domain)
+        own = torch.where(y < 0, NOBODY, self.grouped(coming))
+        held = [self.grouped({name: self._column(name) for name in coming})] if count else []
         old = [self._column(EXTRA + KEY)] if count else []
-        stays = smallest(torch.cat([*held, own]), torch.cat([*old, key]), self.groups(experience), self.size)
+        stays = smallest(torch.cat([*held, own]), torch.cat([*old, key]), self.groups(experience), self.size, self.each)
         self.table.keep(stays[stays < count])
         for some in torch.split(stays[stays >= count] - count, PIECE):
             rows = arriving.gather(some.to(arriving.y.device), self.table.device)
@@ -68,24 +72,26 @@ class Balanced(Tabled):
 
     def staying(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Each group's share of a larger memory's rows."""
-        group = self.grouped(rows["y"].cpu(), rows["experience"].cpu())
-        return smallest(group, rows[EXTRA + KEY].cpu(), tuple(torch.unique(group).tolist()), self.size)
+        group = self.grouped({name: rows[name].cpu() for name in ("y", "experience", "domain")})
+        return smallest(group, rows[EXTRA + KEY].cpu(), tuple(torch.unique(group).tolist()), self.size, self.each)
 
     def _column(self, name: str) -> Tensor:
         """What is kept, on the CPU."""
         return self.table.columns[name][: len(self)].cpu()
 
 
-def smallest(group: Tensor, key: Tensor, groups: tuple[int, ...], size: int) -> Tensor:
+def smallest(group: Tensor, key: Tensor, groups: tuple[int, ...], size: int, each: int | None = None) -> Tensor:
     """Positions of the rows that stay: each group's share of `size`, those with the smallest keys. In row order.
+
+    No group has more than `each`.
 
     >>> group, key = torch.tensor([0, 0, 0, 1]), torch.tensor([0.3, 0.1, 0.2, 0.9])
     >>> smallest(group, key, groups=(0, 1), size=3)
     tensor([1, 2, 3])
     """
-    rows = {each: (group == each).nonzero().squeeze(1) for each in groups}
-    share = shares({each: len(at) for each, at in rows.items()}, size)
-    return torch.cat([at[key[at].argsort(stable=True)[: share[each]]] for each, at in rows.items()]).sort().values
+    rows = {own: (group == own).nonzero().squeeze(1) for own in groups}
+    share = shares({own: min(len(at), each or len(at)) for own, at in rows.items()}, size)
+    return torch.cat([at[key[at].argsort(stable=True)[: share[own]]] for own, at in rows.items()]).sort().values
 
 
 def shares(available: Mapping[int, int], size: int) -> dict[int, int]:

@@ -35,6 +35,9 @@ class Memory:
     compares: ClassVar[bool] = False
     """Whether `observe` is given the rows that were replayed in the step, too, behind the new ones."""
 
+    invents: ClassVar[bool] = False
+    """Whether it makes rows up, so that nobody can know before an experience what will be replayed in it."""
+
     plain: Callable[[Tensor], Tensor] = staticmethod(scaled)
     """Rows as stored to rows as the student is shown them, without augmentation; set by who composes the parts."""
 
@@ -48,6 +51,15 @@ class Memory:
             return ()
         return (*(("logits",) if self.needs.logits else ()), *self.needs.features)
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it has to be told where experiences begin and end, so that a stream without boundaries refuses it.
+
+        A class that overrides `end` does, unless it says here that it does not: then `end` is called as
+        ever, and means no more than that new classes may have come. A class attribute will do.
+        """
+        return False
+
     unlabelled: bool = False
     """Whether it is offered rows without a label, too."""
 
@@ -57,6 +69,13 @@ class Memory:
         `batch` holds new rows only, unless the memory `compares`. `signals` are the student's, from before the step's
         update, and detached.
         """
+
+    def learn(self, rows: Batch) -> dict[str, Tensor]:
+        """After every step, in all epochs: the step's new rows and the replayed ones behind them, as stored.
+
+        Returns what is logged of it, by name (`part/what`), on the device. Nothing here may wait for that.
+        """
+        return {}
 
     def eligible(self, batch: Batch, signals: Signals) -> tuple[Batch, Signals]:
         """What it is offered: those new rows that have a label, which the host knows, so nothing waits; and whatever

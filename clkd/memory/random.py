@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from clkd.memory.balanced import Balanced
 
 if TYPE_CHECKING:
+    from clkd.context import Context
     from clkd.experience import Experience
 
 
@@ -22,8 +24,17 @@ class Random(Balanced):
 
     purpose: ClassVar[str] = "random"
 
+    def __init__(
+        self,
+        size: int | str = 500,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(size, seed, device, context)
+
     def groups(self, experience: Experience) -> tuple[int, ...]:
         return (0,)
 
-    def grouped(self, y: Tensor, experience: Tensor) -> Tensor:
-        return torch.zeros_like(y)
+    def grouped(self, rows: Mapping[str, Tensor]) -> Tensor:
+        return torch.zeros_like(rows["y"])

@@ -22,6 +22,8 @@ class MLPOptions(Options):
     """Units of each hidden layer."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Chance that a hidden unit is dropped in training."""
+    init: Literal["torch", "xavier"] = "torch"
+    """How weights start: as `nn.Linear` draws them, or Xavier-uniform with biases of 0 (Glorot & Bengio 2010)."""
 
 
 class LeNetOptions(Options):
@@ -66,6 +68,8 @@ class FixedOptions(Options):
 
     classes: Positive | None = None
     """How many columns; by default one for each class of the data set."""
+    init: Literal["torch", "xavier"] = "torch"
+    """As in `mlp`."""
 
 
 class CosineOptions(Options):

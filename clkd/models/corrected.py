@@ -33,6 +33,7 @@ class BiasCorrected(Head):
     """
 
     newest: Tensor
+    needs_boundaries = True
 
     def __init__(self, in_features: int) -> None:
         super().__init__(in_features)

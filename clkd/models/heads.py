@@ -50,9 +50,23 @@ class Head(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.empty(0)) if bias else None)
         self.register_buffer("class_ids_tensor", torch.empty(0, dtype=torch.int64), persistent=False)
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it has to be told where experiences begin and end, so that a stream without boundaries refuses it.
+
+        A class that overrides `end` does, unless it says here that it does not: then `end` is called as
+        ever, and means no more than that new classes may have come. A class attribute will do.
+        """
+        return False
+
     def forward(self, features: Tensor) -> Tensor:
         """`[B, D]` to `[B, C]`."""
         return F.linear(features, self.weight, self.bias)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a linear layer and nothing else."""
+        return type(self).forward is Head.forward
 
     def grow(self, classes: Sequence[int], experience: int, generator: torch.Generator) -> Grown:
         """Add a column for each class that has none yet, initialised as `nn.Linear` does, from a CPU generator."""
@@ -127,6 +141,10 @@ class Linear(Head):
         super().__init__(in_features)
         self.align = align
 
+    @property
+    def needs_boundaries(self) -> bool:
+        return self.align
+
     @torch.no_grad()
     def end(self, experience: Experience, said: Said) -> None:
         new = torch.tensor([born == experience.index for born in self.born], device=self.weight.device)
@@ -144,6 +162,7 @@ class Multi(Head):
     """
 
     task_aware = True
+    needs_boundaries = True
 
     def __init__(self, in_features: int) -> None:
         super().__init__(in_features)
@@ -173,10 +192,19 @@ class Fixed(Head):
         UserError: on growth, a class comes that has no column.
     """
 
-    def __init__(self, in_features: int, class_names: tuple[str, ...], classes: int | None = None) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        class_names: tuple[str, ...],
+        classes: int | None = None,
+        init: Literal["torch", "xavier"] = "torch",
+    ) -> None:
         super().__init__(in_features)
         count = len(class_names) if classes is None else classes
         super().grow(range(count), -1, torch.default_generator)
+        if init == "xavier" and self.bias is not None:
+            nn.init.xavier_uniform_(self.weight)
+            nn.init.zeros_(self.bias)
 
     def grow(self, classes: Sequence[int], experience: int, generator: torch.Generator) -> Grown:
         """Only notes the experience in which each class came first."""

@@ -44,6 +44,11 @@ class SplitCosine(Head):
             self.per_class = ("kept",)
             self.register_buffer("kept", torch.empty(0, proxies, in_features))
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """What is old and stays fixed is decided where classes come."""
+        return self.fixed_old
+
     def forward(self, features: Tensor) -> Tensor:
         weight = torch.where(self.old[:, None, None], self.kept, self.weight) if self.fixed_old else self.weight
         directions = F.normalize(weight, dim=2).flatten(0, 1)

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from clkd.errors import did_you_mean
-from clkd.options import Opened, Options, Part, Place
+from clkd.options import Opened, Options, Part, Place, SeveralParts
 from clkd.registry import Registry
 from clkd.scenario.model import HELD_OUT, MOST_DRAWS, PhaseOptions, Scenario
 
@@ -63,6 +63,29 @@ def check_whole(scenario: Scenario) -> Iterator[Problem]:
             yield from (_placed(place, part, problem) for problem in problems(scenario))
     yield from _check_phases(scenario)
     yield from _check_views(scenario)
+    yield from _check_online(scenario)
+
+
+def _check_online(scenario: Scenario) -> Iterator[Problem]:
+    """Where each row comes once, nothing trains on it again; without boundaries, nothing may mark one either."""
+    stream, train = scenario.stream, scenario.train
+    if stream.online:
+        told = "stream.online is a single pass over the rows"
+        if train.epochs > 1:
+            yield ("train", "epochs"), f"{told}: set it to 1"
+        if train.min_steps:
+            yield ("train", "min_steps"), f"{told}: leave it out"
+        for i, phase in enumerate(scenario.phases):
+            if phase.rows != "memory":
+                yield ("phases", i, "rows"), f"{told}: a phase may train on memory only"
+    if not stream.boundaries:
+        told = "stream.boundaries is false, so nothing tells where an experience ends"
+        if not train.keep_optimizer:
+            yield ("train", "optimizer"), f"{told}, but it starts afresh in each: set train.keep_optimizer: true"
+        if train.scheduler is not None:
+            yield ("train", "scheduler"), f"{told}, but it begins anew in each: leave it out"
+        if scenario.phases:
+            yield ("phases",), f"{told}, but phases come at that moment: leave them out"
 
 
 def _check_phases(scenario: Scenario) -> Iterator[Problem]:
@@ -146,7 +169,9 @@ def _placed(place: Place, part: Part, problem: str) -> Problem:
 
 def parts(value: Any, place: Place = ()) -> Iterator[tuple[Place, Part]]:
     """Every part below `value`, those inside other parts' options too, with its place."""
-    if isinstance(value, Part):
+    if isinstance(value, SeveralParts):
+        yield from parts(value.members, place)
+    elif isinstance(value, Part):
         yield place, value
         yield from parts(value.options, place)
         yield from parts(value.shared, place)

@@ -268,6 +268,12 @@ def gem() -> Fragment:
     return {"losses": ["cross_entropy"], "memory": memory, "train": train}
 
 
+def dgr() -> Fragment:
+    """Deep generative replay (Shin et al. 2017), as in van de Ven et al. 2022: labels of new and of made-up rows."""
+    new, old = ({"kind": kind, "of": "experiences"} for kind in ("new_fraction", "old_fraction"))
+    return {"losses": [{**NEW, "weight": new}, {**REPLAYED, "weight": old}], "memory": "generator"}
+
+
 def ewc() -> Fragment:
     """Elastic weight consolidation (Kirkpatrick et al. 2017): a penalty for each experience; tune its weight."""
     return _held({"kind": "ewc", "weight": 100})
@@ -297,6 +303,36 @@ def _held(regulariser: Fragment) -> Fragment:
     return {"losses": ["cross_entropy", regulariser], "memory": "none"}
 
 
+def pseudo_label() -> Fragment:
+    """Pseudo-labels (Lee 2013): what the student is sure of, it learns as if it were told; without the paper's ramp."""
+    return _own_labels(sees="student")
+
+
+def fixmatch() -> Fragment:
+    """FixMatch (Sohn et al. 2020): sure decisions about the weak view are learned in the strong one."""
+    return _own_labels(sees="weak")
+
+
+def _own_labels(sees: str) -> Fragment:
+    """Labels where there are some, elsewhere the student's own decisions; it is asked in eval mode."""
+    decisions = {"kind": "hard", "between": ["student", "itself"], "rows": "unlabelled", "threshold": 0.95}
+    return {
+        "teachers": {"itself": {"kind": "ema", "decay": 0, "sees": sees}},
+        "losses": ["cross_entropy", decisions],
+        "memory": RESERVOIR,
+    }
+
+
+def mean_teacher() -> Fragment:
+    """Mean teacher (Tarvainen & Valpola 2017), by the divergence of probabilities where the paper squares."""
+    follow = {"kind": "kd", "between": ["student", "slow"], "temperature": 1}
+    return {
+        "teachers": {"slow": {"kind": "ema", "decay": 0.99, "sees": "weak"}},
+        "losses": ["cross_entropy", follow],
+        "memory": RESERVOIR,
+    }
+
+
 METHODS = {
     "finetune": "cross-entropy alone: the lower bound",
     "er": "experience replay from a reservoir of 500 rows",
@@ -319,11 +355,15 @@ METHODS = {
     "wa": "distillation and aligned weights of new classes (Zhao et al. 2020)",
     "agem": "no step may raise the loss on memory (Chaudhry et al. 2019)",
     "gem": "no step may raise the loss on any past experience (Lopez-Paz & Ranzato 2017)",
+    "dgr": "deep generative replay: a variational autoencoder makes up what is replayed (Shin et al. 2017)",
     "ewc": "elastic weight consolidation (Kirkpatrick et al. 2017)",
     "ewc_online": "online elastic weight consolidation (Schwarz et al. 2018)",
     "si": "synaptic intelligence (Zenke et al. 2017)",
     "mas": "memory aware synapses (Aljundi et al. 2018)",
     "rwalk": "Riemannian walk (Chaudhry et al. 2018)",
+    "pseudo_label": "unlabelled rows by the student's own sure decisions (Lee 2013)",
+    "fixmatch": "the same, from a weak view to a strong one (Sohn et al. 2020)",
+    "mean_teacher": "the student's moving average teaches it in another view (Tarvainen & Valpola 2017)",
 }
 
 

@@ -122,6 +122,8 @@ class OldFractionOptions(Options):
 
     value: float = 1.0
     """What the fraction is multiplied by."""
+    of: Literal["classes", "experiences"] = "classes"
+    """What is counted: classes, or experiences, whatever they bring."""
 
 
 class NewFractionOptions(Options):
@@ -129,6 +131,8 @@ class NewFractionOptions(Options):
 
     value: float = 1.0
     """What the fraction is multiplied by."""
+    of: Literal["classes", "experiences"] = "classes"
+    """What is counted: classes, or experiences, whatever they bring."""
 
 
 class ImbalanceOptions(Options):

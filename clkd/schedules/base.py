@@ -47,6 +47,11 @@ class Schedule:
 
     reads_signals: bool = False
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it moves with experiences, so that a stream without boundaries refuses it."""
+        return False
+
     def __call__(self, progress: Progress, signals: Signals | None = None) -> float | Tensor:
         raise NotImplementedError
 

@@ -26,6 +26,8 @@ class Curriculum(Schedule, nn.Module):
     tensor(15.6212)
     """
 
+    needs_boundaries = True
+
     def __init__(self, low: float = 1.0, span: float = 20.0, epochs: float = 10.0) -> None:
         nn.Module.__init__(self)
         self.low, self.span = low, span

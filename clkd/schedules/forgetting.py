@@ -21,6 +21,8 @@ class Forgetting(Schedule):
     1.0
     """
 
+    needs_boundaries = True
+
     def __init__(self, value: float = 1.0, gain: float = 1.0) -> None:
         self.value, self.gain = value, gain
 

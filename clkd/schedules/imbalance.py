@@ -21,6 +21,8 @@ class Imbalance(Schedule):
     (10.0, 5.0)
     """
 
+    needs_boundaries = True
+
     def __init__(self, value: float = 1.0, of: Literal["old", "seen"] = "old") -> None:
         self.value, self.of = value, of
 

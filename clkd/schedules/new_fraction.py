@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from clkd.schedules.base import Progress, Schedule
+from clkd.schedules.old_fraction import OldFraction
 
 if TYPE_CHECKING:
     from clkd.signals import Signals
@@ -13,12 +14,16 @@ if TYPE_CHECKING:
 class NewFraction(Schedule):
     """`value · (1 − |old classes| / |classes seen|)`, the weight of labels beside `old_fraction` in BiC and WA.
 
+    With `of: experiences` it is `value / c` in the c-th one.
+
     >>> NewFraction()(Progress(old_classes=4, seen_classes=6))
     0.3333
     """
 
-    def __init__(self, value: float = 1.0) -> None:
-        self.value = value
+    needs_boundaries = True
+
+    def __init__(self, value: float = 1.0, of: Literal["classes", "experiences"] = "classes") -> None:
+        self.value, self.old = value, OldFraction(of=of)
 
     def __call__(self, progress: Progress, signals: Signals | None = None) -> float:
-        return self.value * (1 - progress.old_classes / max(progress.seen_classes, 1))
+        return self.value * (1 - self.old(progress, signals))

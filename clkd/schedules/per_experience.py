@@ -19,6 +19,8 @@ class PerExperience(Schedule):
     [0.0, 1.0, 0.5, 0.0, 1.0]
     """
 
+    needs_boundaries = True
+
     def __init__(self, values: tuple[float, ...], past: Literal["last", "repeat"] = "last") -> None:
         self.values, self.past = values, past
 

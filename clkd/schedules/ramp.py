@@ -29,6 +29,11 @@ class Ramp(Schedule):
         self.start, self.end = start, end
         self.epochs, self.steps, self.experiences = epochs, steps, experiences
 
+    @property
+    def needs_boundaries(self) -> bool:
+        """Unless it is one way over the whole stream, it begins anew in each experience."""
+        return self.experiences is None
+
     def __call__(self, progress: Progress, signals: Signals | None = None) -> float:
         return self.start + (self.end - self.start) * self.shape(self._share(progress))
 

@@ -22,7 +22,7 @@ class Stream(Sequence[Experience]):
     """The experiences in the order they arrive.
 
     Attributes:
-        name: what it is cut by: `class`, `task`, `domain`, `data`, `given`.
+        name: what it is cut by: `class`, `task`, `repeated`, `domain`, `data`, `given`.
         experiences: one after another.
         class_names: one per global class id.
         shape: one row, `(C, H, W)` or `(D,)`.
@@ -127,6 +127,10 @@ class Chunk:
     classes: tuple[int, ...] | None = None
     domain: int = 0
     warp: Warp | None = None
+    first: int | None = None
+    """The experience that brought these rows first, where they come again: the same ones are kept aside."""
+    ordered: bool = False
+    """Whether training rows stand in the order in which they arrive."""
 
 
 def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float, offset: int = 0) -> list[Experience]:
@@ -143,7 +147,8 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
         for kind, rows in (("training", chunk.train), ("test", chunk.test)):
             if not len(rows):
                 raise UserError(f"experience {index} ({chunk.name}) would have no {kind} rows: change the split")
-        kept, held = holdout(store.train.y, chunk.train, validation, generator(seed, "validation", offset + index))
+        first = index if chunk.first is None else chunk.first
+        kept, held = holdout(store.train.y, chunk.train, validation, generator(seed, "validation", offset + first))
         if validation and not len(held) and labels_in(store.train.y[chunk.train]):
             raise UserError(
                 f"validation: {validation:g} of experience {index} ({chunk.name}) is not one row of any class: raise it"
@@ -184,6 +189,11 @@ def holdout(y: Tensor, rows: Tensor, fraction: float, draw: torch.Generator) -> 
     return rows[~held[rows]], rows[held[rows]]
 
 
+def dealt(rows: Tensor, parts: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """The rows at random, in so many parts of the same length, the first ones taking what is left over."""
+    return torch.tensor_split(rows[torch.randperm(len(rows), generator=draw)], parts)
+
+
 def labels_in(y: Tensor) -> list[int]:
     """The classes among labels, ascending; -1 is none.
 
@@ -208,4 +218,5 @@ def _rows(split: Any, at: Tensor, chunk: Chunk, experience: int) -> Rows:
         domain=chunk.domain,
         experience=experience,
         warp=chunk.warp,
+        ordered=chunk.ordered,
     )

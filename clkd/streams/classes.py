@@ -12,7 +12,9 @@ import torch
 from clkd.errors import UserError, did_you_mean
 from clkd.seeding import generator
 from clkd.streams import ClassName, ClassOptions
-from clkd.streams.base import Chunk, Stream, assemble, positions
+from clkd.streams.base import Chunk, Stream, assemble, dealt, positions
+from clkd.streams.blurry import blurred
+from clkd.streams.places import by_place
 
 if TYPE_CHECKING:
     from clkd.data.store import Store
@@ -30,6 +32,11 @@ def by_class(
     first: int | None = None,
     order: Order = "natural",
     order_seed: int | None = None,
+    sizes: Literal["even", "random"] = "even",
+    blur: float = 0.0,
+    disjoint: float = 0.0,
+    fuzzy: float = 0.0,
+    labels: Literal["own", "place"] = "own",
     validation: float = 0.0,
     offset: int = 0,
 ) -> Stream:
@@ -37,7 +44,9 @@ def by_class(
 
     Rows without a label belong to no class: they are dealt out evenly, at random.
 
-    Options are those of `clkd.streams.ClassOptions`.
+    With `blur` and `fuzzy`, training rows come in other experiences than their class's own (`clkd.streams.blurry`).
+    Each row still comes once, and each experience is tested on the classes dealt to it, so that each test row counts
+    once. Options are those of `clkd.streams.ClassOptions`.
 
     Raises:
         UserError: a class does not exist or is named twice, or an experience would be empty.
@@ -51,9 +60,13 @@ def by_class(
         if problem:
             raise UserError(problem)
         ordered = _ordered(order, store.class_names, seed if order_seed is None else order_seed)
-        groups = deal(ordered, experiences, first)
-    draw = generator(seed, "unlabelled", offset)
-    return Stream("class", assemble(_chunks(groups, store, draw), store, seed, validation, offset), store)
+        cuts = generator(seed, "sizes", offset)
+        groups = deal(ordered, experiences, first) if sizes == "even" else deal_at_random(ordered, experiences, cuts)
+    chunks = _chunks(groups, store, generator(seed, "unlabelled", offset))
+    if blur or fuzzy:
+        chunks = blurred(chunks, store.train.y, blur, disjoint, fuzzy, generator(seed, "blurry", offset))
+    stream = Stream("class", assemble(chunks, store, seed, validation, offset), store)
+    return by_place(stream, store) if labels == "place" else stream
 
 
 @wraps(by_class, assigned=())  # whoever asks for its parameters is told those of `by_class`
@@ -74,6 +87,12 @@ def deal(ordered: Sequence[int], experiences: int, first: int | None = None) -> 
     if first is not None:
         return [list(ordered[:first]), *deal(ordered[first:], experiences - 1)]
     return [part.tolist() for part in np.array_split(np.asarray(ordered), experiences)]
+
+
+def deal_at_random(ordered: Sequence[int], experiences: int, draw: torch.Generator) -> list[list[int]]:
+    """Cut the order at random places: every way to give each experience at least one class is equally probable."""
+    inner = 1 + torch.randperm(len(ordered) - 1, generator=draw)[: experiences - 1].sort().values
+    return [part.tolist() for part in np.split(np.asarray(ordered), inner.numpy())]
 
 
 def _ordered(order: Order, names: tuple[str, ...], seed: int) -> list[int]:
@@ -126,10 +145,9 @@ def _refuse_empty(ids: list[int], store: Store) -> None:
 
 def _chunks(groups: list[list[int]], store: Store, draw: torch.Generator) -> list[Chunk]:
     _refuse_empty([c for group in groups for c in group], store)
-    nameless = positions(store.train.y < 0)
-    dealt = torch.tensor_split(nameless[torch.randperm(len(nameless), generator=draw)], len(groups))
+    nameless = dealt(positions(store.train.y < 0), len(groups), draw)
     chunks = []
-    for group, more in zip(groups, dealt, strict=True):
+    for group, more in zip(groups, nameless, strict=True):
         of_group = torch.tensor(group, dtype=torch.int64)
         train, test = (positions(torch.isin(split.y, of_group)) for split in (store.train, store.test))
         chunks.append(Chunk(str(group), torch.cat([train, more]).sort().values, test, classes=tuple(group)))

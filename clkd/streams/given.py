@@ -19,6 +19,8 @@ ALL = -1
 def as_given(*, store: Store, seed: int, validation: float = 0.0, offset: int = 0) -> Stream:
     """The experiences of the data's `experience` columns, in ascending order; domains from its `domain` columns.
 
+    Within an experience, rows arrive in the order of the data.
+
     Raises:
         UserError: the data has no such columns, an experience mixes domains, or one is empty.
     """
@@ -28,7 +30,7 @@ def as_given(*, store: Store, seed: int, validation: float = 0.0, offset: int = 
     chunks = []
     for index, number in enumerate(torch.unique(torch.cat([train, test[test != ALL]])).tolist()):
         own, tests = positions(train == number), positions((test == number) | (test == ALL))
-        chunks.append(Chunk(f"given {number}", own, tests, domain=_domain(store.train, own, index)))
+        chunks.append(Chunk(f"given {number}", own, tests, domain=_domain(store.train, own, index), ordered=True))
     return Stream("given", assemble(chunks, store, seed, validation, offset), store)
 
 

@@ -77,11 +77,19 @@ class _Move:
             own,
             index=own.index + self.experiences,
             classes=classes,
-            name=str(list(classes)) if own.name == str(list(own.classes)) else own.name,
+            name=self._name(own),
             train=self._rows(own.train, own.index),
             validation=self._rows(own.validation, own.index),
             test=self._rows(own.test, own.index),
         )
+
+    def _name(self, own: Experience) -> str:
+        """A name that begins with ids of its classes says the new ones."""
+        for count in range(len(own.classes), 0, -1):
+            told = str(list(own.classes[:count]))
+            if own.name.startswith(told):
+                return str([self.ids[c] for c in own.classes[:count]]) + own.name.removeprefix(told)
+        return own.name
 
     def _rows(self, own: Rows, index: int) -> Rows:
         return replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import nn
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 class Teacher:
     """Says something about a batch that the student can learn from. Never trained, always in eval mode."""
+
+    contract_optouts: ClassVar[dict[str, str]] = {}
+    """Laws of `clkd.testing.contract` that do not hold for this teacher, each with the reason."""
 
     frozen = True
     """Whether its parameters and buffers must stay what they are while it teaches (an `ema` follows the student)."""
@@ -43,6 +46,15 @@ class Teacher:
 
     ranks: Ranks = ALONE
     """The processes that share its work."""
+
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether it has to be told where experiences begin and end, so that a stream without boundaries refuses it.
+
+        A class that overrides `begin` or `end` does, unless it says here that it does not: then `begin` and `end` are
+        called as ever, and mean no more than that new classes may have come. A class attribute will do.
+        """
+        return False
 
     @property
     def ready(self) -> bool:

@@ -21,6 +21,8 @@ class Ema(Snapshot):
     """
 
     frozen = False
+    needs_boundaries = False
+    """It follows every step; at an experience's begin it only grows."""
 
     def __init__(self, decay: float = 0.999, of: str = "student") -> None:
         super().__init__()

@@ -40,6 +40,9 @@ class Ensemble(Teacher):
     tensor([[ 0., -2., -3.]])
     """
 
+    needs_boundaries = False
+    """Its members may."""
+
     def __init__(
         self,
         members: tuple[str, ...],

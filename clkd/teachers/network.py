@@ -44,6 +44,9 @@ class NetworkTeacher(Teacher):
         copy: how a copy in the run's directory is known, if there is to be one.
     """
 
+    needs_boundaries = False
+    """Only what it answered ahead is let go."""
+
     def __init__(self, network: Network | None = None, view: View | None = None, copy: Copy | None = None) -> None:
         self.network = network
         self.view = view
@@ -138,6 +141,9 @@ class NetworkTeacher(Teacher):
 
 class Snapshot(NetworkTeacher):
     """A teacher made from the student, whose weights therefore travel with a checkpoint."""
+
+    needs_boundaries = False
+    """Only a resumed run fills it."""
 
     def __init__(self) -> None:
         super().__init__()

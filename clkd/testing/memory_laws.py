@@ -209,13 +209,15 @@ def _life(memory: Memory) -> Iterator[tuple[Memory, Experience]]:
 
 
 def _offer(memory: Memory, experience: Experience, steps: slice = slice(None)) -> Iterator[None]:
-    """Batch by batch, as a run does: with the rows that were replayed, for a memory that compares."""
+    """Batch by batch, as a run does: with the rows that were replayed, for a memory that compares or learns."""
     classes = material.student().class_ids_tensor
     for at in torch.split(torch.arange(len(experience.train)), FEED)[steps]:
         new = experience.train.gather(at)
-        batch = new.joined(memory.sample(FEED - 2, _draws())) if memory.compares else new
+        both = new.joined(memory.sample(FEED - 2, _draws()))
+        batch = both if memory.compares else new
         said = Signals(_said(batch.sample_id, classes), classes, {material.TAP: _felt(batch.sample_id)})
         memory.observe(batch.seen_as(batch.x.float() / 255, torch.zeros_like(batch.y)), said)
+        memory.learn(both)
         yield
 
 

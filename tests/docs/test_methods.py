@@ -28,9 +28,10 @@ def trains(home: Path, scenario: dict[str, Any], plugins: Plugins, *settings: st
 
 def test_what_is_shown_trains(tmp_path: Path) -> None:
     plugins = load_plugins()
-    first, lwf, mixed = map(yaml.safe_load, blocks("yaml"))
+    first, dgr, lwf, mixed = map(yaml.safe_load, blocks("yaml"))
     student = {**first["student"], "head": "linear"}
-    for place, scenario in {"first": first, "lwf": {**first, **lwf, "student": student}, "mixed": mixed}.items():
+    own = {"dgr": {**first, **dgr}, "lwf": {**first, **lwf, "student": student}}
+    for place, scenario in {"first": first, **own, "mixed": mixed}.items():
         (tmp_path / place).mkdir()
         trains(tmp_path / place, scenario, plugins)
     (tmp_path / "er").mkdir()

@@ -62,6 +62,19 @@ def test_rows_that_experiences_share_are_counted_once(
     assert twice.accuracy == once.accuracy * 2
 
 
+def test_rows_that_experiences_share_in_part_count_once_in_the_confusion_and_in_each_accuracy(
+    student: Student, experiences: list[Experience], augment: Augment
+) -> None:
+    first, second = experiences
+    both = torch.cat([first.test.index, second.test.index])
+    whole = replace(first.test, y=torch.cat([first.test.y, second.test.y]), index=both, sample_id=both)
+    wider = replace(second, classes=(0, 1, 2, 3), test=whole)
+    apart = evaluate(student, experiences, augment, 7, classes=4)
+    shared = evaluate(student, [first, wider], augment, 7, classes=4)
+    assert torch.equal(shared.confusion, apart.confusion)
+    assert shared.accuracy == pytest.approx([apart.accuracy[0], sum(apart.accuracy) / 2])
+
+
 def test_an_experience_whose_classes_have_no_column_is_not_known(
     make_student: Callable[[], Student], experiences: list[Experience]
 ) -> None:

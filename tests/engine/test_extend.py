@@ -52,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "train": {**BASE["train"], "gradient": "gem"},
     },
     "class_balanced": {"memory": {"kind": "class_balanced", "size": 25}},
+    "generator": {"memory": {"kind": "generator", "hidden": [20], "latent": 5}},
     "derpp": {
         "teachers": {"stored": "stored"},
         "losses": [

@@ -148,6 +148,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "losses": ["cross_entropy", KD],
         "memory": {"kind": "reservoir", "size": 30},
     },
+    "no boundaries": {
+        "stream": {
+            **BASE["stream"],
+            "split": {"by": "class", "experiences": 3, "blur": 20, "fuzzy": 60},
+            "imbalance": {"ratio": 2},
+            "online": True,
+            "boundaries": False,
+        },
+        "teachers": {"slow": {"kind": "ema", "decay": 0.9}},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
+        "memory": {"kind": "reservoir", "size": 20},
+        "train": {**BASE["train"], "epochs": 1, "keep_optimizer": True},
+    },
+    "repeated": {
+        "stream": {**BASE["stream"], "split": {"by": "repeated", "experiences": 3, "repetition": 0.5, "rows": 40}},
+        "teachers": {"previous": "previous"},
+        "losses": ["cross_entropy", KD, {"kind": "ewc", "weight": 5}],
+        "memory": {"kind": "herding", "size": 25},
+    },
     "rotated": {
         "stream": {
             **BASE["stream"],

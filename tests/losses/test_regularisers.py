@@ -12,6 +12,7 @@ from torch import nn
 from clkd.losses import measured, sensitivity
 from clkd.losses.ewc import EWC
 from clkd.losses.mas import MAS
+from clkd.losses.outer import linear_layers, outer_sensitivity
 from clkd.losses.regulariser import by_class, trained
 from clkd.losses.rwalk import RWalk
 from clkd.losses.si import SI
@@ -99,6 +100,10 @@ def empirical(logits, label):
     return [(1.0, logits.log_softmax(0)[label], 2)]
 
 
+def label(logits, label):
+    return [(logits.softmax(0)[label].item(), logits.log_softmax(0)[label], 2)]
+
+
 def squared_norm(logits, label):
     return [(1.0, logits.square().sum(), 1)]
 
@@ -106,8 +111,13 @@ def squared_norm(logits, label):
 @pytest.mark.parametrize("make", [linear, mlp, convolutional])
 @pytest.mark.parametrize(
     ("loss", "contribution"),
-    [(EWC(), exact), (EWC(fisher="empirical"), empirical), (MAS(), squared_norm)],
-    ids=["exact", "empirical", "mas"],
+    [
+        (EWC(), exact),
+        (EWC(fisher="empirical"), empirical),
+        (EWC(fisher="label"), label),
+        (MAS(), squared_norm),
+    ],
+    ids=["exact", "empirical", "label", "mas"],
 )
 def test_importance_is_a_mean_over_single_rows(make, loss, contribution):
     student = make().train()
@@ -120,6 +130,22 @@ def test_importance_is_a_mean_over_single_rows(make, loss, contribution):
         assert found[name].any() or name.endswith("bias"), name
     assert student.training
     assert equal(dict(student.named_buffers()), before), "batch norm must not move"
+
+
+def test_linear_layers_take_the_quick_way_and_others_or_what_is_written_over_do_not():
+    def quick(student):
+        x, _ = everything(student)
+        pulls, shares = torch.ones(len(x), 1, 2, dtype=x.dtype), torch.ones(len(x), 1, dtype=x.dtype)
+        layers = linear_layers(student.eval())
+        return layers and outer_sensitivity(student, layers, x, torch.arange(2), pulls, shares, 2.0)
+
+    assert quick(mlp()).keys() == dict(mlp().named_parameters()).keys()
+    assert quick(convolutional()) is None
+    student = mlp()
+    for module in student.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = True
+    assert quick(student) is None
 
 
 def test_the_exact_fisher_of_a_linear_classifier_has_a_closed_form():

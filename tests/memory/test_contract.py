@@ -23,7 +23,7 @@ SIZE = 10
 def test_built_in_memories_keep_the_contract(name, size):
     fields = REGISTRY.get("memories", name).options.model_fields
     raw = {"kind": name} | ({"size": size} if "size" in fields else {})
-    check_memory(lambda: REGISTRY.build(REGISTRY.parse("memories", raw), seed=0), size)
+    check_memory(lambda: REGISTRY.build(REGISTRY.parse("memories", raw), seed=0, student=material.student()), size)
 
 
 OFFERED = {"reservoir": 0, "ring": 8, "loss_aware": 4, "gss": 4}
@@ -119,7 +119,7 @@ class Shuffled(Reservoir):
 
 class NeverTheLast(Reservoir):
     def sample(self, n, generator):
-        return self.table.read(torch.randperm(len(self) - 1, generator=generator)[:n])
+        return self.table.read(torch.randperm(len(self) - 1, generator=generator)[:n]) if len(self) else None
 
 
 class AnySeed(Reservoir):

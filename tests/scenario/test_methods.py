@@ -24,10 +24,13 @@ def bare(tmp_path):
 
 
 DARK = ("der", "derpp", "fdr")
+VIEWS = ("fixmatch", "mean_teacher")
 
 
 def settings(method):
-    """These take no other head than their own."""
+    """These take no other head than their own, or need two views."""
+    if method in VIEWS:
+        return ["stream.augment={strong: {rotate: 15}}"]
     own = {"bic": "bias_corrected", **dict.fromkeys(DARK, "fixed")}
     return [f"student.head={own[method]}"] if method in own else []
 
@@ -35,7 +38,7 @@ def settings(method):
 def test_every_method_makes_a_whole_scenario_and_says_what_is_its_own(bare, registry):
     methods = registry.names("methods")
     assert {"finetune", "er", "er_ace", "derpp", "lwf", "icarl", "bic", "podnet", "gem", "rwalk"} <= set(methods)
-    assert len(methods) == 26
+    assert len(methods) == 30
     for method in methods:
         loaded = load(bare(method), settings(method), registry)
         assert loaded.scenario.method == method
@@ -116,8 +119,8 @@ def test_wa_and_bic_share_the_loss_out_by_old_classes(method, bare, registry):
     path.write_text(path.read_text().replace(", head: linear", ""))
     scenario = load(path, [], registry).scenario
     assert terms(scenario) == [
-        ("cross_entropy", None, {"kind": "new_fraction", "value": 1.0}),
-        ("kd", ("student", "previous"), {"kind": "old_fraction", "value": 1.0}),
+        ("cross_entropy", None, {"kind": "new_fraction", "value": 1.0, "of": "classes"}),
+        ("kd", ("student", "previous"), {"kind": "old_fraction", "value": 1.0, "of": "classes"}),
     ]
     told = scenario.losses[1].options
     assert (told.temperature, told.variant, told.convention) == (2.0, "ce", "plain")
@@ -128,6 +131,17 @@ def test_wa_and_bic_share_the_loss_out_by_old_classes(method, bare, registry):
     assert (scenario.student.head.name, phase.rows, phase.trains) == ("bias_corrected", "held_out", "bias")
     assert (phase.share, phase.from_experience) == (0.1, 1)
     assert scenario.memory.options.size + phase.keep == 2000
+
+
+def test_dgr_shares_the_loss_out_by_experiences(bare, registry):
+    scenario = load(bare("dgr"), [], registry).scenario
+    assert terms(scenario) == [
+        ("cross_entropy", ("student@new",), {"kind": "new_fraction", "value": 1.0, "of": "experiences"}),
+        ("cross_entropy", ("student@replay",), {"kind": "old_fraction", "value": 1.0, "of": "experiences"}),
+    ]
+    made = scenario.memory.options
+    assert (scenario.memory.name, made.hidden, made.latent, made.lr) == ("generator", (400, 400), 100, 0.001)
+    assert not scenario.teachers
 
 
 def test_gdumb_trains_a_fresh_student_on_memory(bare, registry):

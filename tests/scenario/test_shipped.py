@@ -25,6 +25,16 @@ def test_a_shipped_scenario_is_right(path, registry):
     assert scenario.name
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_its_first_line_tells_editors_where_the_schema_lies(path):
+    """`make schema` writes it there; it names the plugins of this machine, so it is not kept in git."""
+    first, _, place = path.read_text().partition("\n")[0].partition("$schema=")
+    assert first == "# yaml-language-server: "
+    assert (path.parent / place).resolve() == HOUSE / "scenarios" / "clkd.schema.json"
+    rule = (HOUSE / "Makefile").read_text()
+    assert "$(BIN)/clkd schema > scenarios/clkd.schema.json" in rule
+
+
 def test_the_main_scenario_is_shipped():
     assert HOUSE / "scenarios" / "split_cifar.yaml" in SHIPPED
 
@@ -67,6 +77,21 @@ def test_weights_that_are_not_there_end_in_one_line(setting):
     with pytest.raises(UserError, match=r"mine\.pth") as caught:
         execute(request, load_plugins())
     assert "\n" not in str(caught.value)
+
+
+DOMAINS = sorted((HOUSE / "scenarios" / "domains").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", DOMAINS, ids=lambda path: path.stem)
+def test_a_stream_of_domains_runs_on_the_stand_in(path, tmp_path):
+    """Two experiences of each, on few rows: the domains differ, and so do the rows that are trained on."""
+    assert len(path.read_text().splitlines()) < 20
+    few = "stream.dataset.offline={name: digits, rows_per_class: 10}"
+    settings = ("tracking.mode=off", "train.min_steps=0", f"output={tmp_path / 'run'}")
+    settings += (few,) if path.stem != "datasets" else ()
+    request = RunRequest(scenario=path, overrides=settings, limit_experiences=2, quiet=True)
+    result = execute(request, load_plugins())
+    assert result["status"] == "stopped"
 
 
 @pytest.mark.slow

@@ -67,6 +67,12 @@ def test_old_fraction_is_the_share_of_old_classes():
     assert OldFraction()(Progress(old_classes=10, seen_classes=10)) == 1
 
 
+def test_of_experiences_it_is_the_share_of_those_that_are_over():
+    stream = [Progress(i, 5, old_classes=10, seen_classes=10) for i in range(4)]
+    assert [NewFraction(of="experiences")(each) for each in stream] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
+    assert [OldFraction(2.0, "experiences")(each) for each in stream] == pytest.approx([0, 1, 4 / 3, 1.5])
+
+
 def test_value_of_a_number_is_the_number_and_of_a_schedule_what_it_says():
     class Logits(Schedule):
         def __call__(self, progress, signals=None):

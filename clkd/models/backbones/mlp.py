@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -20,12 +21,20 @@ class MLP(Backbone):
     400
     """
 
-    def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...] = (400, 400), dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        hidden: tuple[int, ...] = (400, 400),
+        dropout: float = 0.0,
+        init: Literal["torch", "xavier"] = "torch",
+    ) -> None:
         super().__init__()
         widths = (math.prod(shape), *hidden)
         self.layers = nn.Sequential(
             *(_layer(inputs, outputs, dropout) for inputs, outputs in itertools.pairwise(widths))
         )
+        if init == "xavier":
+            self.layers.apply(_xavier)
         self.out_features = widths[-1]
         self.stages = {f"stage{k + 1}": f"layers.{k}.relu" for k in range(len(hidden))}
         self.before_relu = {f"stage{k + 1}_pre": f"layers.{k}.linear" for k in range(len(hidden))}
@@ -42,3 +51,9 @@ def _layer(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
     if dropout:
         layer.add_module("dropout", nn.Dropout(dropout))
     return layer
+
+
+def _xavier(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)

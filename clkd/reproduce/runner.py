@@ -1,0 +1,125 @@
+"""Making the runs of a table that are missing, one after another or in several processes."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from clkd import __version__
+from clkd.disk import write_whole
+from clkd.errors import ClkdError, writing
+from clkd.plugins import Plugins, load_plugins
+from clkd.reproduce.results import Place, Result
+from clkd.reproduce.table import Row, Table
+from clkd.scenario.load import load
+from clkd.scenario.request import RunRequest
+from clkd.scenario.resolve import config_sha
+
+log = logging.getLogger("clkd.reproduce")
+
+CHEAP = ("tracking.mode=off", "checkpoint.every_minutes=null", "checkpoint.keep=1")
+"""What is set for every run, and changes no number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run that is to be made."""
+
+    scenario: Path
+    settings: tuple[str, ...]
+    metric: str
+    row: str
+    seed: int
+    digest: str
+
+
+Told = Callable[[Task, Result], None]
+
+
+class Plan:
+    """The runs that some rows of a table ask for, in a place where results are kept.
+
+    Attributes:
+        digests: what each row's scenario is known by: a hash of all of it that may change a number.
+    """
+
+    def __init__(self, table: Table, rows: Sequence[Row], seeds: int, place: Place) -> None:
+        self.table, self.rows, self.seeds, self.place = table, rows, seeds, place
+        self.scenario = place.home / "scenario.yaml"
+        with writing(self.scenario):
+            place.home.mkdir(parents=True, exist_ok=True)
+            write_whole(self.scenario, table.text)
+        registry = plugins().registry
+        loaded = {row.name: load(self.scenario, [*row.settings, *CHEAP], registry) for row in rows}
+        self.digests = {name: config_sha(each.scenario) for name, each in loaded.items()}
+
+    def missing(self) -> Iterator[Task]:
+        """What has no result of this scenario and version, seed by seed. That others are made again is said."""
+        for seed in range(self.seeds):
+            for row in self.rows:
+                known = self.place.read(row.name, seed)
+                if known is not None and self._holds(row, known):
+                    continue
+                if known is not None:
+                    log.info("%s, seed %d: its scenario or clkd has changed since it was run: again", row.name, seed)
+                metric, sha = self.table.options.metric, self.digests[row.name]
+                yield Task(self.scenario, row.settings, metric, row.name, seed, sha)
+
+    def results(self, row: Row) -> list[Result]:
+        """What is stored of a row, as far as it is of its present scenario."""
+        found = [self.place.read(row.name, seed) for seed in range(self.seeds)]
+        return [result for result in found if result is not None and self._holds(row, result)]
+
+    def _holds(self, row: Row, known: Result) -> bool:
+        return (known.digest, known.version) == (self.digests[row.name], __version__)
+
+
+def run_all(tasks: Sequence[Task], workers: int, told: Told) -> None:
+    """Make the runs; `told` hears of each as it ends. What goes wrong stops them all."""
+    if workers == 1:
+        for task in tasks:
+            told(task, run(task))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(tasks) or 1), context, initializer=_alone) as pool:
+        waiting = {pool.submit(run, task): task for task in tasks}
+        try:
+            for future in as_completed(waiting):
+                told(waiting[future], future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run(task: Task) -> Result:
+    """One run, in this process; its directory is deleted once its result is known."""
+    from clkd.engine.execute import execute  # loads torch
+
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="clkd-reproduce-") as home:
+        changes = (*task.settings, *CHEAP, f"output={Path(home) / 'run'}")
+        told = execute(RunRequest(task.scenario, changes, task.seed, quiet=True), plugins())
+    value = told["metrics"][task.metric]
+    if value is None:
+        raise ClkdError(f"{task.row}, seed {task.seed}: the run tells no {task.metric}")
+    return Result(task.digest, __version__, task.seed, 100 * value, time.perf_counter() - started)
+
+
+@cache
+def plugins() -> Plugins:
+    """Loaded once in each process."""
+    return load_plugins()
+
+
+def _alone() -> None:
+    """Several processes share the processors: each takes one."""
+    import torch
+
+    torch.set_num_threads(1)

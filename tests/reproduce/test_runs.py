@@ -1,0 +1,95 @@
+"""Runs of a table: made once, kept, and made again where their scenario has changed."""
+
+import json
+import logging
+
+import pytest
+
+from clkd.cli.main import main
+from clkd.errors import UserError
+from clkd.reproduce import table
+
+TINY = """\
+title: Digits
+paper: none
+provenance: made up
+spread: sd
+seeds: 4
+scenario:
+  stream: {dataset: {name: digits, rows_per_class: 10}, split: {by: class, experiences: 2}}
+  student: {model: {kind: mlp, hidden: [8]}, head: fixed}
+  train: {optimizer: {kind: sgd, lr: 0.1}}
+rows:
+  none: {published: [50.0, 2.0], set: {method: finetune}}
+  er: {set: {method: er}}
+"""
+
+
+@pytest.fixture
+def reproduce(tmp_path, monkeypatch, capsys):
+    """`clkd reproduce tiny`: exit code, what it printed as JSON, stderr."""
+    monkeypatch.setattr(table, "HOME", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+
+    def run(*words):
+        code = main(["reproduce", "tiny", "--json", *words])
+        said = capsys.readouterr()
+        return code, json.loads(said.out), said.err
+
+    return run
+
+
+def test_what_is_done_is_not_done_again(reproduce, tmp_path):
+    code, told, said = reproduce("--seeds", "1")
+    assert code == 0
+    assert [row["seeds"] for row in told["rows"]] == [1, 1]
+    assert "[2/2]" in said
+    kept = tmp_path / "runs/reproduce/tiny/er/seed_0.json"
+    before = kept.read_bytes(), kept.stat().st_mtime_ns
+    code, told, said = reproduce("--seeds", "2")
+    assert [row["seeds"] for row in told["rows"]] == [2, 2]
+    assert "[2/2]" in said, "the second seed of each row alone"
+    assert before == (kept.read_bytes(), kept.stat().st_mtime_ns)
+    _, again, said = reproduce("--seeds", "2")
+    assert again == told
+    assert said == ""
+
+
+def test_a_changed_scenario_is_run_again_and_said(reproduce, tmp_path, caplog):
+    reproduce("--seeds", "1")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(path.read_text().replace("method: er}", "method: er, memory.size: 7}"))
+    _, told, _ = reproduce("--seeds", "1", "--dry-run")
+    assert [row["seeds"] for row in told["rows"]] == [1, 0], "a result of another scenario is none"
+    with caplog.at_level(logging.INFO, "clkd.reproduce"):
+        _, told, said = reproduce("--seeds", "1")
+    assert "er, seed 0: its scenario or clkd has changed since it was run: again" in caplog.text
+    assert "[1/1]" in said
+    assert [row["seeds"] for row in told["rows"]] == [1, 1]
+
+
+def test_a_row_that_leaves_its_committed_range_fails(reproduce, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    wrong = path.read_text().replace("[50.0, 2.0],", "[50.0, 2.0], expected: [-5.0, 1.0],")
+    path.write_text(wrong)
+    code, told, _ = reproduce("--seeds", "1", "--row", "none")
+    assert (code, told["rows"][0]["holds"]) == (1, False)
+    path.write_text(wrong.replace("-5.0, 1.0", "50.0, 50.0"))
+    assert reproduce("--seeds", "1", "--row", "none", "--dry-run")[0] == 0
+
+
+def test_the_number_is_that_of_a_plain_run(reproduce, tmp_path, capsys):
+    _, told, _ = reproduce("--seeds", "1", "--row", "er")
+    base = tmp_path / "runs/reproduce/tiny/scenario.yaml"
+    words = ["--set", "method=er", "--seed", "0", "--tracking", "off", "-q", "--json"]
+    assert main(["run", str(base), *words]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert told["rows"][0]["mean"] == 100 * plain["metrics"]["average_accuracy"]
+
+
+def test_a_broken_result_is_named(reproduce, tmp_path):
+    reproduce("--seeds", "1", "--row", "er")
+    kept = tmp_path / "runs/reproduce/tiny/er/seed_0.json"
+    kept.write_text("{")
+    assert main(["reproduce", "tiny", "--seeds", "1", "--row", "er"]) == UserError.exit_code
