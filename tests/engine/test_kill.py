@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import clkd
+from processes import clkd, start, wait_for
 from states import assert_same, state
 
 from clkd import checkpoint
@@ -230,28 +227,12 @@ def test_a_signal_saves_the_step_and_a_second_one_stops_at_once(home: Path, numb
     (home / "plugins" / "hang.py").write_text(HANG)
     long = {**SCENARIO["train"], "epochs": 100_000}
     (home / "cut.yaml").write_text(to_yaml({**SCENARIO, "train": long, "checkpoint": {}, "output": "cut"}))
-    command = [
-        sys.executable,
-        "-m",
-        "clkd",
-        "run",
-        "cut.yaml",
-        "--plugins-dir",
-        "plugins",
-        "-q",
-        "--tracking",
-        "offline",
-    ]
-    process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 90
+    words = ("run", "cut.yaml", "--plugins-dir", "plugins", "-q", "--tracking", "offline")
+    process = start(*words, cwd=home)
     lines = home / "cut" / "metrics.jsonl"
-    while not (lines.exists() and '"epoch"' in lines.read_text()):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: lines.exists() and '"epoch"' in lines.read_text(), process)
     process.send_signal(number)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "hangs\n"
+    wait_for(lambda: process.out.read_text() == "hangs\n", process)
     step = checkpoint.load(home / "cut" / "checkpoints" / "step")
     assert step["within"]["entry"] is None
     assert step["run"]["step"] > 0
