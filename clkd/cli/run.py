@@ -100,6 +100,9 @@ def command(
 
 def carry_out(request: RunRequest, plugins: Plugins) -> None:
     """Do it, and print what is asked for."""
+    from clkd.cli.uncompiled import leave_out_the_compiler
+
+    leave_out_the_compiler()
     from clkd.engine.execute import execute  # loads torch: not before the command line is known to be right
 
     result = execute(request, plugins)

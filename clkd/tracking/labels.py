@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
-from importlib.metadata import distributions
+from importlib.metadata import Distribution, distributions
 from typing import TYPE_CHECKING, Any
 
 from clkd import __version__
@@ -86,8 +86,15 @@ def _git(*arguments: str) -> str:
 
 def environment() -> str:
     """Python, platform and every installed package."""
-    packages = sorted({f"{dist.metadata['Name']}=={dist.version}" for dist in distributions()}, key=str.lower)
+    packages = sorted({_requirement(dist) for dist in distributions()}, key=str.lower)
     return "\n".join([f"python {platform.python_version()}", f"platform {platform.platform()}", *packages, ""])
+
+
+def _requirement(dist: Distribution) -> str:
+    """Read off the head of the metadata: parsing all of it, with the package's readme, takes ten times as long."""
+    text = dist.read_text("METADATA") or dist.read_text("PKG-INFO") or dist.read_text("") or ""
+    head = dict(line.partition(": ")[::2] for line in text.partition("\n\n")[0].splitlines())
+    return f"{head.get('Name')}=={head.get('Version')}"
 
 
 def note(name: str, tags: Mapping[str, str], metrics: Mapping[str, Any], rows: list[list[float]]) -> str:
