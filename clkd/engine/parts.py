@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,6 +74,8 @@ class Parts:
     look: Callable[[], None] = lambda: None
     """Called while teachers answer ahead of training: may stop the run."""
     retrieval: Retrieval = field(default_factory=Retrieval)
+    stream: Sequence[Experience] = ()
+    """All experiences, for those who look at validation rows of the past."""
 
     def __post_init__(self) -> None:
         self.memory.plain = self.augment.plain
@@ -82,11 +84,12 @@ class Parts:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
         self.experience, self.kept = experience.index, False
         replaced = [pair for name, model in self.students.items() for pair in grow(name, model, experience, seed)]
+        self.transfer.begin(experience, self.student)  # before those who copy the student: it may have grown by this
+        self.transfer.to(self.device)
         for teacher in self.teachers.values():
             teacher.begin(experience, self.students[teacher.of])
         for term in self.active():
             self.ready(term, experience)
-        self.transfer.begin(experience, self.student)
         self._foretell(experience)
         return replaced
 
@@ -172,10 +175,12 @@ class Parts:
 
         Losses and heads see the experience's rows once more if it was `trained`, which may take a while.
         """
+        if trained:
+            self.transfer.review(partial(self._seen, experience), experience, self.student)
         self.transfer.end(experience, self.student)
         for term in self.active():
             if trained:
-                with closing(self._plain(experience)) as rows:
+                with closing(self._plain(experience.train)) as rows:
                     term.loss.review(rows, experience, self.students[term.a.model])
             term.loss.end(experience, self.students[term.a.model])
         self.keep(experience)
@@ -188,9 +193,20 @@ class Parts:
         for teacher in self.teachers.values():
             teacher.end(experience, self.students[teacher.of])
 
-    def _plain(self, experience: Experience) -> Generator[Batch]:
-        """Its training rows in the order of the data, normalised."""
-        rows = experience.train.ready(self.device)
+    def _seen(self, experience: Experience, which: Literal["new", "validation", "kept"]) -> Iterator[Batch]:
+        """As `clkd.transfer.base.Seen` describes them."""
+        if which == "kept":
+            for piece in _pieces(self.memory.sample(len(self.memory), generator(0))):
+                yield piece.seen_as(self.augment.plain(piece.x))
+            return
+        past = self.stream[: experience.index + 1]
+        for rows in [experience.train] if which == "new" else [each.validation for each in past]:
+            with closing(self._plain(rows)) as coming:
+                yield from coming
+
+    def _plain(self, rows: Rows) -> Generator[Batch]:
+        """The rows in the order of the data, normalised."""
+        rows = rows.ready(self.device)
         with closing(batches(rows, torch.arange(len(rows)), CHUNK, self.device)) as stored:
             for chunk in stored:
                 self.look()
