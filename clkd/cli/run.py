@@ -100,12 +100,7 @@ def command(
 
 def carry_out(request: RunRequest, plugins: Plugins) -> None:
     """Do it, and print what is asked for."""
-    from clkd.cli.uncompiled import leave_out_the_compiler
-
-    leave_out_the_compiler()
-    from clkd.engine.execute import execute  # loads torch: not before the command line is known to be right
-
-    result = execute(request, plugins)
+    result = _done(request, plugins)
     if not result:  # one of several processes; another one tells
         return
     if request.json:
@@ -120,15 +115,13 @@ def _carry_out_each(requests: Sequence[RunRequest], plugins: Plugins) -> None:
     Raises:
         UserError: the scenario has one place for all of them.
     """
-    from clkd.engine.execute import execute  # as above
-
     first = requests[0]
     if (
         first.scenario is not None
         and load(first.scenario, first.settings, plugins.registry).scenario.output is not None
     ):
         raise UserError("output: several seeds are several runs, and this names one place: leave it out")
-    results = [execute(request, plugins) for request in requests]
+    results = [_done(request, plugins) for request in requests]
     if not all(results):
         return
     if first.json:
@@ -137,6 +130,15 @@ def _carry_out_each(requests: Sequence[RunRequest], plugins: Plugins) -> None:
         click.echo("\n\n".join(f"seed {r.seed}:\n{preview_text(p)}" for r, p in zip(requests, results, strict=True)))
     elif not first.quiet:
         click.echo(f"mean and spread: clkd compare {' '.join(result['run_id'] for result in results)}", err=True)
+
+
+def _done(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
+    from clkd.cli.uncompiled import leave_out_the_compiler
+
+    leave_out_the_compiler()
+    from clkd.engine.execute import execute  # loads torch: not before the command line is known to be right
+
+    return execute(request, plugins)
 
 
 def preview_text(preview: dict[str, Any]) -> str:

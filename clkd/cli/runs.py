@@ -41,7 +41,7 @@ def command(
     """
     cache = cache_directory()
     found = chosen(wanted, cache) if wanted else all_runs(cache)
-    check_key("--metric", metric, [run for run in found if run.numbers])
+    check_key(f"--metric {metric}", metric, [run for run in found if run.numbers])
     runs = ordered(kept(found, conditions), sort)[:limit]
     if as_json:
         print_json([_facts(run) for run in runs])

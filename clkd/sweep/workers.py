@@ -94,6 +94,7 @@ def _stop(running: Sequence[_Process]) -> None:
         process.popen.terminate()
     for process in running:
         process.popen.wait()
+        process.ended()
 
 
 @contextmanager
