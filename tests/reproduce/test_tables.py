@@ -1,6 +1,7 @@
 """Published tables: every row is a scenario that may be run, and what is made of results."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,14 @@ def test_every_row_is_a_scenario_and_no_two_are_the_same(name, tmp_path):
     plan = Plan(table, table.rows, 1, Place(tmp_path))
     assert len(set(plan.digests.values())) == len(table.rows) > 0
     assert {task.row for task in plan.missing()} == {row.name for row in table.rows}
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_table_has_its_place_on_the_page(name):
+    page = (Path(__file__).parents[2] / "docs/reproductions.md").read_text(encoding="utf-8")
+    _, begun, rest = page.partition(f"<!-- clkd reproduce {name} -->")
+    assert begun
+    assert f"<!-- end of {name} -->" in rest
 
 
 def test_rows_by_memory_size_are_spelt_out(tmp_path):
