@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SCENARIO ?= scenarios/split_cifar.yaml
 
-.PHONY: run test slow lint clean
+.PHONY: run test slow lint schema clean
 
 run: $(VENV)/.installed
 	$(BIN)/clkd run $(SCENARIO)
@@ -19,6 +19,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+schema: $(VENV)/.installed
+	$(BIN)/clkd schema > scenarios/clkd.schema.json
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -72,10 +72,10 @@ class Rows:
 
     def stored(self, at: Tensor) -> Batch:
         """As `gather`, before the warp."""
-        return Batch(
-            x=self.x.index_select(0, self.index[at]),  # copies whole rows, where indexing copies pixel by pixel
-            y=self.y[at],
-            sample_id=self.sample_id[at],
+        return Batch(  # index_select copies whole rows, where indexing copies pixel by pixel
+            x=self.x.index_select(0, self.index.index_select(0, at)),
+            y=self.y.index_select(0, at),
+            sample_id=self.sample_id.index_select(0, at),
             domain=torch.full_like(at, self.domain),
             experience=torch.full_like(at, self.experience),
             new=len(at),

@@ -174,6 +174,48 @@ class OptionalPart(PartField):
         return {"anyOf": [{"$ref": f"#/$defs/{self.kind}"}, {"type": "null"}]}
 
 
+@dataclass(frozen=True, slots=True)
+class SeveralParts(Part):
+    """Several parts where there may be one or a list of them. It is called by all their names."""
+
+    members: tuple[Part, ...] = ()
+
+    def dump(self) -> Any:
+        return [member.dump() for member in self.members]
+
+
+@dataclass(frozen=True, slots=True)
+class OneOrSeveral(PartField):
+    """A part, or a list of them."""
+
+    def check(self, raw: object, info: ValidationInfo) -> Any:
+        if not isinstance(raw, list | tuple):
+            return PartField.check(self, raw, info)
+        if not raw:
+            raise ValueError("is an empty list: name one, or leave it out")
+        members, found = [], []
+        for i, each in enumerate(raw):
+            try:
+                members.append(PartField.check(self, each, info))
+            except ValidationError as error:
+                found += [((i, *item["loc"]), worded(item, ())) for item in error.errors()]
+            except ValueError as error:
+                found.append(((i,), str(error)))
+        if found:
+            raise mistakes(found)
+        return several(self.kind, [member for member in members if isinstance(member, Part)])
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        one = {"$ref": f"#/$defs/{self.kind}"}
+        return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def several(kind: str, members: list[Part]) -> Part:
+    """One part that stands for all."""
+    names = " + ".join(member.name for member in members)
+    return SeveralParts(kind, names, Options(), SHARED[kind]() if kind in SHARED else None, tuple(members))
+
+
 ModelPart = Annotated[Part, PartField("models")]
 HeadPart = Annotated[Part, PartField("heads")]
 Scheduled = Annotated[Part | float, PartField("schedules")]
@@ -182,7 +224,7 @@ DatasetPart = Annotated[Part, PartField("datasets")]
 StreamPart = Annotated[Part, PartField("streams")]
 LossPart = Annotated[Part, PartField("losses")]
 MemoryPart = Annotated[Part, PartField("memories")]
-TransferPart = Annotated[Part, PartField("transfers")]
+TransferPart = Annotated[Part, OneOrSeveral("transfers")]
 TeacherPart = Annotated[Part, PartField("teachers")]
 GradientPart = Annotated[Part, PartField("gradients")]
 MetricPart = Annotated[Part, PartField("metrics")]

@@ -87,11 +87,7 @@ def load_plugins(directories: Iterable[Path] = (), disabled: Iterable[str] = ())
         PluginError: two packages claim one plugin name, or two plugins one part's name.
         UserError: a directory does not exist, or a disabled name is unknown.
     """
-    plugins = Plugins(plugin_manager(), Registry())
-    off = set(disabled)
-    for module in BUILT_IN:
-        plugins.found.append(Plugin(module, "clkd", __version__))
-        _admit(plugins, plugins.found[-1], importlib.import_module(module))
+    plugins, off = isolated(), set(disabled)
     for entry in _entry_points():
         _load_entry(plugins, entry, off)
     for path in _files(directories):
@@ -100,6 +96,21 @@ def load_plugins(directories: Iterable[Path] = (), disabled: Iterable[str] = ())
     for plugin in plugins.broken():
         plugins.registry.broken[plugin.name] = plugin.reason
         log.warning("plugin '%s' (%s) is broken: %s", plugin.name, plugin.origin, plugin.reason)
+    return plugins
+
+
+def isolated(*modules: ModuleType) -> Plugins:
+    """clkd's own parts and those of `modules`, whatever else is installed here: what a test of a plugin wants.
+
+    A mistake in one of the modules is raised as it is.
+    """
+    plugins = Plugins(plugin_manager(), Registry())
+    for name in BUILT_IN:
+        plugins.found.append(Plugin(name, "clkd", __version__))
+        _admit(plugins, plugins.found[-1], importlib.import_module(name))
+    for module in modules:
+        plugins.found.append(Plugin(module.__name__, str(module.__file__)))
+        _admit(plugins, plugins.found[-1], module)
     return plugins
 
 
@@ -171,10 +182,11 @@ def _files(directories: Iterable[Path]) -> Iterator[Path]:
 
 
 def _load_file(plugins: Plugins, path: Path, off: set[str]) -> None:
-    _load(plugins, Plugin(path.stem, str(path)), lambda: _import_file(path), path.stem in off)
+    _load(plugins, Plugin(path.stem, str(path)), lambda: import_file(path), path.stem in off)
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
+    """A plugin file as a module, under a name of its own."""
     name = f"clkd_plugins_dir_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # noqa: PT018  # one fact: Python has a loader for any .py

@@ -10,13 +10,24 @@ import click
 from clkd.cli.common import json_option, plugin_options, plugins_from, print_json, print_table
 from clkd.errors import PluginError, UserError, did_you_mean
 from clkd.options import SHARED
+from clkd.plugins import load_plugins
 from clkd.registry import KINDS, Entry, Registry, UnknownPartError
 from clkd.scenario.describe import describe_options
 
 
+def _kinds(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """What the shell completes."""
+    return [kind for kind in KINDS if kind.startswith(begun)]
+
+
+def _names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    names = load_plugins().registry.names(context.params.get("kind", ""))
+    return [name for name in names if name.startswith(begun)]
+
+
 @click.command("list")
-@click.argument("kind", metavar="KIND")
-@click.argument("name", required=False)
+@click.argument("kind", metavar="KIND", shell_complete=_kinds)
+@click.argument("name", required=False, shell_complete=_names)
 @json_option
 @plugin_options
 def command(

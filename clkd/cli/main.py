@@ -19,16 +19,21 @@ from clkd.plugins import load_plugins
 COMMANDS = (
     "run",
     "extend",
+    "sweep",
+    "runs",
+    "compare",
     "validate",
     "explain",
     "show",
     "list",
     "plugins",
+    "plugin",
     "schema",
     "cache",
     "track",
     "report",
     "reproduce",
+    "doctor",
 )
 """Each is the `command` of the module of its name in this package."""
 

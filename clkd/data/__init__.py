@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clkd.hooks import hookimpl
-from clkd.options import OptionalPart, Options, Part
+from clkd.options import DatasetPart, OptionalPart, Options, Part
 
 if TYPE_CHECKING:
     from clkd.registry import Register
@@ -120,6 +120,20 @@ class AvalancheOptions(DatasetOptions):
     """Call a function that is not Avalanche's. It can be any in Python, so a scenario could run any code with it."""
 
 
+class DomainsOptions(DatasetOptions):
+    """Several data sets as one."""
+
+    of: Annotated[tuple[DatasetPart, ...], Field(min_length=2)]
+    """The data sets, each a domain, such as `[mnist, {name: image_folder, path: photos}]`. A class is known by its
+    name. `size` and `channels` count for all of them; other options are each one's own."""
+
+    @model_validator(mode="after")
+    def _each_its_own(self) -> DomainsOptions:
+        if self.rows_per_class is not None:
+            raise ValueError("rows_per_class would keep rows of the first domain alone: give it to each of `of`")
+        return self
+
+
 @hookimpl
 def clkd_register_datasets(register: Register) -> None:
     """The built-in data sets."""
@@ -148,4 +162,10 @@ def clkd_register_datasets(register: Register) -> None:
         "clkd.data.avalanche:AvalancheBenchmark",
         config=AvalancheOptions,
         summary="any Avalanche benchmark, by name",
+    )
+    register(
+        "domains",
+        "clkd.data.domains:Domains",
+        config=DomainsOptions,
+        summary="several data sets as one, each a domain with the same classes",
     )

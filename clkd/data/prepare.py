@@ -31,7 +31,7 @@ def prepare(part: Part, *, build: Callable[..., Source], cache: Path, base: Path
         UserError: it was found and is not usable.
     """
     try:
-        return _prepare(part, build(part), cache, base)
+        return _prepare(part, build, cache, base)
     except UnavailableError as reason:
         offline = getattr(part.options, "offline", None)
         if offline is None:
@@ -41,21 +41,25 @@ def prepare(part: Part, *, build: Callable[..., Source], cache: Path, base: Path
     return replace(store, stand_in=store.name, requested=part.name)
 
 
-def _prepare(part: Part, source: Source, cache: Path, base: Path) -> Store:
-    found = source.find(Places(base, cache, source.root))
+def _prepare(part: Part, build: Callable[..., Source], cache: Path, base: Path) -> Store:
+    source = build(part)
+    found = source.find(
+        Places(base, cache, source.root, lambda other: prepare(other, build=build, cache=cache, base=base))
+    )
 
     def decode(scratch: Path) -> Raw:
         return convert(found.read(scratch), source.size, source.channels, source.rows_per_class)
 
     store = open_or_build(part.name, _key(part, found), cache, decode)
-    return replace(store, augment=getattr(type(part.options), "augment", {}))
+    return replace(store, augment=getattr(type(part.options), "augment", {}), stand_in=found.stand_in)
 
 
 def _key(part: Part, found: Found) -> str:
     """What decoding depends on. A file's time and size stand for its content: hashing images would cost seconds."""
     options = part.options.model_dump(mode="json", exclude={"root", "offline"})
     files = [_stamp(path) for path in found.files]
-    text = json.dumps([FORMAT, part.name, options, files], sort_keys=True)
+    about = [FORMAT, part.name, options, files, *([found.content] if found.content else [])]
+    text = json.dumps(about, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

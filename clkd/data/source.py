@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.request import urlopen
 
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor
 from clkd.errors import UserError
 from clkd.options import Part
 from clkd.seeding import generator
+
+if TYPE_CHECKING:
+    from clkd.data.store import Store
 
 TIMEOUT = 10.0
 """Seconds that a download may stay silent before it counts as failed."""
@@ -106,6 +109,8 @@ class Raw:
     class_names: tuple[str, ...]
     skipped: int = 0
     """Corrupt pictures that were left out."""
+    domain_names: tuple[str, ...] = ()
+    """One per domain id, where they have names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,14 @@ class Found:
 
     files: tuple[Path, ...]
     read: Callable[[Path], Raw]
+    content: tuple[str, ...] = ()
+    """Hashes of what determines it beside files."""
+    stand_in: str | None = None
+    """The data set that took the place of a part of it."""
+
+
+def _nothing(part: Part) -> Store:
+    raise NotImplementedError("whoever prepares data sets passes it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +136,8 @@ class Places:
     base: Path
     cache: Path
     root: str | None = None
+    prepare: Callable[[Part], Store] = _nothing
+    """Prepares a data set that this one is made of."""
 
     @property
     def downloads(self) -> Path:

@@ -54,6 +54,7 @@ class Store:
         stand_in: the name of the data set that took the requested one's place, if one did.
         requested: the name of the data set that the scenario asks for.
         skipped: corrupt pictures that were left out, as `skip_corrupt` allows.
+        domain_names: one per domain id; empty where the data has none.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Store:
     stand_in: str | None = None
     requested: str = ""
     skipped: int = 0
+    domain_names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,6 +92,15 @@ def open_or_build(name: str, key: str, cache: Path, build: Callable[[Path], Raw]
         except AlteredError as error:
             log.warning("%s was altered (%s): decoding %s again", folder, error, name)
     return _build(name, folder, build)
+
+
+def trouble(folder: Path) -> str | None:
+    """Why a stored data set is not what was written; None where it is. Large files are read in part."""
+    try:
+        _open(folder.name, folder)
+    except AlteredError as error:
+        return str(error)
+    return None
 
 
 def _build(name: str, folder: Path, build: Callable[[Path], Raw]) -> Store:
@@ -159,6 +170,7 @@ def _write(raw: Raw, folder: Path) -> None:
         "std": std.tolist(),
     }
     meta |= {"skipped": raw.skipped} if raw.skipped else {}
+    meta |= {"domain_names": raw.domain_names} if raw.domain_names else {}
     glances = {stem: _glance(folder / f"{stem}.bin") for stem in tensors}
     (folder / "meta.json").write_text(
         json.dumps({**meta, "fingerprint": _fingerprint(meta), "glances": glances}, indent=1)
@@ -203,6 +215,7 @@ def _read(name: str, folder: Path) -> Store:
         fingerprint=meta["fingerprint"],
         requested=name,
         skipped=meta.get("skipped", 0),
+        domain_names=tuple(meta.get("domain_names", ())),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from clkd.engine.parts import Parts
 from clkd.errors import UserError
 from clkd.schedules.base import Schedule
+from clkd.transfer.several import Several
 
 MOMENTS = ("begin", "review", "end")
 
@@ -48,10 +49,15 @@ def _needing(parts: Parts) -> Iterator[str]:
             yield f"the loss {term.name} ({_called(term.loss)})"
         own = (term.weight, *vars(term.loss).values(), *term.loss.children())
         yield from (f"a schedule of {term.name} ({_called(each)})" for each in own if _moves(each))
-    beside: dict[str, object] = {"memory": parts.memory, "transfer": parts.transfer, "train.gradient": parts.gradient}
+    beside: dict[str, object] = {"memory": parts.memory, "train.gradient": parts.gradient}
     yield from (f"{name} ({_called(part)})" for name, part in beside.items() if needs_boundaries(part))
-    if _moves(parts.transfer_weight):
-        yield f"a schedule of transfer ({_called(parts.transfer_weight)})"
+    several = parts.transfer if isinstance(parts.transfer, Several) else None
+    for strategy in several.each() if several else [parts.transfer]:
+        if needs_boundaries(strategy):
+            yield f"transfer ({_called(strategy)})"
+        yield from (f"a schedule of transfer ({_called(each)})" for each in vars(strategy).values() if _moves(each))
+    weights = several.weights.values() if several else [parts.transfer_weight]
+    yield from (f"a schedule of transfer ({_called(each)})" for each in weights if _moves(each))
 
 
 def _moves(value: object) -> bool:

@@ -28,6 +28,7 @@ from clkd.engine.parts import Parts
 from clkd.engine.refusals import refuse
 from clkd.engine.rehearse import refuse_undefined
 from clkd.engine.residence import stays_resident
+from clkd.engine.shift import request_shift
 from clkd.engine.speed import set_precision, speed_up
 from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
@@ -36,12 +37,21 @@ from clkd.experience import Experience, Rows
 from clkd.memory.retrieval import Retrieval
 from clkd.metrics.base import Metric
 from clkd.models.student import Student
-from clkd.options import MemoryOptions, Part, Scheduled, TeacherOptions, TermOptions, TransferOptions, ViewOptions
+from clkd.options import (
+    MemoryOptions,
+    Part,
+    Scheduled,
+    SeveralParts,
+    TeacherOptions,
+    TermOptions,
+    TransferOptions,
+    ViewOptions,
+)
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
 from clkd.scenario.checks import named_after
 from clkd.scenario.model import Augment as AugmentOptions
-from clkd.scenario.model import ReportOptions, Scenario, StudentOptions
+from clkd.scenario.model import ReportOptions, Scenario, ShiftOptions, StudentOptions
 from clkd.scenario.resolve import resolved
 from clkd.schedules.base import Progress, Schedule
 from clkd.seeding import derive, generator
@@ -50,6 +60,8 @@ from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
 from clkd.teachers.member import Member
 from clkd.teachers.network import Snapshot
+from clkd.transfer.base import Transfer
+from clkd.transfer.several import Several
 from clkd.view import View, view_of
 
 log = logging.getLogger("clkd.engine")
@@ -115,15 +127,17 @@ class Composer:
                 student=student,
             ),
             retrieval=self._retrieval(),
-            transfer=build(scenario.transfer, seed=scenario.seed, context=context).to(self.device),
-            transfer_weight=self._transfer_weight(),
+            transfer=self._transfer(context).to(self.device),
+            transfer_weight=self._transfer_weight(scenario.transfer),
             peers=peers,
             own_views=tuple(name for name, peer in scenario.peers.items() if peer.own_view),
             members=members,
             gradient=build(scenario.train.gradient) if scenario.train.gradient else None,
             cache=self._teacher_cache(material, context, augment) if teach else None,
             held_out=self._held_out(),
+            stream=stream,
         )
+        parts.transfer.prepare(parts.student)
         parts.memory.to(self.device)
         refuse(parts, stream)
         if not scenario.stream.boundaries:
@@ -154,6 +168,8 @@ class Composer:
         request_taps(parts)
         if isinstance(self.scenario.report, ReportOptions):
             request_layers(parts, self.scenario.report)
+        if isinstance(self.scenario.shift, ShiftOptions):
+            request_shift(parts, self.scenario.shift)
 
     def _held_out(self) -> HeldOut | None:
         for phase in self.scenario.phases:
@@ -164,6 +180,10 @@ class Composer:
     def material(self) -> Material:
         """The data, cut into a stream."""
         return Reader(self.scenario, self.registry.build, self.cache, self.base, self.past, self.ranks).read()
+
+    def context(self) -> Context:
+        """What factories are told of the run, without building any part of it."""
+        return self._ground()[2]
 
     def _ground(self) -> tuple[Material, Augment, Context]:
         """What all other parts stand on."""
@@ -256,7 +276,7 @@ class Composer:
     def _context(self, material: Material, augment: Augment, resident: bool) -> Context:
         store, stream = material.store, material.stream
         chosen = self.scenario.stream
-        labels = labels_of(material, chosen.labelled < 1 or chosen.imbalance is not None)
+        labels = labels_of(material, chosen.labelled != 1 or chosen.imbalance is not None)
         everything = _all_rows(store, resident, labels).ready(self.device)
         named = _labelled(everything)
         # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.
@@ -364,8 +384,25 @@ class Composer:
         built: Retrieval = self.registry.build(shared.retrieval) if shared.retrieval else Retrieval()
         return built
 
-    def _transfer_weight(self) -> float | Schedule:
-        shared = self.scenario.transfer.shared
+    def _transfer(self, context: Context) -> Transfer:
+        """One strategy, or several as one."""
+        chosen = self.scenario.transfer
+        if not isinstance(chosen, SeveralParts):
+            built: Transfer = self.registry.build(chosen, seed=self.scenario.seed, context=context)
+            return built
+        names = [member.name for member in chosen.members]
+        own = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
+        seeds = [derive(self.scenario.seed, "transfer", i) for i in range(len(own))]
+        return Several(
+            {
+                name: self.registry.build(member, seed=seed, context=context)
+                for name, member, seed in zip(own, chosen.members, seeds, strict=True)
+            },
+            {name: self._transfer_weight(member) for name, member in zip(own, chosen.members, strict=True)},
+        )
+
+    def _transfer_weight(self, part: Part) -> float | Schedule:
+        shared = part.shared
         assert isinstance(shared, TransferOptions), "the registry gives every transfer its shared keys"
         return self._scheduled(shared.weight)
 

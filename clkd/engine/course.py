@@ -39,6 +39,9 @@ class Course:
 
     def __post_init__(self) -> None:
         self.labelled = self.rows.labelled()
+        if (labels := self.step.parts.labels(self.rows)) is not None:
+            for term in self.step.terms:
+                term.loss.foresee(labels)
         self.enter(0)
 
     def enter(self, epoch: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from clkd.engine.compose import Composition
+from clkd.engine.parts import Parts
 from clkd.engine.term import STUDENT, Term
 from clkd.memory.base import Memory
 from clkd.models.cost import multiply_accumulates, parameter_count
@@ -13,6 +14,7 @@ from clkd.scenario.model import PhaseOptions, Scenario, StreamOptions
 from clkd.schedules.base import Schedule
 from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
+from clkd.transfer.several import Several
 from clkd.view import View
 
 
@@ -61,13 +63,19 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
         lines[f"teacher {name}"] = f"{part.name}{size}"
     lines["loss"] = " + ".join(_formula(term) for term in parts.terms)
     if scenario.transfer.name != "none":
-        lines["transfer"] = f"{_weight(parts.transfer_weight)}·{scenario.transfer.name}"
+        lines["transfer"] = _transfer(scenario.transfer, parts)
     if scenario.train.gradient:
         lines["gradient"] = f"{scenario.train.gradient.name}, against replayed rows"
     if scenario.memory.name != "none":
         lines["memory"] = _memory(scenario.memory, parts.memory)
     lines |= {f"phase {phase.name}": _phase(phase) for phase in scenario.phases}
     return lines
+
+
+def _transfer(part: Part, parts: Parts) -> str:
+    if isinstance(parts.transfer, Several):
+        return " + ".join(f"{_weight(parts.transfer.weights[name])}·{name}" for name in parts.transfer.names)
+    return f"{_weight(parts.transfer_weight)}·{part.name}"
 
 
 def _memory(part: Part, memory: Memory) -> str:

@@ -106,7 +106,7 @@ def _hits(
     with closing(batches(rows, order, batch_size, confusion.device)) as coming:
         for batch, at in zip(coming, torch.split(order, batch_size), strict=True):
             look()
-            logits = student.signals(augment.plain(batch.x), Needs()).logits
+            logits = student.signals(augment.plain(batch.x), Needs(), batch.domain).logits
             assert logits is not None, "logits were asked for"
             answer = columns[logits.argmax(1)]
             aware = columns[logits.masked_fill(~own, -torch.inf).argmax(1)]

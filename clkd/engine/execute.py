@@ -30,6 +30,7 @@ from clkd.engine.retrace import retrace
 from clkd.engine.run import Outcome, Run
 from clkd.engine.saver import Saver
 from clkd.engine.scheduler import Scheduler
+from clkd.engine.shift import ShiftWatch
 from clkd.engine.state import gather, gather_within, go_back
 from clkd.engine.stop import Stop
 from clkd.engine.trackers import build_trackers
@@ -38,7 +39,7 @@ from clkd.experience import Experience
 from clkd.metrics.base import Record
 from clkd.plugins import Plugins, plugin_manager
 from clkd.ranks import Ranks, joined
-from clkd.scenario.model import ReportOptions
+from clkd.scenario.model import ReportOptions, ShiftOptions
 from clkd.scenario.request import RunRequest
 from clkd.schedules.base import Progress
 from clkd.tracking.group import Trackers
@@ -177,6 +178,7 @@ class _Execution:
             limit=limit,
             look=self._look,
             reporter=self._reporter(),
+            watch=self._watch(),
         )
 
     def _reporter(self) -> Reporter | None:
@@ -192,6 +194,10 @@ class _Execution:
             task_labels=stream.task_labels,
             ranks=self.ranks,
         )
+
+    def _watch(self) -> ShiftWatch | None:
+        scenario, options = self.job.scenario, self.job.scenario.shift
+        return ShiftWatch(self.composed.parts, options, scenario.seed) if isinstance(options, ShiftOptions) else None
 
     def _on_step(self, progress: Progress) -> None:
         """Between two steps, everything is where the next one finds it: a run is saved and stops here."""

@@ -10,6 +10,7 @@ import torch
 from clkd.cache import cache_directory
 from clkd.engine.compose import Composer, Composition
 from clkd.engine.describe import shown
+from clkd.engine.parts import Parts
 from clkd.engine.provenance import plugins_of
 from clkd.engine.rehearse import Scene, rehearse
 from clkd.engine.term import Term
@@ -25,7 +26,7 @@ from clkd.scenario.model import PhaseOptions, Scenario
 from clkd.schedules.base import Progress, Schedule
 from clkd.teachers.base import Teacher
 from clkd.teachers.network import NetworkTeacher
-from clkd.transfer.base import Transfer
+from clkd.transfer.several import Several
 
 BACKWARD = 3
 """A step of training costs about three forward passes: one forward, and two for the gradients of input and weights."""
@@ -135,9 +136,17 @@ def formula(scene: Scene, scenario: Scenario) -> str:
     """
     parts, experience = scene.parts, scene.experience
     sums = [f"{_weight(term.weight, experience, scenario)}·{_described(term)}" for term in parts.active()]
-    if type(parts.transfer) is not Transfer:
-        sums.append(f"{_weight(parts.transfer_weight, experience, scenario)}·{scenario.transfer.name}")
+    sums += [f"{_weight(weight, experience, scenario)}·{name}" for name, weight in speaking(parts, scenario)]
     return " + ".join(sums)
+
+
+def speaking(parts: Parts, scenario: Scenario) -> list[tuple[str, float | Schedule]]:
+    """The transfer strategies that add to the loss, by name, each with its weight."""
+    transfer = parts.transfer
+    if isinstance(transfer, Several):
+        each = zip(transfer.names, transfer.each(), strict=True)
+        return [(name, transfer.weights[name]) for name, strategy in each if strategy.speaks]
+    return [(scenario.transfer.name, parts.transfer_weight)] if transfer.speaks else []
 
 
 def _described(term: Term) -> str:

@@ -146,9 +146,17 @@ class _Carry:
         return saved
 
     def _transfer(self) -> State:
-        fresh = self.composed.parts.transfer.state_dict()
-        saved: State = self.saved["transfer"]
-        return saved if _same(self.before.transfer, self.now.transfer) and _shapes(saved) == _shapes(fresh) else fresh
+        """What strategies of the same names had learned, if it fits: some are made for what they are to read."""
+        transfer, saved = self.composed.parts.transfer, self.saved["transfer"]
+        if _same(self.before.transfer, self.now.transfer):
+            try:
+                copy.deepcopy(transfer).load_state_dict(saved)
+            except RuntimeError:
+                log.info("transfer: starts afresh, since its parameters have another shape now")
+            else:
+                kept: State = saved
+                return kept
+        return transfer.state_dict()
 
 
 def _carried(place: str, student: Student, saved: State) -> State:

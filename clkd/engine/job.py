@@ -22,7 +22,7 @@ from clkd.scenario.model import Scenario
 from clkd.scenario.request import RunRequest
 from clkd.scenario.resolve import config_sha, resolved
 
-PORTABLE = ("tracking", "device", "checkpoint", "report", "train.on_nan", "train.most_skips")
+PORTABLE = ("tracking", "device", "checkpoint", "report", "shift", "train.on_nan", "train.most_skips")
 """What a resumed run may change by `--set`: nothing that its numbers so far depend on."""
 
 

@@ -112,7 +112,7 @@ class Reader:
         else:
             offset = sum(len(facts["experiences"]) for facts in self.facts)
             stream = self._split(said, store, offset)
-            if said.labelled < 1:
+            if said.labelled != 1:
                 stream = hide(stream, store, said.labelled, self.scenario.seed, offset)
             if first is None and self.scenario.stream.normalize != "data":
                 store = self._normalized(store, stream)

@@ -43,7 +43,10 @@ class Objective(nn.Module):
             batch: this rank's share of the `whole` one.
             views: the rows as they are seen by those who do not see `batch.x`, by name.
         """
-        said = {name: s.signals(views.get(name, batch.x), self.needs[name]) for name, s in self.students.items()}
+        said = {
+            name: s.signals(views.get(name, batch.x), self.needs[name], batch.domain)
+            for name, s in self.students.items()
+        }
         for name, member in self.parts.members.items():
             member.hear(batch, said[name])
         said |= {
@@ -57,8 +60,11 @@ class Objective(nn.Module):
             if (value := term(batch, said, self.progress)) is not None:
                 values[term.name] = value = self.ranks.part(value, *term.counts(batch, whole))
                 weighted[term.name] = term.weighted(value, self.progress, said[term.a.model])
+        self.transfer.progress = self.progress
         if (shift := self.transfer(batch, student)) is not None:
             values["transfer"] = shift = self.ranks.part(shift, len(batch), len(whole))
+            for name, value in self.transfer.told.items():
+                values[f"transfer/{name}"] = self.ranks.part(value, len(batch), len(whole))
             weighted["transfer"] = value_of(self.parts.transfer_weight, self.progress, student) * shift
         return _sum(list(weighted.values())), values, weighted, student.detached()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from clkd.engine.held_out import HeldOut
 from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import ClkdError, UserError
-from clkd.experience import Experience
+from clkd.experience import Experience, Rows
 from clkd.frozen import state_hash
 from clkd.gradients.base import GradientPolicy
 from clkd.memory.base import Memory
@@ -74,6 +74,8 @@ class Parts:
     look: Callable[[], None] = lambda: None
     """Called while teachers answer ahead of training: may stop the run."""
     retrieval: Retrieval = field(default_factory=Retrieval)
+    stream: Sequence[Experience] = ()
+    """All experiences, for those who look at validation rows of the past."""
 
     def __post_init__(self) -> None:
         self.memory.plain = self.augment.plain
@@ -82,11 +84,12 @@ class Parts:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
         self.experience, self.kept = experience.index, False
         replaced = [pair for name, model in self.students.items() for pair in grow(name, model, experience, seed)]
+        self.transfer.begin(experience, self.student)  # before those who copy the student: it may have grown by this
+        self.transfer.to(self.device)
         for teacher in self.teachers.values():
             teacher.begin(experience, self.students[teacher.of])
         for term in self.active():
             self.ready(term, experience)
-        self.transfer.begin(experience, self.student)
         self._foretell(experience)
         return replaced
 
@@ -139,6 +142,12 @@ class Parts:
                     self.look()
                     yield self.augment.fixed(chunk, torch.full_like(chunk.y, view))
 
+    def labels(self, rows: Rows) -> set[int] | None:
+        """Every label of `rows` and of what memory keeps, -1 for none; None where memory does not tell."""
+        held = self.memory.histogram()
+        told = sum(held.values()) == len(self.memory) and not (self.memory.unlabelled or self.memory.invents)
+        return {*torch.unique(rows.y).tolist(), *held} if told else None
+
     def train(self) -> None:
         """Put all that is trained into train mode."""
         for model in self.students.values():
@@ -166,10 +175,12 @@ class Parts:
 
         Losses and heads see the experience's rows once more if it was `trained`, which may take a while.
         """
+        if trained:
+            self.transfer.review(partial(self._seen, experience), experience, self.student)
         self.transfer.end(experience, self.student)
         for term in self.active():
             if trained:
-                with closing(self._plain(experience)) as rows:
+                with closing(self._plain(experience.train)) as rows:
                     term.loss.review(rows, experience, self.students[term.a.model])
             term.loss.end(experience, self.students[term.a.model])
         self.keep(experience)
@@ -182,9 +193,20 @@ class Parts:
         for teacher in self.teachers.values():
             teacher.end(experience, self.students[teacher.of])
 
-    def _plain(self, experience: Experience) -> Generator[Batch]:
-        """Its training rows in the order of the data, normalised."""
-        rows = experience.train.ready(self.device)
+    def _seen(self, experience: Experience, which: Literal["new", "validation", "kept"]) -> Iterator[Batch]:
+        """As `clkd.transfer.base.Seen` describes them."""
+        if which == "kept":
+            for piece in _pieces(self.memory.sample(len(self.memory), generator(0))):
+                yield piece.seen_as(self.augment.plain(piece.x))
+            return
+        past = self.stream[: experience.index + 1]
+        for rows in [experience.train] if which == "new" else [each.validation for each in past]:
+            with closing(self._plain(rows)) as coming:
+                yield from coming
+
+    def _plain(self, rows: Rows) -> Generator[Batch]:
+        """The rows in the order of the data, normalised."""
+        rows = rows.ready(self.device)
         with closing(batches(rows, torch.arange(len(rows)), CHUNK, self.device)) as stored:
             for chunk in stored:
                 self.look()

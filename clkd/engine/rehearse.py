@@ -16,7 +16,6 @@ from clkd.errors import UserError
 from clkd.experience import Experience
 from clkd.memory.base import Memory
 from clkd.teachers.network import Snapshot
-from clkd.transfer.base import Transfer
 
 log = logging.getLogger("clkd.engine")
 
@@ -89,7 +88,7 @@ def _refuse_silence(scene: Scene) -> None:
     first = scene.experience.index == 0
     heard = [term for term in speaks if not term.loss.regularises and (not first or term.a.rows in (None, "new"))]
     taught = {term.a.model for term in heard}
-    if type(scene.parts.transfer) is not Transfer:
+    if scene.parts.transfer.speaks:
         taught.add(STUDENT)
     for name in [name for name in scene.parts.students if name not in taught]:
         silent = "; ".join(f"{name}: {reason}" for name, reason in scene.undefined.items())
@@ -122,6 +121,7 @@ def _enter(parts: Parts, experience: Experience, probe: Probe | None) -> Scene:
     parts.experience = experience.index
     for name, student in parts.students.items():
         grow(name, student, experience, 0)
+    parts.transfer.begin(experience, parts.student)
     for teacher in parts.teachers.values():
         teacher.begin(experience, parts.students[teacher.of])
     active = parts.active()
@@ -130,7 +130,6 @@ def _enter(parts: Parts, experience: Experience, probe: Probe | None) -> Scene:
     for term in active:
         if reason := _bound(parts, term, experience) or (probe and probe(term)):
             undefined[term.name] = term.undefined[experience.index] = reason
-    parts.transfer.begin(experience, parts.student)
     return Scene(experience, parts, waiting, undefined)
 
 

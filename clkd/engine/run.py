@@ -36,6 +36,7 @@ class Run:
         resumed: whether this process continues an earlier one.
         origin: the run that this one goes on from (`run`, `experience`, `mlflow`), if it does.
         report: on what the experience that was trained last has transferred, until it is told.
+        shift: how domains lay to each other before and after it, until it is told.
         carried: of each experience that the origin trained, the numbers that trackers show beside this run's own.
         tracking: what the trackers must know to go on after a resume (MLflow run ids), by tracker name.
     """
@@ -65,6 +66,7 @@ class Run:
     origin: dict[str, Any] | None = None
     carried: list[dict[str, float]] = field(default_factory=list)
     report: dict[str, Any] | None = None
+    shift: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)

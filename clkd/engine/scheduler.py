@@ -19,13 +19,14 @@ from clkd.engine.parts import Hygiene, Parts
 from clkd.engine.phases import Phases
 from clkd.engine.report import Reporter
 from clkd.engine.run import Run
+from clkd.engine.shift import ShiftWatch
 from clkd.engine.warped import Warped
 from clkd.experience import Experience
 from clkd.metrics.base import Metric
 from clkd.models.cost import parameter_count
 from clkd.models.student import Student
 from clkd.streams.base import Stream
-from clkd.tracking import reports
+from clkd.tracking import reports, shifts
 from clkd.tracking.group import Trackers
 
 
@@ -46,6 +47,7 @@ class Scheduler:
     look: Callable[[], None] = lambda: None
     """Called often while nothing is trained: may stop the run."""
     reporter: Reporter | None = None
+    watch: ShiftWatch | None = None
     warped: Warped = field(default_factory=Warped)
     _since: dict[str, float] = field(default_factory=dict)
 
@@ -60,7 +62,7 @@ class Scheduler:
             result = self._evaluate(experience)
             with self._timed("tracking"):
                 self.trackers.experience(self.run, experience, result)
-            self.run.epoch, self.run.unevaluated, self.run.report = 0, False, None
+            self.run.epoch, self.run.unevaluated, self.run.report, self.run.shift = 0, False, None, None
             self.hook.clkd_experience_end(run=self.run, experience=experience, result=result)
             self.save()
         return self.run.record.trained == len(self.stream)
@@ -70,6 +72,9 @@ class Scheduler:
         if self.reporter:
             with self._timed("report"):
                 self.reporter.begin(self._tests(experience))
+        if self.watch:
+            with self._timed("report"):
+                self.watch.begin([*self.stream[: experience.index], experience])
         with self._timed("teachers"):
             replaced = self.parts.begin(experience, self.run.seed)
         if experience.index == 0 and self.loop.arrive is None:
@@ -83,6 +88,9 @@ class Scheduler:
         if self.reporter:
             with self._timed("report"):
                 self.run.report = self.reporter.end(self._tests(experience))
+        if self.watch:
+            with self._timed("report"):
+                self.run.shift = self.watch.end([*self.stream[: experience.index], experience])
         with self._timed("teachers"):
             self.parts.end_teachers(experience)
         self.parts.compare(self.loop.ranks)
@@ -186,9 +194,10 @@ class Scheduler:
 
     def _result(self, experience: Experience, validation: dict[int, float], peers: dict[str, float]) -> dict[str, Any]:
         """What trackers and plugins are told about a finished experience."""
-        record, report = self.run.record, self.run.report
+        record, report, shift = self.run.record, self.run.report, self.run.shift
         return {
             **({"report": report} if report else {}),
+            **({"shift": shift} if shift else {}),
             "accuracy": record.class_incremental[experience.index],
             "accuracy_task_aware": record.task_aware[experience.index],
             "per_class": self._per_class(),
@@ -198,6 +207,7 @@ class Scheduler:
             "metrics": {f"stream/{name}": metric(record) for name, metric in self.metrics.items()}
             | ({"validation/average_accuracy": sum(validation.values()) / len(validation)} if validation else {})
             | (reports.points(report) if report else {})
+            | (shifts.points(shift) if shift else {})
             | peers
             | self._resources(),
         }

@@ -36,6 +36,7 @@ def gather(run: Run, parts: Parts, loop: Loop) -> dict[str, Any]:
             "epoch": run.epoch,
             "unevaluated": run.unevaluated,
             "report": run.report,
+            "shift": run.shift,
             "record": run.record.state_dict(),
         },
         **_parts(parts),
@@ -125,7 +126,7 @@ def go_back(saved: Saved, run: Run, parts: Parts, loop: Loop) -> str | None:
 def _restore_run(saved: dict[str, Any], run: Run, loop: Loop) -> None:
     run.rows, run.step, run.seconds = saved["rows"], saved["step"], dict(saved["seconds"])
     run.epoch, run.unevaluated = saved.get("epoch", 0), saved.get("unevaluated", False)
-    run.report = saved.get("report")
+    run.report, run.shift = saved.get("report"), saved.get("shift")
     run.record = Record.from_state(saved["record"])
     loop.rows, loop.progress.step = run.rows, run.step
     loop.progress.forgetting = run.record.validated_forgetting

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clkd.errors import UserError
-from clkd.losses.aligner import Aligner, Shape, layer
+from clkd.losses.aligner import Aligner, Shape
 from clkd.losses.base import Loss, common_columns, full_precision, logits_of
-from clkd.losses.reversal import reverse
+from clkd.perceptron import perceptron
+from clkd.reversal import reverse
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs, Signals, Spec
 
@@ -132,15 +131,3 @@ class Adversarial(Loss):
         assert self.discriminator is not None, "whoever asks has called bind"
         verdict: Tensor = self.discriminator(x)
         return verdict.squeeze(1)
-
-
-def perceptron(widths: Sequence[int], draws: torch.Generator) -> nn.Module:
-    """Linear layers of these widths with leaky ReLUs between them; all weights come from `draws`.
-
-    >>> len(perceptron((4, 8, 1), torch.Generator()))
-    3
-    """
-    layers: list[nn.Module] = []
-    for width_in, width_out in pairwise(widths):
-        layers += [layer(width_in, width_out, None, draws), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers[:-1])

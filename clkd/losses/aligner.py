@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clkd.errors import UserError
 from clkd.losses.feature_options import Align
+from clkd.perceptron import layer
 from clkd.seeding import generator
 
 Shape = tuple[int, ...]
@@ -106,20 +107,6 @@ def make_projector(kind: str, width_in: int, width_out: int, draws: torch.Genera
             layer(width_in, width_out, size, draws), nn.ReLU(), layer(width_out, width_out, size, draws)
         )
     return layer(width_in, width_out, {"linear": None, "conv1x1": 1, "conv3x3": 3}[kind], draws)
-
-
-def layer(width_in: int, width_out: int, size: int | None, draws: torch.Generator) -> nn.Module:
-    """A linear layer, or a convolution of `size` × `size` that keeps the map's size; its weights come from `draws`."""
-    # On meta, because a layer's own initialisation would draw from the global generator that others use.
-    empty = (
-        nn.Linear(width_in, width_out, device="meta")
-        if size is None
-        else nn.Conv2d(width_in, width_out, size, padding=size // 2, device="meta")
-    )
-    made = empty.to_empty(device="cpu")
-    nn.init.kaiming_uniform_(made.get_parameter("weight"), nonlinearity="linear", generator=draws)
-    nn.init.zeros_(made.get_parameter("bias"))
-    return made
 
 
 def normal(features: Tensor, how: str) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from clkd.signals import Batch, Needs, Signals, Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Set
 
     from clkd.experience import Experience
     from clkd.models.student import Student
@@ -93,6 +93,12 @@ class Loss(nn.Module):
     def begin(self, experience: Experience, student: Student) -> None:
         """Before an experience, after `bind`."""
 
+    def foresee(self, labels: Set[int]) -> None:
+        """Told, before an experience is trained, of every label that rows will have (-1: none), if that is known.
+
+        Those are the labels of its own rows and of all that memory keeps.
+        """
+
     def after_backward(self, student: Student) -> None:
         """For one that `regularises`, before each optimiser step: parameters have the gradient of all terms about rows.
 
@@ -136,7 +142,10 @@ def is_prefix(columns: Tensor) -> bool:
 
 def take(logits: Tensor, columns: Tensor, prefix: bool) -> Tensor:
     """`[B, K]`: the columns `columns` of `logits` `[B, C]`, without a copy where they are a prefix."""
-    return logits[:, : len(columns)] if prefix else logits.index_select(1, columns)
+    if not prefix:
+        return logits.index_select(1, columns)
+    count = columns.shape[0]
+    return logits if count == logits.shape[1] else logits[:, :count]
 
 
 def full_precision(x: Tensor) -> Tensor:

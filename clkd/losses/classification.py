@@ -12,6 +12,8 @@ from clkd.losses.base import Loss, among, is_prefix, logits_of, take
 from clkd.signals import Batch, Signals, Spec
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from clkd.experience import Experience
     from clkd.models.student import Student
 
@@ -42,6 +44,8 @@ class CrossEntropy(Loss):
     """`[ids + 1]` each class id's place among them; the last entry answers for -1."""
     task: Tensor
     """`[K]` the experience that brought each of them."""
+    certain: bool
+    """Whether every row of the experience is known to take part."""
 
     def __init__(
         self, over: Literal["auto", "all", "seen", "new", "own", "batch"] = "auto", label_smoothing: float = 0.0
@@ -74,6 +78,8 @@ class CrossEntropy(Loss):
         spec = self.spec
         unseen = self.chosen == "all"
         columns = [i for i, c in enumerate(spec.class_ids) if c in classes and (unseen or spec.born[i] >= 0)]
+        self.competing = {spec.class_ids[i] for i in columns}
+        self.certain = False
         target = torch.full((max(spec.class_ids) + 2,), IGNORE)
         for place, column in enumerate(columns):
             target[spec.class_ids[column]] = place
@@ -82,6 +88,10 @@ class CrossEntropy(Loss):
         self.register_buffer("target", target, persistent=False)
         self.register_buffer("task", torch.tensor(born, dtype=torch.long), persistent=False)
         self.prefix = is_prefix(self.columns)
+
+    def foresee(self, labels: Set[int]) -> None:
+        """Where every row will take part, those that do not are not looked for in each step."""
+        self.certain = self.chosen != "new" and labels <= self.competing
 
     def takes(self, batch: Batch) -> Tensor:
         return self.target[batch.y] != IGNORE
@@ -94,7 +104,7 @@ class CrossEntropy(Loss):
         else:
             logits = present_only(logits, target) if self.chosen == "batch" else logits
             rows = F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
-        return among(rows, target != IGNORE)
+        return rows if self.certain else among(rows, target != IGNORE)
 
 
 def present_only(logits: Tensor, target: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clkd.losses.aligner import averaged, layer
+from clkd.losses.aligner import averaged
 from clkd.losses.base import Loss, full_precision
 from clkd.losses.embedding_queue import EmbeddingQueue
 from clkd.losses.taps import TAP, taps_of, width_of
+from clkd.perceptron import layer
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs, Signals, Spec
 

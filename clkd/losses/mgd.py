@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from clkd.losses.aligner import Aligner, Shape, Taps, layer
+from clkd.losses.aligner import Aligner, Shape, Taps
 from clkd.losses.feature_options import Align
 from clkd.losses.layered import Layered
+from clkd.perceptron import layer
 from clkd.seeding import generator
 
 

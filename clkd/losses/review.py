@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clkd.losses.aligner import Shape, layer
+from clkd.losses.aligner import Shape
 from clkd.losses.layered import Layered
+from clkd.perceptron import layer
 from clkd.seeding import generator
 from clkd.signals import Spec
 

@@ -57,7 +57,7 @@ class ReservoirOptions(OfferedOptions):
 class RingOptions(OfferedOptions):
     """Options of `ring`."""
 
-    per: Literal["class", "experience"] = "class"
+    per: Literal["class", "experience", "domain"] = "class"
     """What has a queue of its own."""
 
 
@@ -104,6 +104,8 @@ GROUPED = (
      "experience ends"),
     ("experience_balanced", "experience_balanced:ExperienceBalanced", "the same number of random rows of every "
      "experience, drawn when it ends"),
+    ("domain_balanced", "domain_balanced:DomainBalanced", "the same number of random rows of every domain, drawn when "
+     "an experience ends"),
     ("herding", "herding:Herding", "of every class the rows whose mean feature is the class's (iCaRL)"),
 )  # fmt: skip
 OFFERED = (
@@ -125,7 +127,7 @@ def clkd_register_memories(register: Register) -> None:
         register(name, f"{HOME}.{factory}", config=OfferedOptions, summary=summary)
     summary = "an even sample of all rows seen so far, kept up row by row (Vitter 1985)"
     register("reservoir", f"{HOME}.reservoir:Reservoir", config=ReservoirOptions, summary=summary)
-    summary = "the newest rows of every class, or of every experience: first in, first out"
+    summary = "the newest rows of every class, experience or domain: first in, first out"
     register("ring", f"{HOME}.ring:Ring", config=RingOptions, summary=summary)
     summary = "no rows, but a variational autoencoder that makes them up (deep generative replay, Shin et al. 2017)"
     register("generator", f"{HOME}.generator:Generator", config=GeneratorOptions, summary=summary)

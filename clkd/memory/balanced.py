@@ -46,8 +46,8 @@ class Balanced(Tabled):
         """The groups that there are after an experience."""
         raise NotImplementedError
 
-    def grouped(self, y: Tensor, experience: Tensor) -> Tensor:
-        """Each row's group; rows of no known group are not kept."""
+    def grouped(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Each row's group, from its `y`, `experience` and `domain`; rows of no known group are not kept."""
         raise NotImplementedError
 
     def keys(self, experience: Experience, student: Student) -> Tensor:
@@ -58,8 +58,10 @@ class Balanced(Tabled):
         arriving, count = experience.train, len(self)
         key = self.keys(experience, student)
         y = arriving.y.cpu()
-        own = torch.where(y < 0, NOBODY, self.grouped(y, torch.full_like(y, arriving.experience)))
-        held = [self.grouped(self._column("y"), self._column("experience"))] if count else []
+        coming = {"y": y, "experience": torch.full_like(y, arriving.experience)}
+        coming["domain"] = torch.full_like(y, arriving.domain)
+        own = torch.where(y < 0, NOBODY, self.grouped(coming))
+        held = [self.grouped({name: self._column(name) for name in coming})] if count else []
         old = [self._column(EXTRA + KEY)] if count else []
         stays = smallest(torch.cat([*held, own]), torch.cat([*old, key]), self.groups(experience), self.size, self.each)
         self.table.keep(stays[stays < count])
@@ -70,7 +72,7 @@ class Balanced(Tabled):
 
     def staying(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Each group's share of a larger memory's rows."""
-        group = self.grouped(rows["y"].cpu(), rows["experience"].cpu())
+        group = self.grouped({name: rows[name].cpu() for name in ("y", "experience", "domain")})
         return smallest(group, rows[EXTRA + KEY].cpu(), tuple(torch.unique(group).tolist()), self.size, self.each)
 
     def _column(self, name: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
@@ -24,5 +25,5 @@ class ClassBalanced(Balanced):
     def groups(self, experience: Experience) -> tuple[int, ...]:
         return experience.seen
 
-    def grouped(self, y: Tensor, experience: Tensor) -> Tensor:
-        return y
+    def grouped(self, rows: Mapping[str, Tensor]) -> Tensor:
+        return rows["y"]

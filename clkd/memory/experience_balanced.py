@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
@@ -23,5 +24,5 @@ class ExperienceBalanced(Balanced):
     def groups(self, experience: Experience) -> tuple[int, ...]:
         return tuple(range(experience.index + 1))
 
-    def grouped(self, y: Tensor, experience: Tensor) -> Tensor:
-        return experience
+    def grouped(self, rows: Mapping[str, Tensor]) -> Tensor:
+        return rows["experience"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -103,8 +102,8 @@ class Offered(Tabled):
 
 def only(batch: Batch, at: Tensor) -> Batch:
     """The stored rows at positions `at`."""
-    own = {name: getattr(batch, name)[at] for name in ("y", "sample_id", "domain", "experience")}
-    return replace(batch, x=batch.stored()[at], raw=None, view=None, new=len(at), extra={}, draws=(), **own)
+    own = {name: getattr(batch, name).index_select(0, at) for name in ("y", "sample_id", "domain", "experience")}
+    return Batch(batch.stored().index_select(0, at), **own, new=len(at))
 
 
 def _widths(store: tuple[str, ...], classes: int, student: Student | None) -> list[int]:

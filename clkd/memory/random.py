@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -35,5 +36,5 @@ class Random(Balanced):
     def groups(self, experience: Experience) -> tuple[int, ...]:
         return (0,)
 
-    def grouped(self, y: Tensor, experience: Tensor) -> Tensor:
-        return torch.zeros_like(y)
+    def grouped(self, rows: Mapping[str, Tensor]) -> Tensor:
+        return torch.zeros_like(rows["y"])

@@ -60,10 +60,8 @@ class Reservoir(Offered):
             return lands, lands
         if len(self.table) < min(self.seen - arriving, self.size):
             slots[lands] = self._next_free(slots[lands])
-        # Row by row a later row would overwrite an earlier one in the same slot: keep the last of each slot.
-        last = torch.full((self.size,), -1).scatter_reduce(0, slots[lands], lands, "amax")
-        taken = (last >= 0).nonzero().squeeze(1)
-        return taken, last[taken]
+        last = dict(zip(slots[lands].tolist(), lands.tolist(), strict=True))  # a later row takes an earlier one's slot
+        return torch.tensor(list(last)), torch.tensor(list(last.values()))
 
     def _next_free(self, slots: Tensor) -> Tensor:
         """A memory that became larger has empty slots after the filled ones: rows for any of them take the next."""

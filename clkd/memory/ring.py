@@ -1,4 +1,4 @@
-"""The newest rows of every class, or of every experience."""
+"""The newest rows of every class, experience or domain."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 ARRIVAL = "arrival"
 """The extra column that says when a row came: so many rows were before it."""
 ARRIVAL_BYTES = 8
-COLUMN = {"class": "y", "experience": "experience"}
+COLUMN = {"class": "y", "experience": "experience", "domain": "domain"}
 
 
 class Ring(Offered):
-    """A first-in-first-out queue for every class (or experience), all of the same length: together `size` rows.
+    """A first-in-first-out queue for every class (experience, domain), all of the same length: together `size` rows.
 
     Chaudhry et al. 2019, "On Tiny Episodic Memories in Continual Learning" (ring buffer), which A-GEM uses, too;
     there the number of queues is known and each has its fixed share. Here the queues share what there is: a new one
@@ -40,7 +40,7 @@ class Ring(Offered):
     def __init__(
         self,
         size: int | str = 500,
-        per: Literal["class", "experience"] = "class",
+        per: Literal["class", "experience", "domain"] = "class",
         seed: int = 0,
         device: torch.device | str = "cpu",
         store: Collection[str] = (),

@@ -46,6 +46,14 @@ SUMMARIES = {
         "average:AnytimeAccuracy",
         "mean accuracy every train.evaluate_every steps (Koh et al. 2022, A_AUC)",
     ),
+    "gain_new_domain": (
+        "domains:GainNewDomain",
+        "accuracy that the latest experience gained on its own test rows",
+    ),
+    "loss_old_domains": (
+        "domains:LossOldDomains",
+        "mean accuracy that the latest experience cost on the other domains so far",
+    ),
     "macro_f1": ("classes:MacroF1", "mean F1 over classes, from the latest confusion matrix"),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -34,6 +34,7 @@ class Student(nn.Module):
         still: whether the backbone stands still: it stays in eval mode even while the head is trained.
         autocast: what the backbone computes in where that is not its weights' own type (`torch.bfloat16`). The head
             always computes in its weights' type, so that close logits stay apart.
+        hear: told the domain of each row that it is about to see (None where nobody knows), if layers ask for it.
         runner: how the backbone and its taps are run: as they are, or compiled.
 
     >>> from clkd.models.backbones.mlp import MLP
@@ -63,12 +64,18 @@ class Student(nn.Module):
         self.runner: Runner = Taps.run
         self.autocast: torch.dtype | None = None
         self.still = False
+        self.hear: Callable[[Tensor | None], None] | None = None
         self._feature_shapes: dict[str, tuple[int, ...]] = {}
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
 
-    def signals(self, x: Tensor, needs: Needs) -> Signals:
-        """What it says about `x` `[B, *shape]`, in one forward pass; every tap must have been requested before."""
+    def signals(self, x: Tensor, needs: Needs, domain: Tensor | None = None) -> Signals:
+        """What it says about `x` `[B, *shape]`, in one forward pass; every tap must have been requested before.
+
+        `domain` `[B]` is where the rows come from, if that is known. Only layers that are made for it look at it.
+        """
+        if self.hear is not None:
+            self.hear(domain)
         with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
             penultimate, features = self.runner(self.taps, self.backbone, self._laid_out(x), needs.features)
         logits = self.head(penultimate.to(self.head.weight.dtype)) if needs.logits else None

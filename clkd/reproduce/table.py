@@ -13,6 +13,7 @@ from clkd.errors import UserError, did_you_mean
 from clkd.options import Options
 from clkd.reproduce import expected
 from clkd.scenario.document import parse, read_text, to_yaml
+from clkd.scenario.settings import as_setting
 
 HOME = Path(__file__).parent / "tables"
 SHIPPED = Path(__file__).parents[2] / "scenarios"
@@ -173,7 +174,7 @@ def _changed(row: Row, common: Settings) -> Row:
 
 
 def _settings(changes: Settings) -> tuple[str, ...]:
-    return tuple(f"{place}={to_yaml(value, flow=True).strip()}" for place, value in changes.items())
+    return tuple(as_setting(place, value) for place, value in changes.items())
 
 
 def names() -> list[str]:

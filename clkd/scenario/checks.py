@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from clkd.errors import did_you_mean
-from clkd.options import Opened, Options, Part, Place
+from clkd.options import Opened, Options, Part, Place, SeveralParts
 from clkd.registry import Registry
 from clkd.scenario.model import HELD_OUT, MOST_DRAWS, PhaseOptions, Scenario
 
@@ -169,7 +169,9 @@ def _placed(place: Place, part: Part, problem: str) -> Problem:
 
 def parts(value: Any, place: Place = ()) -> Iterator[tuple[Place, Part]]:
     """Every part below `value`, those inside other parts' options too, with its place."""
-    if isinstance(value, Part):
+    if isinstance(value, SeveralParts):
+        yield from parts(value.members, place)
+    elif isinstance(value, Part):
         yield place, value
         yield from parts(value.options, place)
         yield from parts(value.shared, place)

@@ -303,6 +303,36 @@ def _held(regulariser: Fragment) -> Fragment:
     return {"losses": ["cross_entropy", regulariser], "memory": "none"}
 
 
+def pseudo_label() -> Fragment:
+    """Pseudo-labels (Lee 2013): what the student is sure of, it learns as if it were told; without the paper's ramp."""
+    return _own_labels(sees="student")
+
+
+def fixmatch() -> Fragment:
+    """FixMatch (Sohn et al. 2020): sure decisions about the weak view are learned in the strong one."""
+    return _own_labels(sees="weak")
+
+
+def _own_labels(sees: str) -> Fragment:
+    """Labels where there are some, elsewhere the student's own decisions; it is asked in eval mode."""
+    decisions = {"kind": "hard", "between": ["student", "itself"], "rows": "unlabelled", "threshold": 0.95}
+    return {
+        "teachers": {"itself": {"kind": "ema", "decay": 0, "sees": sees}},
+        "losses": ["cross_entropy", decisions],
+        "memory": RESERVOIR,
+    }
+
+
+def mean_teacher() -> Fragment:
+    """Mean teacher (Tarvainen & Valpola 2017), by the divergence of probabilities where the paper squares."""
+    follow = {"kind": "kd", "between": ["student", "slow"], "temperature": 1}
+    return {
+        "teachers": {"slow": {"kind": "ema", "decay": 0.99, "sees": "weak"}},
+        "losses": ["cross_entropy", follow],
+        "memory": RESERVOIR,
+    }
+
+
 METHODS = {
     "finetune": "cross-entropy alone: the lower bound",
     "er": "experience replay from a reservoir of 500 rows",
@@ -331,6 +361,9 @@ METHODS = {
     "si": "synaptic intelligence (Zenke et al. 2017)",
     "mas": "memory aware synapses (Aljundi et al. 2018)",
     "rwalk": "Riemannian walk (Chaudhry et al. 2018)",
+    "pseudo_label": "unlabelled rows by the student's own sure decisions (Lee 2013)",
+    "fixmatch": "the same, from a weak view to a strong one (Sohn et al. 2020)",
+    "mean_teacher": "the student's moving average teaches it in another view (Tarvainen & Valpola 2017)",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -104,6 +105,20 @@ def _normalized_by(raw: Any) -> Any:
 
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _shares(raw: Any) -> Any:
+    """Told apart here, so that only the mistake of the one that is meant is reported."""
+    if isinstance(raw, list | tuple):
+        if not all(type(each) in (int, float) and 0 <= each <= 1 for each in raw):
+            raise ValueError("give shares from 0 to 1, one for each experience, such as [1, 0, 0.1]")
+    elif type(raw) not in (int, float) or not 0 < raw <= 1:
+        raise ValueError("give a share above 0 and up to 1, or a list with one for each experience")
+    return raw
+
+
+Labelled = Annotated[Fraction | tuple[Share, ...], BeforeValidator(_shares)]
 
 
 class Imbalance(Options):
@@ -134,7 +149,7 @@ class Extension(Options):
 
     dataset: DatasetPart
     split: StreamPart
-    labelled: Fraction = 1.0
+    labelled: Labelled = 1.0
     """As `stream.labelled`, for these rows."""
     imbalance: Imbalance | None = None
     """As `stream.imbalance`, for these rows."""
@@ -147,9 +162,10 @@ class StreamOptions(Options):
 
     dataset: DatasetPart
     split: StreamPart
-    labelled: Fraction = 1.0
+    labelled: Labelled = 1.0
     """The share of each experience's training rows, class by class (at least one row each), that keep their label,
-    drawn from the seed. The others teach by distillation only."""
+    drawn from the seed; or one share for each experience, such as `[1, 0, 0.1]`, of which 0 means no label at all. The
+    others teach by distillation only."""
     imbalance: Imbalance | None = None
     """Fewer training rows of some classes, or in some experiences, whatever the split; by default all there are."""
     online: bool = False
@@ -317,6 +333,37 @@ def _on_or_spelt_out(raw: Any) -> Any:
     return ReportOptions() if raw is True else raw
 
 
+class ShiftOptions(Options):
+    """What is measured of domains before and after each experience. It changes no weight and costs some time."""
+
+    layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("input", "penultimate")
+    """Where domains are compared: `input`, or taps of the student."""
+    rows: Annotated[int, Field(ge=20)] = 200
+    """Rows of each domain that are looked at, at most."""
+    false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """How often the monitor may cry out, at most, about rows of a domain that it knows."""
+    permutations: Annotated[int, Field(ge=19)] = 199
+    """Of each two-sample test."""
+
+    @model_validator(mode="after")
+    def _can_alarm(self) -> ShiftOptions:
+        if len(self.layers) / (self.permutations + 1) > self.false_alarms:
+            raise ValueError(
+                f"{self.permutations} permutations cannot reject at {self.false_alarms:g} in {len(self.layers)} "
+                f"layers: give at least {math.ceil(len(self.layers) / self.false_alarms) - 1}"
+            )
+        return self
+
+
+def _shift(raw: Any) -> Any:
+    """As `_on_or_spelt_out`."""
+    if isinstance(raw, Mapping):
+        return ShiftOptions.model_validate(raw)
+    if not isinstance(raw, bool | ShiftOptions):
+        raise ValueError(f"give true, false, or options such as {{layers: [penultimate]}}; got {raw!r}")
+    return ShiftOptions() if raw is True else raw
+
+
 class TrackingOptions(Options):
     """Where the run is recorded beside its own directory."""
 
@@ -360,6 +407,9 @@ class Scenario(Options):
     checkpoint: CheckpointOptions = CheckpointOptions()
     report: Annotated[ReportOptions | bool, BeforeValidator(_on_or_spelt_out)] = False
     """What was transferred in each experience: `true`, or options; by default nothing is said of it."""
+    shift: Annotated[ShiftOptions | bool, BeforeValidator(_shift)] = False
+    """How far domains are apart, and whether what comes in is of a known one: `true`, or options; by default nothing is
+    said of it."""
     tracking: TrackingOptions = TrackingOptions()
 
     @field_validator("device")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from clkd.errors import did_you_mean
 from clkd.hooks import hookimpl
 from clkd.options import Options
 
@@ -135,22 +137,81 @@ class RepeatedOptions(SplitOptions):
     """Whether an experience is tested on its own classes, or on those of the whole stream."""
 
 
-class DomainOptions(SplitOptions):
-    """All classes in each experience, in another domain."""
+Look = Literal[
+    "clean", "rotated", "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "motion_blur", "contrast",
+    "brightness", "haze", "pixelate", "jpeg", "elastic",
+]  # fmt: skip
+"""How a domain's images look: as they are, turned, or corrupted."""
+NO_CORRUPTION = ("clean", "rotated")
 
-    transform: Literal["permuted", "rotated"]
+
+class DomainLook(Options):
+    """One domain: all images changed alike."""
+
+    kind: Look
+    severity: Annotated[float, Field(gt=0, le=5)] | None = None
+    """Of a corruption, from 1 to 5 as in CIFAR-10-C, or in between; 3 by default."""
+    angle: float | None = None
+    """Of `rotated`, in degrees, counter-clockwise."""
+
+    @model_validator(mode="after")
+    def _used(self) -> DomainLook:
+        if (self.kind == "rotated") != (self.angle is not None):
+            raise ValueError("rotated needs an angle, and nothing else has one")
+        if self.severity is not None and self.kind in NO_CORRUPTION:
+            raise ValueError(f"{self.kind} has no severity")
+        return self
+
+    @property
+    def strength(self) -> float:
+        """Degrees, or the severity; 0 for clean images."""
+        if self.kind == "clean":
+            return 0.0
+        return self.angle if self.angle is not None else 3.0 if self.severity is None else self.severity
+
+
+def _named_or_spelt_out(raw: Any) -> Any:
+    """Either a name or a mapping, told apart here so that only the mistakes of the one meant are reported."""
+    if isinstance(raw, str):
+        if raw not in get_args(Look):
+            raise ValueError(f"domain '{raw}' is not known ({did_you_mean(raw, get_args(Look))})")
+        return DomainLook(kind=raw)  # type: ignore[arg-type]  # checked the line before
+    return DomainLook.model_validate(raw)
+
+
+class DomainOptions(SplitOptions):
+    """All classes in each experience, in another domain: by `transform`, by `domains`, or else the data's own."""
+
+    transform: Literal["permuted", "rotated"] | None = None
     """`permuted` shuffles the pixels of all images alike, `rotated` turns them."""
     experiences: Positive | None = None
-    """How many domains; with `angles`, as many as there are angles."""
+    """How many domains a `transform` makes; with `angles`, as many as there are angles."""
     max_angle: Annotated[float, Field(gt=0, le=360)] = 180.0
     """Angles are drawn evenly from 0° up to this."""
     angles: tuple[float, ...] | None = None
     """Instead of drawing them: the angle of each domain, in degrees, counter-clockwise."""
     first_plain: bool = True
     """Whether the first domain of a permuted stream keeps its pixels in place."""
+    domains: Annotated[
+        tuple[Annotated[DomainLook | Look, BeforeValidator(_named_or_spelt_out)], ...] | None, Field(min_length=1)
+    ] = None
+    """Instead of a transform: the domains in the order they come, such as `[clean, {kind: haze, severity: 4}]`. One
+    that is listed again is the same domain, come back."""
+    steps: Positive = 1
+    """In how many experiences each of `domains` turns into the next; 1 for all at once."""
+    drift: Literal["strength", "mixture"] = "strength"
+    """What changes in these steps: severity or angle, from or to `clean` or within one kind; or the share of rows that
+    look like the next domain."""
+    order: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Of data that names each row's domain: the domains in the order they come, which may come back; by default each
+    once, ascending."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DomainOptions:
+        if self.transform is None:
+            return self._listed()
+        if self.domains is not None or self.order is not None:
+            raise ValueError("give one of transform, domains and order")
         if (self.experiences is None) == (self.angles is None):
             raise ValueError("give either experiences (a number) or angles (a list)")
         if self.transform == "permuted" and (self.angles is not None or self.max_angle != 180):
@@ -159,6 +220,27 @@ class DomainOptions(SplitOptions):
             raise ValueError("first_plain is only used with transform: permuted")
         if self.angles is not None and (not self.angles or self.max_angle != 180):
             raise ValueError("angles needs at least one angle, and no max_angle beside it")
+        return self._steady()
+
+    def _listed(self) -> DomainOptions:
+        if self.experiences or self.angles is not None or self.max_angle != 180 or not self.first_plain:
+            raise ValueError("experiences, angles, max_angle and first_plain are only used with a transform")
+        if self.domains is None:
+            return self._steady()
+        if self.order is not None:
+            raise ValueError("domains already says what comes when: leave out order")
+        looks = [each for each in self.domains if isinstance(each, DomainLook)]
+        pairs = pairwise(looks) if self.steps > 1 and self.drift == "strength" else ()
+        for one, other in pairs:
+            if one.kind != other.kind and "clean" not in (one.kind, other.kind):
+                raise ValueError(
+                    f"{one.kind} cannot turn into {other.kind} by strength: put clean between, or use drift: mixture"
+                )
+        return self
+
+    def _steady(self) -> DomainOptions:
+        if self.steps != 1 or self.drift != "strength":
+            raise ValueError("steps and drift are only used with domains")
         return self
 
 
@@ -192,7 +274,7 @@ def clkd_register_streams(register: Register) -> None:
         "domain",
         "clkd.streams.domains:by_domain",
         config=DomainOptions,
-        summary="all classes in each experience, pixels permuted or images rotated",
+        summary="all classes in each experience, in another domain: permuted, rotated, corrupted, or the data's own",
     )
     register(
         "data",

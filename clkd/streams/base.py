@@ -127,6 +127,8 @@ class Chunk:
     classes: tuple[int, ...] | None = None
     domain: int = 0
     warp: Warp | None = None
+    first: int | None = None
+    """The experience that brought these rows first, where they come again: the same ones are kept aside."""
     ordered: bool = False
     """Whether training rows stand in the order in which they arrive."""
 
@@ -145,7 +147,8 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
         for kind, rows in (("training", chunk.train), ("test", chunk.test)):
             if not len(rows):
                 raise UserError(f"experience {index} ({chunk.name}) would have no {kind} rows: change the split")
-        kept, held = holdout(store.train.y, chunk.train, validation, generator(seed, "validation", offset + index))
+        first = index if chunk.first is None else chunk.first
+        kept, held = holdout(store.train.y, chunk.train, validation, generator(seed, "validation", offset + first))
         if validation and not len(held) and labels_in(store.train.y[chunk.train]):
             raise UserError(
                 f"validation: {validation:g} of experience {index} ({chunk.name}) is not one row of any class: raise it"

@@ -1,10 +1,11 @@
-"""Domain-incremental streams: the same classes, with pixels permuted or images rotated."""
+"""Domain-incremental streams: the same classes, permuted, rotated, corrupted, or in the data's own domains."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -14,7 +15,10 @@ from torch.nn import functional as F
 from clkd.errors import UserError
 from clkd.experience import Warp
 from clkd.seeding import derive, generator
-from clkd.streams.base import Chunk, Stream, assemble
+from clkd.streams import DomainLook
+from clkd.streams.base import Chunk, Stream, assemble, positions
+from clkd.streams.corrupted import Corrupted
+from clkd.streams.drawn import Drawn
 
 if TYPE_CHECKING:
     from clkd.data.store import Store
@@ -53,41 +57,133 @@ class Rotated:
         return F.grid_sample(x.float(), grid, align_corners=False).round().to(x.dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """A share of the rows as in one domain, the others as in another; a larger share holds those of a smaller one."""
+
+    one: Warp | None
+    other: Warp | None
+    share: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Which row looks how is a hash of its pixels, so that it does not depend on the rows beside it."""
+        out = x.clone()
+        chosen = Drawn(x, "mixture").below(2**16, 1).squeeze(1) < self.share * 2**16
+        for rows, warp in ((chosen, self.other), (~chosen, self.one)):
+            if warp is not None and rows.any():
+                out[rows] = warp(x[rows])
+        return out
+
+
 def by_domain(
     *,
     store: Store,
     seed: int,
-    transform: Literal["permuted", "rotated"],
+    transform: Literal["permuted", "rotated"] | None = None,
     experiences: int | None = None,
     max_angle: float = 180.0,
     angles: Sequence[float] | None = None,
     first_plain: bool = True,
+    domains: Sequence[DomainLook] | None = None,
+    steps: int = 1,
+    drift: Literal["strength", "mixture"] = "strength",
+    order: Sequence[int] | None = None,
     validation: float = 0.0,
     offset: int = 0,
 ) -> Stream:
     """Domain-incremental: every experience has all rows, seen in its own way (Permuted and Rotated MNIST).
 
-    Rotations are drawn evenly from [0, `max_angle`), one a domain, as Mammoth does. Options are those of
-    `clkd.streams.DomainOptions`.
+    Rotations are drawn evenly from [0, `max_angle`), one a domain, as Mammoth does. Where the data names each row's
+    domain, and neither a transform nor domains are given, an experience has the rows of one domain. Options are those
+    of `clkd.streams.DomainOptions`.
 
     Raises:
-        UserError: the rows are vectors. (Each feature has a scale of its own, so features cannot change places.)
+        UserError: the rows are vectors (each feature has a scale of its own, so features cannot change places), or
+            neither the options nor the data say what the domains are.
     """
+    if transform is None and domains is None:
+        return Stream("domain", assemble(_own(store, order), store, seed, validation, offset), store)
     if len(store.shape) != 3:
-        raise UserError(f"transform: {transform} needs images, but rows are vectors of shape {store.shape}")
-    count = len(angles) if angles is not None else experiences
-    assert count is not None, "DomainOptions asks for one of the two"
+        what = f"transform: {transform}" if transform else "domains:"
+        raise UserError(f"{what} needs images, but rows are vectors of shape {store.shape}")
+    if domains is not None:
+        looks = list(_gradual(domains, steps, drift))
+    else:
+        count = len(angles) if angles is not None else experiences
+        assert count is not None, "DomainOptions asks for one of the two"
+        looks = []
+        for i in range(count):
+            angle = None if angles is None else angles[i]
+            looks.append(
+                _permuted(offset + i, seed, first_plain)
+                if transform == "permuted"
+                else _rotated(offset + i, seed, max_angle, angle)
+            )
     train, test = torch.arange(len(store.train.y)), torch.arange(len(store.test.y))
-    chunks = []
-    for i in range(count):
-        angle = None if angles is None else angles[i]
-        warp, name = (
-            _permuted(offset + i, seed, first_plain)
-            if transform == "permuted"
-            else _rotated(offset + i, seed, max_angle, angle)
-        )
-        chunks.append(Chunk(name, train, test, domain=i, warp=warp))
+    visits = _visits([warp for warp, _ in looks])
+    chunks = [
+        Chunk(name, train, test, domain=domain, warp=warp, first=first)
+        for (warp, name), (domain, first) in zip(looks, visits, strict=True)
+    ]
     return Stream("domain", assemble(chunks, store, seed, validation, offset), store)
+
+
+def _visits(domains: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """Of each experience: the number of its domain, and the experience that brought it first.
+
+    >>> _visits(["a", "b", "a", "c"])
+    [(0, 0), (1, 1), (0, 0), (2, 3)]
+    """
+    order = list(dict.fromkeys(domains))
+    return [(order.index(each), domains.index(each)) for each in domains]
+
+
+def _own(store: Store, order: Sequence[int] | None) -> list[Chunk]:
+    """One experience for each of the data's own domains, or as `order` says."""
+    train, test = store.train.domain, store.test.domain
+    if train is None or test is None:
+        raise UserError(
+            f"by: domain needs transform or domains, or data that names each row's domain, which {store.name} does not"
+        )
+    known = torch.unique(train).tolist()
+    for each in order or ():
+        if each not in known:
+            raise UserError(f"order: there is no domain {each}, the data has {', '.join(map(str, known))}")
+    numbers = list(order if order is not None else known)
+    chunks = []
+    for number, (_, first) in zip(numbers, _visits(numbers), strict=True):
+        name = store.domain_names[number] if store.domain_names else f"domain {number}"
+        chunks.append(Chunk(name, positions(train == number), positions(test == number), domain=number, first=first))
+    return chunks
+
+
+Looking = tuple[Warp | None, str]
+
+
+def _gradual(domains: Sequence[DomainLook], steps: int, drift: str) -> Iterator[Looking]:
+    """Each domain, and what lies between it and the next."""
+    for one, other in pairwise(domains):
+        yield _look(one.kind, one.strength)
+        for step in range(1, steps):
+            yield (_between if drift == "strength" else _mixture)(one, other, step / steps)
+    yield _look(domains[-1].kind, domains[-1].strength)
+
+
+def _look(kind: str, strength: float) -> Looking:
+    if kind == "clean":
+        return None, "clean"
+    strength = round(strength, 6) + 0.0  # or what is half-way there would not be what is half-way back; no -0
+    return Rotated(strength) if kind == "rotated" else Corrupted(kind, strength), f"{kind} {strength:.4g}"
+
+
+def _between(one: DomainLook, other: DomainLook, share: float) -> Looking:
+    kind = other.kind if one.kind == "clean" else one.kind
+    return _look(kind, (1 - share) * one.strength + share * other.strength)
+
+
+def _mixture(one: DomainLook, other: DomainLook, share: float) -> Looking:
+    (before, name), (after, next_name) = _look(one.kind, one.strength), _look(other.kind, other.strength)
+    return Mixed(before, after, round(share, 6)), f"{1 - share:.0%} {name}, {share:.0%} {next_name}"
 
 
 def _permuted(i: int, seed: int, first_plain: bool) -> tuple[Warp | None, str]:

@@ -38,7 +38,8 @@ class PreviousOptions(FollowerOptions):
 class EmaOptions(FollowerOptions):
     """A moving average of the student's own weights."""
 
-    decay: Share = 0.999
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """How much of it stays in a step; with 0 it is the student as it stands, in eval mode."""
 
 
 class StoredOptions(Options):

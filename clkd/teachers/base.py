@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import nn
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 class Teacher:
     """Says something about a batch that the student can learn from. Never trained, always in eval mode."""
+
+    contract_optouts: ClassVar[dict[str, str]] = {}
+    """Laws of `clkd.testing.contract` that do not hold for this teacher, each with the reason."""
 
     frozen = True
     """Whether its parameters and buffers must stay what they are while it teaches (an `ema` follows the student)."""

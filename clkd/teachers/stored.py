@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,9 @@ class Stored(Teacher):
     says nothing: they are not `valid`, and their logits and features are 0.
     """
 
+    contract_optouts: ClassVar[dict[str, str]] = {
+        "honest": "what was stored of a row is about that very row, whatever its label"
+    }
     partial = True
     needs_boundaries = False
     """It only looks up which classes have come."""

@@ -1,1 +1,1 @@
-"""What plugin authors test with: the laws that losses, memories and transfer strategies keep."""
+"""What plugin authors test with: the laws that parts keep, a stream that trains in a moment, and pytest fixtures."""

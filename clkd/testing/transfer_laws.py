@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 
-from clkd.signals import Signals
+from clkd.experience import Experience
+from clkd.signals import Batch, Signals
 from clkd.testing import material
-from clkd.transfer.base import Transfer
+from clkd.transfer.base import Seen, Transfer
 
 Make = Callable[[], Transfer]
 
@@ -52,17 +54,19 @@ def state(make: Make) -> None:
     """A fresh strategy that takes the state of another gives the same value, bit for bit."""
     one, other = _begun(make), make()
     other.load_state_dict(one.state_dict())
-    other.begin(next(material.experiences()), material.student())
+    _begin(other)
     other.load_state_dict(one.state_dict())
     a, b = (transfer(material.batch(), _said(make)) for transfer in (one, other))
     assert material.equal(a, b), "the value differs after load_state_dict"
 
 
 def moments(make: Make) -> None:
-    """It can be begun and ended for every experience of a stream."""
+    """It can be begun and ended, and look at rows again, in every experience of a stream."""
     transfer, student = make(), material.student()
     for experience in material.experiences():
+        student.grow(experience.classes, experience.index, torch.Generator())
         transfer.begin(experience, student)
+        transfer.review(_seen(experience), experience, student)
         transfer.end(experience, student)
 
 
@@ -73,8 +77,26 @@ TRANSFER_LAWS: dict[str, Callable[[Make], None]] = {
 
 def _begun(make: Make) -> Transfer:
     transfer = make()
-    transfer.begin(next(material.experiences()), material.student())
+    _begin(transfer)
     return transfer
+
+
+def _begin(transfer: Transfer) -> None:
+    """The second experience: the student knows the four classes of `material.spec`."""
+    _, second, _ = material.experiences()
+    student = material.student()
+    student.grow(second.classes, second.index, torch.Generator().manual_seed(0))
+    transfer.begin(second, student)
+
+
+def _seen(experience: Experience) -> Seen:
+    """The experience's training rows, for rows of any kind."""
+
+    def seen(which: Literal["new", "validation", "kept"]) -> Iterator[Batch]:
+        batch = experience.train.gather(torch.arange(len(experience.train)))
+        yield batch.seen_as(batch.x / 255)
+
+    return seen
 
 
 def _said(make: Make, rows: int = 9) -> Signals:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clkd.tracking import labels, reports
+from clkd.tracking import labels, reports, shifts
 from clkd.tracking.events import FILE
 from clkd.tracking.points import without_nan
 
@@ -20,7 +20,8 @@ CONSTANT = {"scenario.yaml": "scenario.yaml", "config.resolved.yaml": "resolved.
 GROWING = {"environment.txt": "environment.txt", "result.json": "result.json", FILE: FILE}
 MATRIX = ("accuracy_matrix.csv", "accuracy_matrix.json", "figures/accuracy_matrix.png", "figures/forgetting.png")
 REPORTED = ("figures/agreement.png", "figures/cka.png")
-CHANGING = frozenset((*GROWING, *MATRIX, *REPORTED))
+SHIFTED = "figures/shift.png"
+CHANGING = frozenset((*GROWING, *MATRIX, *REPORTED, SHIFTED))
 """What is another one each time that a run ends."""
 
 Content = Callable[[], "Path | str | Figure"]
@@ -38,7 +39,7 @@ def of(directory: Path, rows: list[list[float]], title: str, over: bool) -> dict
     found: dict[str, Content] = {
         name: _copy(name, directory / file) for name, file in copies.items() if (directory / file).exists()
     }
-    found |= _reports(directory, title, over)
+    found |= _reports(directory, title, over) | _shifts(directory, title, over)
     return {**found, **_matrix(rows, title)} if over and rows else found
 
 
@@ -77,6 +78,15 @@ def _reports(directory: Path, title: str, over: bool) -> dict[str, Content]:
         _drawn("cka", alike, title) if alike else None,
     )
     return copies | {name: content for name, content in zip(REPORTED, made, strict=True) if content}
+
+
+def _shifts(directory: Path, title: str, over: bool) -> dict[str, Content]:
+    """As `_reports`, of the shift between domains."""
+    paths = {f"{shifts.FOLDER}/{path.name}": path for path in reports.files(directory, shifts.FOLDER)}
+    copies = {name: _copy(name, path) for name, path in paths.items()}
+    if not (over and paths):
+        return copies
+    return copies | {SHIFTED: _drawn("shift", [reports.read(path, shifts.PARTS) for path in paths.values()], title)}
 
 
 def _matrix(rows: list[list[float]], title: str) -> dict[str, Content]:

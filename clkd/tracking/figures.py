@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from clkd.tracking.reports import Pair
+from clkd.tracking.shifts import Shift, over_time
 
 COLOURS = "cividis"
 """Reads the same with and without colour vision, and in grey."""
@@ -73,6 +74,33 @@ def cka(values: Mapping[Pair, Mapping[int, float]], title: str = "") -> Figure:
     figure.colorbar(image, ax=axes, label="CKA")
     if count <= MOST_NUMBERS:
         _number(axes, grid, ".2f", middle=0.55)
+    return figure
+
+
+def shift(found: Sequence[Shift], title: str = "") -> Figure:
+    """By experience: how far its domain is from the others before (dashed) and after training, and where the monitor
+    cried out.
+
+    >>> shift([{"experience": 1, "drift": {"alarm": True, "p": 0.01}, "before": {}, "after": {}}]).axes[1].get_ylabel()
+    'p of the nearest known domain'
+    """
+    figure = Figure(figsize=(6.4, 6.4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    curves = over_time(found, "a_distance")
+    for place, (name, curve) in enumerate(curves.items()):
+        line = "--" if name.endswith("before") else "-"
+        shade = colormaps["viridis"](0.85 * place / max(len(curves) - 1, 1))
+        above.plot(list(curve), list(curve.values()), line, marker="o", markersize=4, label=name, color=shade)
+    above.set(ylabel="proxy A-distance from other domains", ylim=(-0.1, 2.1), title=title)
+    if curves:
+        above.legend(fontsize="small")
+    tested = [each for each in found if each["drift"]]
+    for alarm, marker, label in ((True, "x", "of no known domain"), (False, "o", "of a known domain")):
+        some = [each for each in tested if each["drift"]["alarm"] == alarm]
+        at, p = [each["experience"] for each in some], [each["drift"]["p"] for each in some]
+        below.scatter(at, p, marker=marker, label=label, color="black")
+    below.set(xlabel="experience", ylabel="p of the nearest known domain", yscale="log", ylim=(1e-3, 1.5))
+    below.legend(fontsize="small")
     return figure
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from clkd.disk import write_whole
-from clkd.tracking import events, labels, reports
+from clkd.tracking import events, labels, reports, shifts
 from clkd.tracking.base import Tracker
 from clkd.tracking.events import END, EPOCH, EVALUATION, EXPERIENCE, FILE, START
 from clkd.tracking.points import experience_points, without_nan
@@ -28,7 +28,7 @@ log = logging.getLogger("clkd.tracking")
 class JsonlTracker(Tracker):
     """Appends one JSON object per moment to `metrics.jsonl`, and lists the installed packages in `environment.txt`.
 
-    Where an experience comes with a report, it lies in `reports/`.
+    Where an experience comes with a report, it lies in `reports/`; what was measured of its domain, in `shift/`.
 
     Keys: `time` (Unix seconds), `event` (start, epoch, evaluation, experience, end), `step` (optimiser steps so far),
     `experience` and `epoch` where they apply (from 0; epochs of a phase go on counting, and name their `phase`),
@@ -52,6 +52,7 @@ class JsonlTracker(Tracker):
         if path.exists():
             _drop_unfinished(path, run.record.trained, run.epoch, run.step)
             reports.drop(run.directory, run.record.trained)
+            reports.drop(run.directory, run.record.trained, shifts.FOLDER)
         self._epochs = {run.record.trained: run.epoch}
         self._waiting.clear()
         self._file = path.open("ab", buffering=0)
@@ -78,8 +79,12 @@ class JsonlTracker(Tracker):
         self._append(run, entry, sync=True)
         if "report" in result:
             reports.write(run.directory, result["report"])
+        if "shift" in result:
+            reports.write(run.directory, result["shift"], shifts.FOLDER)
 
     def end(self, run: Run, outcome: Outcome) -> None:
+        if self._file.closed:
+            return
         metrics = outcome.result.get("metrics", {})
         entry = {"event": END, "status": outcome.status, "error": outcome.error, "metrics": metrics}
         try:

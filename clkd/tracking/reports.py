@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from clkd.tracking.points import percent, without_nan
 
 FOLDER = "reports"
 """In the run's directory, and among MLflow's artifacts."""
+PARTS = frozenset({"experience", "name", "student", "teachers", "cka"})
 SHOWN = ("agreement", "kl", "gained_teacher_right", "gained_this_teacher_alone", "lost_teacher_right")
 """What becomes a metric of each teacher."""
 
@@ -24,28 +25,27 @@ Report = dict[str, Any]
 # Files
 
 
-def write(directory: Path, report: Report) -> None:
-    """Keep a report in the run's directory."""
-    folder = directory / FOLDER
-    folder.mkdir(exist_ok=True)
+def write(directory: Path, report: Report, folder: str = FOLDER) -> None:
+    """Keep a report (or another record of one experience) in a folder of the run's directory."""
+    (directory / folder).mkdir(exist_ok=True)
     text = json.dumps(without_nan(report), indent=1, allow_nan=False)
-    write_whole(folder / f"exp_{report['experience']:03d}.json", text + "\n")
+    write_whole(directory / folder / f"exp_{report['experience']:03d}.json", text + "\n")
 
 
-def files(directory: Path) -> list[Path]:
+def files(directory: Path, folder: str = FOLDER) -> list[Path]:
     """Of all reports that a run's directory holds, the first experience's first."""
-    return sorted((path for path in (directory / FOLDER).glob("exp_*.json") if _index(path) >= 0), key=_index)
+    return sorted((path for path in (directory / folder).glob("exp_*.json") if _index(path) >= 0), key=_index)
 
 
-def read(path: Path) -> Report:
-    """One report.
+def read(path: Path, parts: Set[str] = PARTS) -> Report:
+    """One report, which has all `parts`.
 
     Raises:
         UserError: the file was altered.
     """
     try:
         report: Report = json.loads(path.read_text(encoding="utf-8"))
-        if {"experience", "name", "student", "teachers", "cka"} <= report.keys():
+        if parts <= report.keys():
             return report
         reason = "parts of it are missing"
     except (OSError, ValueError, AttributeError) as error:
@@ -53,9 +53,9 @@ def read(path: Path) -> Report:
     raise UserError(f"{path} cannot be read as a report ({reason}): bring it back from a copy, or delete it")
 
 
-def drop(directory: Path, trained: int) -> None:
+def drop(directory: Path, trained: int, folder: str = FOLDER) -> None:
     """Delete those of experiences that are not trained yet: they come again."""
-    for path in files(directory):
+    for path in files(directory, folder):
         if _index(path) >= trained:
             path.unlink()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -11,14 +12,31 @@ from clkd.signals import Batch, Needs, Signals
 if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
+    from clkd.schedules.base import Progress, Schedule
+
+Seen = Callable[[Literal["new", "validation", "kept"]], Iterator[Batch]]
+"""Rows of one kind, normalised and not augmented, some hundreds at a time: the experience's own training rows (`new`),
+the validation rows of all experiences so far, or all that memory has `kept`."""
 
 
 class Transfer(nn.Module):
     """Makes what the student says of old and new domains comparable. This base does nothing."""
 
     needs: ClassVar[Needs] = Needs(logits=False)
+    source_free: ClassVar[bool] = False
+    """Whether it does all of its work without a row of the source: so it needs no memory."""
     contract_optouts: ClassVar[dict[str, str]] = {}
     """Laws of `clkd.testing.contract` that do not hold for this strategy, each with the reason."""
+    progress: Progress | None = None
+    """Where training stands; set before each `forward`, for options that follow a schedule."""
+
+    told: Mapping[str, Tensor] = {}
+    """What it is made of, if that is several values: for logs, by name, without a gradient."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it ever adds to the loss, or acts on the student alone."""
+        return type(self).forward is not Transfer.forward
 
     @property
     def needs_boundaries(self) -> bool:
@@ -33,6 +51,12 @@ class Transfer(nn.Module):
         """What it reads of the student."""
         return self.needs
 
+    def prepare(self, student: Student) -> None:
+        """Once, when all is composed: may exchange layers of the student. Raises `UserError` for one of no use to it.
+
+        Of what it leaves in the student, all state has to be in the student's own.
+        """
+
     def begin(self, experience: Experience, student: Student) -> None:
         """Before an experience, after the student has grown."""
 
@@ -40,5 +64,15 @@ class Transfer(nn.Module):
         """A scalar to add to the loss (unweighted), or None when this batch has nothing to compare."""
         return None
 
+    def review(self, seen: Seen, experience: Experience, student: Student) -> None:
+        """After an experience that was trained, before `end`: rows may be looked at once more."""
+
     def end(self, experience: Experience, student: Student) -> None:
         """After an experience: may still change the student, for example its batch-norm statistics."""
+
+    def now(self, option: float | Schedule, a: Signals) -> float | Tensor:
+        """What an option that may follow a schedule says at this step."""
+        if not callable(option):
+            return option
+        assert self.progress is not None, "whoever gives a strategy a schedule also sets progress before each step"
+        return option(self.progress, a)

@@ -2,34 +2,95 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from clkd.signals import Batch, Needs, Signals
-from clkd.transfer.base import Transfer
+from clkd.signals import Batch, Signals
+from clkd.transfer.domains import Between, Target, places, read
+
+if TYPE_CHECKING:
+    from clkd.experience import Experience
+    from clkd.models.student import Student
 
 
-class Coral(Transfer):
+def make(
+    feature: str = "penultimate",
+    form: Literal["deep", "closed"] = "deep",
+    mean: bool = False,
+    ridge: float = 1.0,
+    target: Target = "new",
+) -> Between:
+    """CORAL in one of its two forms."""
+    return Coral(feature, mean, target) if form == "deep" else Recolour(ridge, target)
+
+
+class Coral(Between):
     """`‖C_S − C_T‖²_F / (4 d²)`: replayed rows are the source domain, new rows the target.
 
     Sun & Saenko 2016, "Deep CORAL", eq. 1-3. With `mean`, `mean (μ_S − μ_T)²` is added, as the Transfer Learning
-    Library does. None where new or replayed rows are fewer than two.
+    Library does. None where one side has fewer than two rows.
     """
 
-    def __init__(self, feature: str = "penultimate", mean: bool = False) -> None:
-        super().__init__()
-        self.feature, self.mean = feature, mean
+    least = 2
 
-    def reads(self) -> Needs:
-        return Needs(logits=False, features=(self.feature,))
+    def __init__(self, feature: str = "penultimate", mean: bool = False, target: Target = "new") -> None:
+        super().__init__((feature,), target)
+        self.mean = mean
+
+    def compare(self, source: list[Tensor], target: list[Tensor]) -> Tensor:
+        value = coral(source[0], target[0])
+        return value + (source[0].mean(0) - target[0].mean(0)).square().mean() if self.mean else value
+
+
+class Recolour(Between):
+    """`CE(head((f_s − μ_S) C_S^{-½} C_T^{½} + μ_T), y_s)`: the head learns source rows that look like the target's.
+
+    Sun, Feng & Saenko 2016, "Return of Frustratingly Easy Domain Adaptation" (CORAL), algorithm 1: the covariances are
+    those of the batch, with `ridge` on their diagonals, and are taken as given. Of penultimate features alone, since
+    the head has to read what comes of it. Source rows need a label; those without are left out.
+    """
+
+    least = 2
+    needs_boundaries = False
+
+    def __init__(self, ridge: float = 1.0, target: Target = "new") -> None:
+        super().__init__(("penultimate",), target)
+        self.ridge = ridge
+        self._head: list[nn.Module] = []  # in a list: it is the student's
+
+    def begin(self, experience: Experience, student: Student) -> None:
+        self._head = [student.head]
 
     def forward(self, batch: Batch, a: Signals) -> Tensor | None:
-        if min(batch.new, len(batch) - batch.new) < 2:
+        source, target = places(batch, self.target)
+        rows = read(a, "penultimate")
+        if min(len(rows[source]), len(rows[target])) < self.least:
             return None
-        rows = _vectors(a.features[self.feature])
-        source, target = rows[batch.new :], rows[: batch.new]
-        value = coral(source, target)
-        return value + (source.mean(0) - target.mean(0)).square().mean() if self.mean else value
+        logits: Tensor = self._head[0](recoloured(rows[source], rows[target].detach(), self.ridge))
+        hit = batch.y[source, None] == a.class_ids  # [n, C]
+        return -(logits.log_softmax(1) * hit).sum() / hit.sum().clamp(min=1)
+
+
+def recoloured(source: Tensor, target: Tensor, ridge: float) -> Tensor:
+    """`[n, d]` source rows with the mean and the covariance of the target's `[m, d]`.
+
+    >>> rows = torch.tensor([[1.0], [3.0]])
+    >>> recoloured(rows, 10 * rows, 1e-6)
+    tensor([[10.0000],
+            [30.0000]])
+    """
+    identity = ridge * torch.eye(source.shape[1], dtype=source.dtype, device=source.device)
+    white = _power(covariance(source.detach()) + identity, -0.5)
+    colour = _power(covariance(target) + identity, 0.5)
+    return (source - source.detach().mean(0)) @ white @ colour + target.mean(0)
+
+
+def _power(symmetric: Tensor, exponent: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(symmetric)
+    powered: Tensor = (vectors * values.clamp(min=torch.finfo(values.dtype).tiny) ** exponent) @ vectors.T
+    return powered
 
 
 def coral(source: Tensor, target: Tensor) -> Tensor:
@@ -45,9 +106,3 @@ def covariance(rows: Tensor) -> Tensor:
     """`[d, d]`, with the divisor n − 1."""
     centred = rows - rows.mean(0)
     return centred.T @ centred / (len(rows) - 1)
-
-
-def _vectors(features: Tensor) -> Tensor:
-    """`[B, D]` in float32 (float64 stays)."""
-    features = features if features.dtype == torch.float64 else features.float()
-    return features if features.dim() == 2 else features.flatten(2).mean(2)

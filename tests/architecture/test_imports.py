@@ -31,11 +31,13 @@ LEVELS = (
         "ranks",
         "weights",
         "view",
+        "reversal",
+        "perceptron",
     ),
     ROOMS,
     ("registry", "plugins", "scenario", "tracking", "checkpoint"),
     ("engine",),
-    ("testing", "reproduce"),
+    ("testing", "scaffold", "reproduce", "compare", "sweep"),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

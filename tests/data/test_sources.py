@@ -392,3 +392,35 @@ def test_a_split_knows_its_rows() -> None:
     split = Split(torch.arange(6).view(6, 1).float(), torch.arange(6), domain=torch.arange(6) * 2)
     assert split.rows(torch.tensor([4, 1])).domain.tolist() == [8, 2]
     assert split.rows(torch.tensor([0])).experience is None
+
+
+def test_data_sets_become_domains_of_one(load: Load, tmp_path: Path) -> None:
+    """Classes by name, whatever their order; rows in order; one shape for all."""
+    for folder, classes in (("ink", ("cat", "dog")), ("paint", ("ant", "dog"))):
+        for name in classes:
+            (tmp_path / folder / name).mkdir(parents=True)
+            for i in range(5):
+                seed = sum(map(ord, folder + name))
+                Image.fromarray(pixels(1, 6 + i, 7, 3, seed=seed + i)[0]).save(tmp_path / folder / name / f"{i}.png")
+    parts = [{"name": "image_folder", "path": folder} for folder in ("ink", "paint")]
+    store = load("domains", of=parts, size=8, channels=1)
+    assert (store.shape, store.class_names, store.domain_names) == ((1, 8, 8), ("cat", "dog", "ant"), ("ink", "paint"))
+    alone = [load("image_folder", path=folder, size=8, channels=1) for folder in ("ink", "paint")]
+    for split in ("train", "test"):
+        joint, own = getattr(store, split), [getattr(each, split) for each in alone]
+        assert torch.equal(joint.x, torch.cat([each.x for each in own]))
+        names = [each.class_names[c] for each, rows in zip(alone, own, strict=True) for c in rows.y.tolist()]
+        assert [store.class_names[c] for c in joint.y.tolist()] == names
+        assert joint.domain.tolist() == [0] * len(own[0]) + [1] * len(own[1])
+    with pytest.raises(UserError, match="set size and channels for all"):
+        load("domains", of=[{**parts[0], "size": 8}, "digits"])
+
+
+def test_a_domain_that_is_not_here_is_stood_in_for(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLKD_OFFLINE", "1")
+    monkeypatch.delenv("CLKD_DATA", raising=False)
+    store = load("domains", of=[{"name": "svhn", "offline": "digits"}, "digits"], size=8, channels=1)
+    assert (store.stand_in, store.requested, store.domain_names) == ("digits", "domains", ("svhn", "digits"))
+    assert load("domains", of=["digits", "digits"]).domain_names == ("digits 1", "digits 2")
+    with pytest.raises(ValueError, match="give it to each of `of`"):
+        load("domains", of=["digits", "digits"], rows_per_class=3)

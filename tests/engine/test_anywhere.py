@@ -169,6 +169,49 @@ PARTS: dict[str, dict[str, Any]] = {
         "train": {**TRAIN, "epochs": 1},
     },
     "coral": {"transfer": {"kind": "coral", "weight": 0.5}},
+    "strategies with a discriminator, a classifier or a starting point of their own": {
+        "transfer": [
+            {"kind": "coral", "form": "closed", "weight": 0.1},
+            "dann",
+            {"kind": "cdan", "random": 20, "reversal": {"kind": "warmup", "steps": 5}},
+            {"kind": "mcd", "weight": 0.1},
+            {"kind": "bsp", "weight": 0.0001},
+            {"kind": "l2_sp", "weight": 0.01},
+            {"kind": "delta", "weight": 0.01},
+        ],
+    },
+    "strategies that compare, each with a weight, and fusion": {
+        "transfer": [
+            {"kind": "mmd", "weight": "old_fraction"},
+            {"kind": "dan", "weight": 0.1, "estimator": "unbiased"},
+            {"kind": "jan", "weight": 0.1},
+            {"kind": "afn", "weight": 0.05},
+            {"kind": "feature_norm", "weight": 0.01},
+            {"kind": "mcc", "weight": 0.1},
+            {"kind": "entropy", "weight": 0.1, "diversity": 1},
+            {"kind": "interpolate", "previous": 0.3},
+            {"kind": "average", "last": 2},
+        ],
+    },
+    "statistics of each domain, and fusion by validation rows": {
+        "stream": {
+            **BASE["stream"],
+            "split": {"by": "domain", "transform": "rotated", "experiences": 2, "validation": 0.2},
+        },
+        "student": {"model": {"kind": "resnet8", "width": 2}, "head": "linear"},
+        "teachers": {"slow": {"kind": "ema", "decay": 0.9}, "previous": "previous"},
+        "losses": [
+            "cross_entropy",
+            *({"kind": "kd", "between": ["student", name], "weight": 0.5} for name in ("slow", "previous")),
+        ],
+        "transfer": ["dsbn", {"kind": "interpolate", "previous": "validation", "grid": [0, 0.5]}],
+        "train": {**TRAIN, "epochs": 1},
+    },
+    "statistics of new rows": {
+        "student": {"model": {"kind": "resnet8", "width": 2}, "head": "linear"},
+        "transfer": {"kind": "adabn", "share": 0.5},
+        "train": {**TRAIN, "epochs": 1},
+    },
     "nearest class means, trained anew, then balanced": {
         "student": {**BASE["student"], "head": "ncm"},
         "memory": {"kind": "class_balanced", "size": 25},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,20 @@ import pytest
 import torch
 from states import assert_same, state
 
+from clkd.data.augment import Augment
 from clkd.engine.execute import execute
+from clkd.engine.parts import Parts
+from clkd.engine.step import Step
+from clkd.engine.term import Side, Term
+from clkd.experience import Experience
+from clkd.losses.classification import CrossEntropy
 from clkd.memory.generator import Generator
+from clkd.models.student import Student
 from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
+from clkd.schedules.base import Progress
+from clkd.seeding import generator
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -46,9 +55,12 @@ def test_a_student_that_is_told_its_task_learns_by_it_too(plugins: Plugins, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("CLKD_DATA" not in os.environ, reason="needs MNIST (CLKD_DATA)")
-def test_on_split_mnist_it_remembers_what_fine_tuning_forgets(plugins: Plugins, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_on_split_mnist_it_remembers_what_fine_tuning_forgets(
+    plugins: Plugins, tmp_path: Path, real_data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tenth of the paper's steps: 20 % without replay."""
+    monkeypatch.setenv("CLKD_DATA", real_data)
     parts = {
         "stream": {"dataset": "mnist", "split": {"by": "class", "experiences": 5}},
         "student": {"model": {"kind": "mlp", "hidden": [400, 400]}, "head": "linear"},
@@ -99,6 +111,28 @@ def test_it_learns_in_every_step_of_every_epoch(
     told = (tmp_path / "dgr" / "metrics.jsonl").read_text()
     assert "train/generator_reconstruction" in told
     assert "train/generator_divergence" in told
+
+
+def test_a_step_that_makes_rows_up_never_waits(
+    make_student: Callable[[], Student], experiences: list[Experience], augment: Augment, waits: list[str]
+) -> None:
+    student = make_student()
+    memory = Generator(hidden=(8,), latent=3, student=student)
+    parts = Parts(student, augment, [Term("ce", CrossEntropy(), (Side.read("student"),))], {}, memory)
+    parts.begin(experiences[0], 0)
+    step = Step(parts, torch.optim.SGD(list(parts.parameters()), 0.01), Progress(), replay=8)
+    batches = [experiences[0].train.gather(torch.arange(at, at + 12)) for at in (0, 12, 24)]
+    step(batches[0], generator(0), generator(1))
+    parts.memory.end(experiences[0], student)
+    step(batches[1], generator(0), generator(1))
+    assert memory.optimizer is not None
+    waits.clear()
+    memory.optimizer.step()
+    counts = list(waits)  # Adam reads how often it stepped, which lies on the host
+    waits.clear()
+    step(batches[2], generator(0), generator(1))
+    assert waits == counts
+    assert step.rows == 12 + 2 * 20
 
 
 def test_a_previous_self_answers_about_rows_that_nobody_foretold(plugins: Plugins, tmp_path: Path) -> None:

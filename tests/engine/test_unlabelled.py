@@ -344,7 +344,7 @@ def test_explain_and_validate_know_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stream": {**SCENARIO["stream"], "labelled": 0}}, "labelled: input should be greater than 0"),
+        ({"stream": {**SCENARIO["stream"], "labelled": 0}}, "labelled: give a share above 0 and up to 1"),
         ({"stream": {**SCENARIO["stream"], "augment": "none"}}, "teachers.slow.sees: there is no other view"),
         ({"stream": {**SCENARIO["stream"], "augment": {"strong": {"rows": "all"}}}}, "a strong view changes something"),
         ({"losses": [{"kind": "adversarial", "between": ["student", "slow"], "reversal": -1}]}, "give 0 or more"),
@@ -369,3 +369,20 @@ def test_a_loss_of_labels_is_no_silent_zero_where_labels_are_rare(tmp_path: Path
     losses = ["cross_entropy", {"kind": "dkd", "between": ["student", "slow"]}]
     made = {"stream": stream, "losses": losses, "teachers": {"slow": {"kind": "ema", "sees": "weak"}}}
     assert len(composed(tmp_path, made).compose().stream) == 2
+
+
+def test_losses_are_told_the_labels_that_are_coming(
+    make_student: Callable[[], Student], experiences: list[Experience], augment: Augment
+) -> None:
+    """Those of the rows and of what memory keeps; nothing where it may give rows without one."""
+    memory = Reservoir(8)
+    parts = Parts(make_student(), augment, [Term("ce", CrossEntropy(), (Side("student"),))], memory=memory)
+    first, second = experiences
+    parts.begin(first, 0)
+    assert parts.labels(first.train) == set(first.classes)
+    memory.observe(first.train.gather(torch.arange(8)), Signals(None, torch.arange(4)))
+    assert parts.labels(second.train) == set(second.classes) | set(memory.histogram())
+    hidden = replace(second.train, y=torch.where(torch.arange(len(second.train)) < 3, -1, second.train.y))
+    assert -1 in (parts.labels(hidden) or ())
+    memory.unlabelled = True
+    assert parts.labels(second.train) is None

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from clkd.errors import UserError
 from clkd.losses.adversarial import Adversarial
-from clkd.losses.reversal import reverse
+from clkd.reversal import reverse
 from clkd.schedules.base import Progress, Schedule
 from clkd.signals import Batch, Signals, Spec
 from clkd.testing.contract import check_loss

@@ -193,3 +193,31 @@ def test_a_batch_of_one_class_teaches_nothing_over_batch():
     value.backward()
     assert value == 0
     assert (z.grad == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("over", "labels", "expected"),
+    [
+        ("seen", {7, 3, 5}, True),
+        ("seen", {7, -1}, False),
+        ("seen", {7, 9}, False),
+        ("own", {7, 0}, True),
+        ("batch", {7, 0}, True),
+        ("new", {5, 0}, False),
+    ],
+)
+def test_what_is_foreseen_changes_no_bit(over: str, labels: set[int], expected: bool) -> None:
+    """Whoever knows that every row takes part leaves out looking for those that do not; binding again forgets it."""
+    spec, batch = Spec(IDS, BORN), batch_of([7, 5, 5, 0, 3, 7, 0])
+    loss, plain = bound(spec, over=over), bound(spec, over=over)
+    loss.foresee(labels)
+    assert loss.certain == expected
+    values = []
+    for each in (loss, plain):
+        logits = torch.randn(7, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        value = each(batch, said(logits, spec)).mean()
+        value.backward()
+        values.append((value.detach(), logits.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*values, strict=True))
+    loss.bind(spec, None)
+    assert not loss.certain

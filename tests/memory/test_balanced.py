@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from clkd.experience import Experience, Rows
 from clkd.memory.balanced import Balanced
+from clkd.memory.domain_balanced import DomainBalanced
 from clkd.memory.experience_balanced import ExperienceBalanced
 from clkd.memory.random import Random
 
@@ -70,3 +72,17 @@ def test_each_row_of_a_group_is_kept_equally_often(kind, expected):
 @pytest.mark.parametrize("kind", [Random, ExperienceBalanced])
 def test_nothing_is_replayed_within_the_first_experience(kind):
     assert kind(5).sample(3, torch.Generator()) is None
+
+
+def test_every_domain_has_an_equal_share_however_often_it_came():
+    """Domain 0 in experiences 0 and 2, domain 1 in between; an even sample of all of domain 0's rows."""
+    kept = Counter()
+    for seed in range(60):
+        memory, start = DomainBalanced(20, seed=seed), 0
+        for index, rows in enumerate((30, 60, 90)):
+            e = experience(index, rows, start)
+            memory.end(replace(e, train=replace(e.train, domain=index % 2)), None)
+            start += rows
+        assert Counter(column(memory, "domain").tolist()) == {0: 10, 1: 10}
+        kept.update(column(memory, "experience").tolist())
+    assert abs(kept[0] - 600 * 30 / 120) < 5 * (600 * 0.25 * 0.75) ** 0.5

@@ -33,7 +33,8 @@ BUDGETED += [{"kind": "reservoir", "store": ["logits"]}, {"kind": "gss", "store"
 IDS = [" ".join(map(str, raw.values())) for raw in BUDGETED]
 BESIDE = {
     "reservoir": 0, "ring": 8, "loss_aware": 4, "gss": 4, "random": 8, "class_balanced": 8, "experience_balanced": 8,
-    "herding": 8, "reservoir ['logits']": 4 * len(NAMES) + 8, "gss ['penultimate']": 4 + 4 * material.WIDTH + 8,
+    "domain_balanced": 8, "herding": 8, "reservoir ['logits']": 4 * len(NAMES) + 8,
+    "gss ['penultimate']": 4 + 4 * material.WIDTH + 8,
 }  # fmt: skip
 ROW = {name: 4 + 32 + beside for name, beside in BESIDE.items()}
 """Bytes of a row of `clkd.testing.material`: four pixels, ids, and what is kept beside."""

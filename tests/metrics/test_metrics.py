@@ -7,6 +7,7 @@ import pytest
 
 from clkd.metrics.base import Record
 from clkd.metrics.classes import per_class_accuracy
+from clkd.metrics.domains import GainNewDomain, LossOldDomains
 from clkd.plugins import load_plugins
 
 REGISTRY = load_plugins().registry
@@ -126,3 +127,19 @@ def test_macro_f1_is_the_mean_of_harmonic_means(seed):
 def test_per_class_accuracy_is_recall():
     assert per_class_accuracy([[3, 1, 0], [2, 0, 0], [0, 0, 0]])[:2] == [0.75, 0.0]
     assert math.isnan(per_class_accuracy([[3, 1, 0], [2, 0, 0], [0, 0, 0]])[2])
+
+
+def test_gain_and_loss_of_domains():
+    """By hand: domains a, b, a, c; b, c and the second a are new or back, the others are old."""
+    matrix = [[0.8, 0.3, 0.8, 0.1], [0.6, 0.7, 0.6, 0.2], [0.9, 0.5, 0.9, 0.3], [0.4, 0.45, 0.4, 0.95]]
+    gain, loss = GainNewDomain(), LossOldDomains()
+    loss.domains = (0, 1, 0, 2)
+    told = [(gain(r), loss(r)) for n in range(5) if (r := Record(4, matrix, baseline=[0.1] * 4, trained=n)) or True]
+    assert math.isnan(told[0][0])
+    assert (told[0][1], told[1][1]) == (0, 0)
+    assert told[1][0] == pytest.approx(0.7)
+    assert told[2] == pytest.approx((0.4, 0.2))
+    assert told[3] == pytest.approx((0.3, 0.2)), "that b lost; the first a is the domain that came back"
+    assert told[4] == pytest.approx((0.65, (0.5 + 0.05) / 2)), "a counts once"
+    loss.domains = (0, 0, 0, 0)
+    assert loss(Record(4, matrix, trained=2)) == 0, "a stream without domains"

@@ -4,6 +4,7 @@ import pytest
 
 from clkd.errors import PluginError, UserError
 from clkd.plugins import load_plugins
+from clkd.registry import REGISTER_HOOKS
 
 HEAD = "from clkd import hookimpl\n"
 
@@ -64,6 +65,13 @@ def test_a_broken_plugin_is_named_with_its_reason_and_leaves_nothing_behind(code
     assert not plugins.manager.has_plugin("mine")
     assert f"plugin 'mine' ({mine.origin}) is broken: {mine.reason}" in caplog.messages
     assert plugins.registry.get("losses", "kd")
+
+
+@pytest.mark.parametrize(("kind", "hook"), REGISTER_HOOKS.items())
+def test_every_kind_of_part_can_be_registered(kind, hook, found):
+    plugins, mine = found(f"@hookimpl\ndef {hook}(register): register('mine', 'mine:Mine', summary='one')")
+    assert mine.provides == [f"{kind}:mine"]
+    assert plugins.registry.get(kind, "mine").origin == mine.origin
 
 
 def test_a_helper_of_any_other_name_is_no_hook(found):

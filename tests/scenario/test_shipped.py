@@ -1,10 +1,9 @@
 """The scenarios that come with clkd."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import clkd
 
 from clkd.engine.execute import execute
 from clkd.engine.explain import explain
@@ -24,6 +23,16 @@ def test_a_shipped_scenario_is_right(path, registry):
     scenario = load(path, [], registry).scenario
     assert scenario.losses
     assert scenario.name
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_its_first_line_tells_editors_where_the_schema_lies(path):
+    """`make schema` writes it there; it names the plugins of this machine, so it is not kept in git."""
+    first, _, place = path.read_text().partition("\n")[0].partition("$schema=")
+    assert first == "# yaml-language-server: "
+    assert (path.parent / place).resolve() == HOUSE / "scenarios" / "clkd.schema.json"
+    rule = (HOUSE / "Makefile").read_text()
+    assert "$(BIN)/clkd schema > scenarios/clkd.schema.json" in rule
 
 
 def test_the_main_scenario_is_shipped():
@@ -70,10 +79,25 @@ def test_weights_that_are_not_there_end_in_one_line(setting):
     assert "\n" not in str(caught.value)
 
 
+DOMAINS = sorted((HOUSE / "scenarios" / "domains").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", DOMAINS, ids=lambda path: path.stem)
+def test_a_stream_of_domains_runs_on_the_stand_in(path, tmp_path):
+    """Two experiences of each, on few rows: the domains differ, and so do the rows that are trained on."""
+    assert len(path.read_text().splitlines()) < 20
+    few = "stream.dataset.offline={name: digits, rows_per_class: 10}"
+    settings = ("tracking.mode=off", "train.min_steps=0", f"output={tmp_path / 'run'}")
+    settings += (few,) if path.stem != "datasets" else ()
+    request = RunRequest(scenario=path, overrides=settings, limit_experiences=2, quiet=True)
+    result = execute(request, load_plugins())
+    assert result["status"] == "stopped"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTBOOK)
 def test_a_textbook_scenario_runs_to_its_end_on_the_stand_in(name, tmp_path):
     words = ["run", str(textbook(name)), "--tracking", "off", "-q", "--json", "--set", "teachers.external.epochs=2"]
-    done = subprocess.run([sys.executable, "-m", "clkd", *words], cwd=tmp_path, capture_output=True, text=True)
+    done = clkd(*words, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr
     assert '"stand_in": "digits"' in done.stdout

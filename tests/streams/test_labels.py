@@ -142,3 +142,18 @@ def test_joined_streams_leave_rows_without_a_label_without_one(make_store: Calla
 def test_avalanche_has_no_word_for_them(store):
     with pytest.raises(UserError, match="no rows without a label"):
         to_avalanche(hide(cut(store, by="class", experiences=5), store, 0.2, 0))
+
+
+def test_each_experience_may_have_its_own_share(store: Store) -> None:
+    stream = cut(store, by="domain", domains=["clean", "haze", "clean"], validation=0.2)
+    hidden = hide(stream, store, (1.0, 0.0, 0.5), seed=3)
+    known = [each.train.labelled() for each in hidden]
+    assert known[0] is None
+    assert not known[1].any()
+    assert known[2].sum() == pytest.approx(len(stream[2].train) / 2, abs=10)
+    assert torch.equal(hidden[2].train.y, hide(stream, store, 0.5, seed=3)[2].train.y)
+    assert (hidden[1].classes, hidden[1].seen) == (stream[1].classes, stream[1].seen)
+    with pytest.raises(UserError, match="one share for each of the 3 experiences, not 2"):
+        hide(stream, store, (1.0, 0.0), seed=3)
+    with pytest.raises(UserError, match=r"experience 0 .* brings new classes"):
+        hide(stream, store, (0.0, 1.0, 1.0), seed=3)

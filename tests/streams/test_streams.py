@@ -287,6 +287,85 @@ def test_problems_are_known_before_any_data_is_read() -> None:
     assert "class -1 does not exist" in ClassOptions(experiences=2, order=(0, -1)).problem(2)
 
 
+def looks(store: Store, *domains, **options) -> Stream:
+    return cut(store, by="domain", domains=list(domains), **options)
+
+
+def test_a_stream_of_corruptions(store: Store) -> None:
+    stream = looks(store, "clean", {"kind": "gaussian_noise", "severity": 5}, "jpeg", {"kind": "rotated", "angle": 90})
+    assert [e.name for e in stream] == ["clean", "gaussian_noise 5", "jpeg 3", "rotated 90"]
+    assert [e.train.domain for e in stream] == [0, 1, 2, 3]
+    for e in stream:
+        batch = e.train.gather(torch.arange(4))
+        assert batch.domain.tolist() == [e.index] * 4
+        assert torch.equal(batch.x, store.train.x[:4]) == (e.index == 0)
+        ready = e.train.ready("cpu")
+        assert torch.equal(ready.gather(torch.arange(4)).x, batch.x), "batch by batch as all at once"
+    assert pickle.loads(pickle.dumps(stream[1].train.warp)) == stream[1].train.warp
+
+
+def test_a_domain_that_comes_back_is_the_same_domain(store: Store) -> None:
+    stream = looks(store, "clean", "haze", "clean", "jpeg", "haze", validation=0.2)
+    assert [e.train.domain for e in stream] == [0, 1, 0, 2, 1]
+    assert torch.equal(stream[0].validation.index, stream[2].validation.index), "kept aside both times"
+    assert not torch.equal(stream[0].validation.index, stream[1].validation.index)
+    angles = cut(store, by="domain", transform="rotated", angles=[0, 30, 0])
+    assert [e.train.domain for e in angles] == [0, 1, 0]
+
+
+def test_a_gradual_shift_goes_in_steps(store: Store) -> None:
+    stream = looks(store, "clean", {"kind": "haze", "severity": 4}, "clean", steps=4)
+    assert [e.name.split()[-1] for e in stream] == ["clean", "1", "2", "3", "4", "3", "2", "1", "clean"]
+    assert [e.train.domain for e in stream] == [0, 1, 2, 3, 4, 3, 2, 1, 0]
+    turned = looks(store, {"kind": "rotated", "angle": -10}, {"kind": "rotated", "angle": 20}, steps=3)
+    assert [e.name for e in turned] == ["rotated -10", "rotated 0", "rotated 10", "rotated 20"]
+
+
+def test_a_gradual_mixture_moves_rows_one_way(store: Store) -> None:
+    stream = looks(store, "contrast", {"kind": "brightness", "severity": 5}, steps=5, drift="mixture")
+    assert [e.name for e in stream][1] == "80% contrast 3, 20% brightness 5"
+    before = torch.zeros(len(store.train), dtype=torch.bool)
+    for e in stream:
+        x, ends = e.train.ready("cpu").x, [stream[i].train.warp(store.train.x) for i in (0, -1)]
+        moved = (x == ends[1]).flatten(1).all(1)
+        assert ((x == ends[0]).flatten(1).all(1) | moved).all()
+        assert (moved | ~before).all()
+        share, n = e.index / 5, len(moved)
+        assert abs(moved.double().mean() - share) <= 5 * (share * (1 - share) / n) ** 0.5
+        before = moved
+
+
+def test_the_data_s_own_domains_may_come_back(store: Store) -> None:
+    columns = {name: replace(getattr(store, name), domain=getattr(store, name).y % 2) for name in ("train", "test")}
+    own = replace(store, **columns, domain_names=("ink", "paint"))
+    assert [(e.name, e.train.domain) for e in cut(own, by="domain")] == [("ink", 0), ("paint", 1)]
+    stream = cut(own, by="domain", order=[1, 0, 1])
+    assert [(e.name, set((e.train.y % 2).tolist())) for e in stream] == [("paint", {1}), ("ink", {0}), ("paint", {1})]
+    with pytest.raises(UserError, match="there is no domain 2, the data has 0, 1"):
+        cut(own, by="domain", order=[0, 2])
+    with pytest.raises(UserError, match="which small does not"):
+        cut(store, by="domain")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"domains": ["hase"]}, "did you mean 'haze'"),
+        ({"domains": [{"kind": "haze", "severity": 6}]}, "less than or equal to 5"),
+        ({"domains": [{"kind": "rotated"}]}, "rotated needs an angle"),
+        ({"domains": [{"kind": "clean", "severity": 1}]}, "clean has no severity"),
+        ({"domains": ["haze", "jpeg"], "steps": 2}, "put clean between"),
+        ({"domains": ["haze"], "transform": "permuted", "experiences": 2}, "give one of transform, domains and order"),
+        ({"domains": ["haze"], "order": [0]}, "leave out order"),
+        ({"domains": ["haze"], "experiences": 2}, "only used with a transform"),
+        ({"transform": "permuted", "experiences": 2, "steps": 2}, "only used with domains"),
+    ],
+)
+def test_domains_that_make_no_sense_are_refused(options: dict, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        REGISTRY.parse("streams", {"by": "domain", **options})
+
+
 def test_classes_called_by_their_place_are_the_same_rows_in_domains(store: Store) -> None:
     options = {"by": "class", "experiences": 5, "order": "random"}
     own, placed = cut(store, 3, **options, validation=0.2), cut(store, 3, **options, validation=0.2, labels="place")

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from clkd.signals import Batch, Signals
-from clkd.transfer.coral import Coral, coral
+from clkd.testing import material
+from clkd.transfer.coral import Coral, Recolour, coral, recoloured
 
 
 def batch(new: int, replayed: int) -> Batch:
@@ -72,3 +73,42 @@ def test_another_layer_may_be_named_and_maps_are_averaged():
     maps = rows(9, 12).reshape(9, 3, 2, 2)
     expected = Coral()(batch(5, 4), said(maps.mean((2, 3))))
     torch.testing.assert_close(transfer(batch(5, 4), said(maps, "stage2")), expected)
+
+
+def root(matrix: np.ndarray, exponent: float) -> np.ndarray:
+    """By singular values, where the code takes eigenvalues."""
+    u, s, vt = np.linalg.svd(matrix)
+    return u @ np.diag(s**exponent) @ vt
+
+
+def test_recoloured_rows_are_the_papers_and_have_the_targets_statistics():
+    source, target = rows(40, 4, 0), rows(60, 4, 1) @ rows(4, 4, 2) + 5
+    s, t, one = source.numpy(), target.numpy(), np.eye(4)
+    expected = (s - s.mean(0)) @ root(np.cov(s, rowvar=False) + one, -0.5) @ root(np.cov(t, rowvar=False) + one, 0.5)
+    np.testing.assert_allclose(recoloured(source, target, 1.0), expected + t.mean(0), rtol=1e-8)
+    made = recoloured(source, target, 1e-9).numpy()
+    np.testing.assert_allclose(np.cov(made, rowvar=False), np.cov(t, rowvar=False), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(made.mean(0), t.mean(0), rtol=1e-8)
+
+
+def test_the_closed_form_teaches_the_head_labelled_source_rows():
+    student = material.student()
+    strategy = Recolour()
+    strategy.begin(next(material.experiences()), student)
+    f = torch.randn(9, material.WIDTH, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y = torch.tensor([3, 0, 3, 0, 3, 0, -1, 3, 0])
+    i = torch.arange(9)
+    given = Batch(x=i, y=y, sample_id=i, domain=i, experience=i, new=5)
+    value = strategy(given, Signals(None, student.class_ids_tensor, {"penultimate": f}))
+    logits = student.head(recoloured(f[5:], f[:5].detach(), 1.0))[[0, 2, 3]]
+    torch.testing.assert_close(value, torch.nn.functional.cross_entropy(logits, torch.tensor([1, 0, 1])))
+    value.backward()
+    assert student.head.weight.grad.any()
+    assert not f.grad[:5].any()
+    assert list(strategy.parameters()) == []
+    assert strategy(batch(8, 1), Signals(None, student.class_ids_tensor, {"penultimate": f})) is None
+
+
+def test_a_few_rows_of_many_features_are_no_nan():
+    made = recoloured(rows(2, 30), torch.ones(2, 30, dtype=torch.float64), 1.0)
+    assert torch.isfinite(made).all()

@@ -1,0 +1,91 @@
+"""Batch-norm statistics: taking them anew from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+from clkd.errors import UserError
+from clkd.signals import Batch, Needs
+from clkd.transfer.base import Seen, Transfer
+
+if TYPE_CHECKING:
+    from clkd.experience import Experience
+    from clkd.models.student import Student
+
+
+class AdaBN(Transfer):
+    """After an experience, batch-norm statistics become those of its training rows, whatever was replayed beside them.
+
+    Li et al. 2016, "Revisiting Batch Normalization for Practical Domain Adaptation". With a `share` below 1 they move
+    that far from where training left them. It reads no label and no row of the source. What the student knew of the
+    source it knows with other statistics now: `dsbn` keeps those.
+    """
+
+    source_free: ClassVar[bool] = True
+
+    def __init__(self, share: float = 1.0) -> None:
+        super().__init__()
+        self.share = share
+
+    def prepare(self, student: Student) -> None:
+        if not layers(student):
+            raise UserError(
+                "transfer: adabn is about batch norm, and the student's model has none: use another model, such as "
+                "resnet8"
+            )
+
+    def review(self, seen: Seen, experience: Experience, student: Student) -> None:
+        if not layers(student):
+            return
+        before = [(layer, statistics(layer)) for layer in layers(student)]
+        reestimate(student, seen("new"))
+        with torch.no_grad():
+            for layer, old in before:
+                for now, then in zip(statistics(layer, copy=False), old, strict=True):
+                    now.copy_(torch.lerp(then, now, self.share))
+
+
+def layers(student: nn.Module) -> list[BatchNorm]:
+    """Those batch-norm layers that keep statistics."""
+    return [each for each in student.modules() if isinstance(each, BatchNorm) and each.running_mean is not None]
+
+
+def statistics(layer: BatchNorm, copy: bool = True) -> list[Tensor]:
+    """Mean and variance of a layer."""
+    assert layer.running_mean is not None, "asked of layers that keep statistics"
+    assert layer.running_var is not None, "the same"
+    both = [layer.running_mean, layer.running_var]
+    return [each.clone() for each in both] if copy else both
+
+
+@torch.no_grad()
+def reestimate(student: Student, rows: Iterable[Batch]) -> None:
+    """Give all batch-norm layers the mean over batches of each batch's statistics; nothing else moves.
+
+    All other layers are in eval mode. A batch of a single row has no variance, and is left out.
+    """
+    kept = layers(student)
+    modes, momenta = {module: module.training for module in student.modules()}, [layer.momentum for layer in kept]
+    before = [statistics(layer) for layer in kept]
+    student.eval()
+    for layer in kept:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch's word for the mean of all batches
+        layer.train()
+    count = 0
+    for batch in rows if kept else ():
+        if len(batch) > 1:
+            student.signals(batch.x, Needs(logits=False))
+            count += 1
+    for layer, momentum, old in zip(kept, momenta, before, strict=True):
+        layer.momentum = momentum
+        if not count:
+            for now, then in zip(statistics(layer, copy=False), old, strict=True):
+                now.copy_(then)
+    for module, training in modes.items():
+        module.training = training

@@ -1,0 +1,147 @@
+"""Fusion at an experience's end: one student out of the trained one and its past selves, by their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from clkd.signals import Needs
+from clkd.transfer.base import Seen, Transfer
+from clkd.transfer.batch_norm import reestimate
+
+if TYPE_CHECKING:
+    from clkd.experience import Experience
+    from clkd.models.student import Student
+
+Weights = dict[str, Tensor]
+
+
+class Interpolate(Transfer):
+    """`θ ← (1 − λ) · θ + λ · θ_previous`, λ the share `previous`, at the end of every experience but the first.
+
+    θ_previous is the student as the experience began. Columns of new classes stay as they were trained: the previous
+    self did not have them. Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT), eq. 1, for a
+    stream; between one weight and another there may be a hill of the loss, so look at validation rows.
+    """
+
+    source_free: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        previous: float | Mapping[str, float] | Literal["validation"] = 0.5,
+        grid: Sequence[float] = (0.0, 0.25, 0.5, 0.75),
+        reestimate: bool = True,
+    ) -> None:
+        super().__init__()
+        self.previous, self.grid, self.reestimate = previous, tuple(grid), reestimate
+        self._before: Weights = {}
+        self.chosen: float | None = None
+        """What was chosen on validation rows, in the last experience."""
+
+    def begin(self, experience: Experience, student: Student) -> None:
+        self._before = weights(student) if experience.index else {}
+
+    def review(self, seen: Seen, experience: Experience, student: Student) -> None:
+        if not self._before:
+            return
+        after, new = weights(student), [born == experience.index for born in student.born]
+        if self.previous != "validation":
+            self._fuse(student, after, new, self.previous, seen)
+            return
+        scores = []
+        for share in self.grid:
+            self._fuse(student, after, new, share, seen)
+            scores.append(accuracy(student, seen))
+        self.chosen = self.grid[scores.index(max(scores))]
+        self._fuse(student, after, new, self.chosen, seen)
+
+    def _fuse(
+        self, student: Student, after: Weights, new: list[bool], share: float | Mapping[str, float], seen: Seen
+    ) -> None:
+        for name, tensor in student.state_dict().items():
+            own = share_of(name, share)
+            before = self._before.get(name)
+            fits = before is not None and before.shape == tensor.shape and tensor.is_floating_point()
+            fused = torch.lerp(after[name], before, own) if fits and before is not None else after[name].clone()
+            if len(new) and name.startswith("head.") and tensor.dim() and len(tensor) == len(new):
+                fused[new] = after[name][new]
+            tensor.copy_(fused)
+        if self.reestimate:
+            reestimate(student, seen("new"))
+
+
+class Average(Transfer):
+    """The mean of the weights that training left at the ends of the `last` experiences, this one among them.
+
+    A column of the head is the mean over those selves that had its class. Izmailov et al. 2018, "Averaging Weights
+    Leads to Wider Optima and Better Generalization" (SWA), along a stream. What training goes on from is the mean.
+    """
+
+    source_free: ClassVar[bool] = True
+
+    def __init__(self, last: int = 3, reestimate: bool = True) -> None:
+        super().__init__()
+        self.last, self.reestimate = last, reestimate
+        self.selves: list[tuple[list[int], Weights]] = []
+        """Classes of the head's columns, and weights, of past selves: the oldest first."""
+
+    def review(self, seen: Seen, experience: Experience, student: Student) -> None:
+        self.selves = [*self.selves, (list(student.class_ids), weights(student))][-self.last :]
+        if len(self.selves) == 1:
+            return
+        place = {c: row for row, c in enumerate(student.class_ids)}
+        for name, tensor in student.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            total, count = torch.zeros_like(tensor), torch.zeros_like(tensor)
+            for classes, each in self.selves:
+                by_class = name.startswith("head.") and tensor.dim() and len(each[name]) == len(classes)
+                if not by_class and each[name].shape != tensor.shape:
+                    continue
+                rows = [place[c] for c in classes] if by_class else slice(None)
+                total[rows] += each[name].to(tensor)
+                count[rows] += 1
+            tensor.copy_(total / count)
+        if self.reestimate:
+            reestimate(student, seen("new"))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"selves": [{"classes": classes, "weights": each} for classes, each in self.selves]}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.selves = [(list(each["classes"]), dict(each["weights"])) for each in state["selves"]]
+
+
+def weights(student: Student) -> Weights:
+    """Copies of all parameters and buffers that are saved."""
+    return {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
+
+
+def share_of(name: str, share: float | Mapping[str, float]) -> float:
+    """One layer's share: that of the longest path that its name begins with, else 0.
+
+    >>> [share_of(name, {"backbone": 0.5, "backbone.stem": 0.9}) for name in ("backbone.stem.0.weight", "head.bias")]
+    [0.9, 0.0]
+    """
+    if not isinstance(share, Mapping):
+        return share
+    fitting = [path for path in share if name == path or name.startswith(f"{path}.")]
+    return share[max(fitting, key=len)] if fitting else 0.0
+
+
+@torch.no_grad()
+def accuracy(student: Student, seen: Seen) -> float:
+    """The mean over experiences of the share of validation rows that are answered right."""
+    student.eval()
+    right: dict[int, list[int]] = {}
+    for batch in seen("validation"):
+        logits = student.signals(batch.x, Needs()).logits
+        assert logits is not None, "logits were asked for"
+        hits = student.class_ids_tensor[logits.argmax(1)] == batch.y
+        told = right.setdefault(int(batch.experience[0]), [0, 0])
+        told[0] += int(hits.sum())
+        told[1] += len(batch)
+    return sum(hits / rows for hits, rows in right.values()) / max(len(right), 1)

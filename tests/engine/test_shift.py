@@ -1,0 +1,95 @@
+"""What is measured of domains in a run: it changes nothing, knows who comes back, and can be resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from states import assert_same, state
+
+from clkd.engine.execute import execute
+from clkd.plugins import load_plugins
+from clkd.scenario.request import RunRequest
+
+SCENARIO = {
+    "name": "shift",
+    "stream": {
+        "dataset": {"name": "digits", "rows_per_class": 30},
+        "split": {"by": "domain", "domains": ["clean", {"kind": "brightness", "severity": 5}, "clean"]},
+    },
+    "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "linear"},
+    "metrics": ["average_accuracy", "gain_new_domain", "loss_old_domains"],
+    "shift": {"rows": 60, "permutations": 99},
+    "train": {"epochs": 2, "optimizer": {"kind": "sgd", "lr": 0.05}},
+    "tracking": {"mode": "off"},
+}
+
+
+def run(tmp_path: Path, name: str, **changes) -> Path:
+    file = tmp_path / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({**SCENARIO, "output": str(tmp_path / name), **changes}))
+    execute(RunRequest(scenario=file, quiet=True), load_plugins())
+    return tmp_path / name
+
+
+def told(directory: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((directory / "shift").glob("*.json"))]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("shift"), "watched")
+
+
+def test_a_new_domain_is_flagged_and_one_that_comes_back_is_not(watched: Path) -> None:
+    new, back = told(watched)
+    assert (new["experience"], new["domain"], new["drift"]["alarm"], new["drift"]["p"]) == (1, 1, True, 0.02)
+    assert (back["experience"], back["domain"], back["drift"]["alarm"], back["drift"]["nearest"]) == (2, 0, False, 0)
+    assert set(back["drift"]["domains"]) == {"0", "1"}
+    for each, other in ((new, "0"), (back, "1")):
+        for when in ("before", "after"):
+            assert set(each[when]) == {"input", "penultimate"}
+            assert each[when]["input"]["a_distance"][other] > 1, "much brighter images are told apart"
+            assert each[when]["input"]["mmd"][other] > 0.05
+        assert each["before"]["input"] == each["after"]["input"], "training changes features, not rows"
+        assert each["before"]["penultimate"] != each["after"]["penultimate"]
+
+
+def test_it_is_logged_as_metrics(watched: Path) -> None:
+    lines = [json.loads(line) for line in (watched / "metrics.jsonl").read_text().splitlines()]
+    first, second, third = [line["metrics"] for line in lines if line["event"] == "experience"]
+    assert not any(name.startswith("shift/") for name in first)
+    assert (second["shift/alarm"], third["shift/alarm"]) == (1, 0)
+    assert {"shift/p", "shift/input/a_distance_before", "shift/penultimate/mmd_after"} <= second.keys()
+    matrix = json.loads((watched / "result.json").read_text())["accuracy_matrix"]
+    assert second["stream/gain_new_domain"] == pytest.approx(matrix[1][1] - matrix[0][1])
+    assert third["stream/loss_old_domains"] == pytest.approx(matrix[1][1] - matrix[2][1])
+
+
+def test_nothing_that_trains_knows_of_it(watched: Path, tmp_path: Path) -> None:
+    plain = run(tmp_path, "plain", shift=False)
+    assert_same(state(watched), state(plain))
+
+
+def test_a_run_that_was_stopped_says_the_same(watched: Path, tmp_path: Path) -> None:
+    file = tmp_path / "stopped.yaml"
+    file.write_text(yaml.safe_dump({**SCENARIO, "output": str(tmp_path / "stopped")}))
+    execute(RunRequest(scenario=file, quiet=True, limit_experiences=2), load_plugins())
+    execute(RunRequest(resume=str(tmp_path / "stopped"), quiet=True), load_plugins())
+    assert told(tmp_path / "stopped") == told(watched)
+
+
+def test_options_that_could_never_alarm_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"19 permutations cannot reject at 0\.05 in 2 layers: give at least 39"):
+        run(tmp_path, "wrong", shift={"permutations": 19})
+    with pytest.raises(Exception, match=r"shift\.layers"):
+        run(tmp_path, "wrong", shift={"layers": ["nowhere"]})
+
+
+def test_the_figure_shows_it(watched: Path) -> None:
+    from clkd.tracking.figures import shift
+
+    figure = shift(told(watched), "title")
+    assert len(figure.axes[0].lines) == 4

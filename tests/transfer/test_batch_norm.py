@@ -1,0 +1,170 @@
+"""Batch-norm statistics taken anew, against numpy; fusion of weights, number by number."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from clkd.errors import UserError
+from clkd.models.backbones.mlp import MLP
+from clkd.models.backbones.resnet import ResNet
+from clkd.models.heads import Linear
+from clkd.models.student import Student
+from clkd.signals import Batch
+from clkd.testing import material
+from clkd.transfer.batch_norm import AdaBN, layers, reestimate, statistics
+from clkd.transfer.fusion import Average, Interpolate
+
+SHAPE = (1, 4, 4)
+
+
+def convolutional() -> Student:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = Student(ResNet(SHAPE, (1, 1), 2), Linear(4), SHAPE)
+    made.grow(material.CLASSES[:2], 0, torch.Generator().manual_seed(0))
+    return made
+
+
+def pictures(count: int, seed: int, shift: float = 0.0, y: torch.Tensor | None = None) -> Batch:
+    x = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed)) + shift
+    i = torch.arange(count)
+    return Batch(x, i if y is None else y, i, torch.zeros_like(i), torch.zeros_like(i), new=count)
+
+
+def test_statistics_are_the_mean_over_batches_and_nothing_else_moves():
+    student = convolutional()
+    coming = [pictures(6, 1), pictures(6, 2, 1.0), pictures(1, 3, 99.0)]
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items() if "running" not in name}
+    student.train()
+    reestimate(student, coming)
+    stem = student.backbone.stem
+    means, variances = [], []
+    for each in coming[:2]:
+        maps = torch.nn.functional.conv2d(each.x, stem[0].weight, padding=1).detach().numpy()
+        flat = maps.transpose(1, 0, 2, 3).reshape(2, -1)
+        means.append(flat.mean(1))
+        variances.append(flat.var(1, ddof=1))
+    np.testing.assert_allclose(stem[1].running_mean, np.mean(means, 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stem[1].running_var, np.mean(variances, 0), rtol=1e-5)
+    after = student.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if "tracked" not in name)
+    assert student.training
+    assert stem[1].momentum == 0.1
+
+
+def test_without_rows_statistics_stay():
+    student = convolutional()
+    student.train()(pictures(6, 1).x)
+    before = statistics(layers(student)[0])
+    reestimate(student, [pictures(1, 2)])
+    assert material.equal(statistics(layers(student)[0]), before)
+
+
+def test_adabn_takes_new_rows_and_moves_by_its_share():
+    student, whole = convolutional(), convolutional()
+    for each in (student, whole):
+        each.train()(pictures(8, 5, 2.0).x)
+    old = statistics(layers(student)[1])
+    first = next(material.experiences())
+    AdaBN()(material.batch(), None)
+    AdaBN().review(lambda which: iter([pictures(6, 1)] if which == "new" else []), first, whole)
+    AdaBN(share=0.25).review(lambda which: iter([pictures(6, 1)]), first, student)
+    reference = convolutional()
+    reestimate(reference, [pictures(6, 1)])
+    for now, then, target in zip(statistics(layers(student)[1]), old, statistics(layers(reference)[1]), strict=True):
+        torch.testing.assert_close(now, 0.75 * then + 0.25 * target)
+    assert material.equal(statistics(layers(whole)[1]), statistics(layers(reference)[1]))
+
+
+def test_a_student_without_batch_norm_is_refused():
+    with pytest.raises(UserError, match="the student's model has none"):
+        AdaBN().prepare(Student(MLP(SHAPE, hidden=(3,)), Linear(3), SHAPE))
+
+
+def trained(strategy, student: Student):
+    """Enters the second experience, with two new classes, and moves all weights."""
+    _, second, _ = material.experiences()
+    student.grow(second.classes, 1, torch.Generator().manual_seed(1))
+    strategy.begin(second, student)
+    before = copy.deepcopy(student.state_dict())
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 1.0
+    return second, before, copy.deepcopy(student.state_dict())
+
+
+@pytest.mark.parametrize("share", [0.25, {"backbone": 0.5, "backbone.stem": 1.0}])
+def test_interpolation_is_a_straight_line_and_new_columns_stay(share):
+    strategy, student = Interpolate(previous=share, reestimate=False), convolutional()
+    second, before, after = trained(strategy, student)
+    strategy.review(lambda which: iter(()), second, student)
+    for name, now in student.state_dict().items():
+        own = share if isinstance(share, float) else 1.0 if "stem" in name else 0.5 if "backbone" in name else 0.0
+        expected = (1 - own) * after[name] + own * before[name] if now.is_floating_point() else after[name]
+        if name.startswith("head."):
+            expected[2:] = after[name][2:]
+        torch.testing.assert_close(now, expected)
+
+
+def test_nothing_is_fused_in_the_first_experience():
+    student, first = convolutional(), next(material.experiences())
+    for strategy in (Interpolate(), Average()):
+        before = copy.deepcopy(student.state_dict())
+        strategy.begin(first, student)
+        strategy.review(lambda which: iter(()), first, student)
+        assert material.equal(dict(student.state_dict()), dict(before))
+
+
+def test_the_share_is_chosen_on_validation_rows():
+    """Labels are what the previous self says, so it is the more right the more it counts."""
+    strategy, student = Interpolate(previous="validation", grid=(0.0, 0.5, 1.0), reestimate=False), convolutional()
+    _, second, _ = material.experiences()
+    strategy.begin(second, student)
+    held = pictures(40, 3)
+    answers = student.class_ids_tensor[student.eval()(held.x).argmax(1)]
+    before = copy.deepcopy(student.state_dict())
+    with torch.no_grad():
+        student.head.weight *= -1
+        student.head.bias *= -1
+    rows = pictures(40, 3, y=answers)
+    strategy.review(lambda which: iter([rows] if which == "validation" else []), second, student)
+    assert strategy.chosen == 1.0
+    assert material.equal(dict(student.state_dict()), dict(before))
+
+
+def test_average_is_the_mean_of_selves_as_training_left_them_and_of_those_who_know_a_class():
+    strategy, student = Average(last=2, reestimate=False), convolutional()
+    first, _, third = material.experiences()
+    strategy.review(lambda which: iter(()), first, student)
+    one = copy.deepcopy(student.state_dict())
+    second, _, two = trained(strategy, student)
+    strategy.review(lambda which: iter(()), second, student)
+    now = copy.deepcopy(student.state_dict())
+    torch.testing.assert_close(
+        now["backbone.stem.0.weight"], (one["backbone.stem.0.weight"] + two["backbone.stem.0.weight"]) / 2
+    )
+    torch.testing.assert_close(now["head.weight"][:2], (one["head.weight"] + two["head.weight"][:2]) / 2)
+    torch.testing.assert_close(now["head.weight"][2:], two["head.weight"][2:])
+    resumed = Average(last=2, reestimate=False)
+    resumed.load_state_dict(strategy.state_dict())
+    copied = copy.deepcopy(student)
+    strategy.review(lambda which: iter(()), third, student)
+    resumed.review(lambda which: iter(()), third, copied)
+    assert material.equal(dict(student.state_dict()), dict(copied.state_dict()))
+    middle = (now["head.weight"] + two["head.weight"]) / 2  # the first self is out
+    torch.testing.assert_close(student.head.weight, middle)
+
+
+@pytest.mark.parametrize("strategy", [Interpolate(), Average()])
+def test_statistics_are_taken_anew_after_fusion(strategy):
+    student, (first, _, _) = convolutional(), material.experiences()
+    strategy.review(lambda which: iter(()), first, student)
+    second, _, _ = trained(strategy, student)
+    strategy.review(lambda which: iter([pictures(6, 1)] if which == "new" else []), second, student)
+    reference = copy.deepcopy(student)
+    reestimate(reference, [pictures(6, 1)])
+    assert material.equal(dict(student.state_dict()), dict(reference.state_dict()))

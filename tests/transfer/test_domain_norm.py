@@ -1,0 +1,128 @@
+"""Batch norm of each domain's own, against torch's batch norm on each domain by itself."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from clkd.errors import UserError
+from clkd.models.backbones.resnet import ResNet
+from clkd.models.heads import Linear
+from clkd.models.student import Student
+from clkd.signals import Needs
+from clkd.testing import material
+from clkd.transfer.domain_norm import DSBN, Choice, DomainNorm, norms_of
+
+SHAPE = (1, 4, 4)
+
+
+def draw(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
+    return 2 * torch.randn(count, 3, 4, 5, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def domains(by: str = "nearest") -> DomainNorm:
+    norm = DomainNorm(nn.BatchNorm2d(3), Choice(by), first=True)
+    norm.add(7)
+    norm.add(2)
+    norm.add(7)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        norm.bias.copy_(torch.tensor([0.5, 0.0, -0.5]))
+    return norm
+
+
+def torchs(norm: DomainNorm) -> nn.BatchNorm2d:
+    made = nn.BatchNorm2d(3)
+    made.load_state_dict({**made.state_dict(), "weight": norm.weight.detach(), "bias": norm.bias.detach()})
+    return made
+
+
+def test_each_domain_is_normalised_and_followed_as_torch_does_it_by_itself():
+    norm = domains()
+    one, other = torchs(norm), torchs(norm)
+    mixed = torch.tensor([True, False, True, True, False, True])
+    for seed in range(3):
+        x = draw(6, seed)
+        x[~mixed] = 5 * x[~mixed] + 30
+        x.requires_grad_()
+        norm.choice.hear(torch.where(mixed, 7, 2))
+        said = norm(x)
+        expected = torch.empty_like(said)
+        expected[mixed], expected[~mixed] = one(x[mixed]), other(x[~mixed])
+        torch.testing.assert_close(said, expected, rtol=1e-4, atol=1e-4)
+        ours, theirs = (torch.autograd.grad((each * draw(6, 9)).sum(), x)[0] for each in (said, expected))
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    for place, each in enumerate((one, other)):
+        torch.testing.assert_close(norm.running_mean[place], each.running_mean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(norm.running_var[place], each.running_var, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("by", ["nearest", "domain"])
+def test_at_test_time_statistics_are_chosen_by_likeness_or_by_id(by):
+    norm = domains(by)
+    norm.running_mean.copy_(torch.tensor([[0.0] * 3, [30.0] * 3]))
+    norm.running_var.fill_(4.0)
+    norm.eval()
+    x = torch.cat([draw(3, 1), draw(3, 2, 30.0)])
+    norm.choice.hear(torch.tensor([2, 2, 2, 7, 7, 7]))  # told the wrong way round
+    norm(x)
+    assert norm.choice.place.tolist() == ([0, 0, 0, 1, 1, 1] if by == "nearest" else [1, 1, 1, 0, 0, 0])
+    norm.choice.hear(torch.tensor([5, 5, 5, 5, 5, 5]))  # nobody has these
+    norm(x)
+    assert norm.choice.place.tolist() == [0, 0, 0, 1, 1, 1]
+    norm.choice.hear(None)
+    alone = torch.cat([norm(x[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(alone, norm(x))
+
+
+def convolutional() -> Student:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = Student(ResNet(SHAPE, (1, 1), 2), Linear(4), SHAPE)
+    made.grow(material.CLASSES[:2], 0, torch.Generator().manual_seed(0))
+    return made
+
+
+def test_with_one_domain_a_student_says_what_it_said_before():
+    plain, student = convolutional(), convolutional()
+    dsbn = DSBN()
+    dsbn.prepare(student)
+    dsbn.begin(next(material.experiences()), student)
+    x = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(1))
+    for mode in (True, True, False):
+        theirs = plain.train(mode).signals(x, Needs()).logits
+        ours = student.train(mode).signals(x, Needs(), torch.zeros(8, dtype=torch.long)).logits
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert [name for name, _ in student.named_parameters()] == [name for name, _ in plain.named_parameters()]
+
+
+def test_domains_come_travel_with_state_and_copies_choose_by_themselves():
+    student, dsbn = convolutional(), DSBN(by="domain")
+    dsbn.prepare(student)
+    first, second, _ = material.experiences()
+    for experience in (first, second, first):
+        dsbn.begin(experience, student)
+    assert {norm.known.tolist() == [0, 1] for norm in norms_of(student)} == {True}
+    x = torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(1))
+    student.train().signals(x, Needs(), torch.tensor([0, 0, 0, 1, 1, 1]))
+    copied = student.frozen_copy()
+    assert copied.hear.__self__ is norms_of(copied)[0].choice is not norms_of(student)[0].choice
+    assert len({id(norm.choice) for norm in norms_of(copied)}) == 1
+    fresh = convolutional()
+    DSBN(by="domain").prepare(fresh)
+    fresh.load_state_dict(student.state_dict())
+    told = torch.tensor([1, 1, 0, 0, 1, 0])
+    for each in (copied, fresh):
+        said = each.eval().signals(x, Needs(), told).logits
+        torch.testing.assert_close(said, student.eval().signals(x, Needs(), told).logits)
+    swapped = student.signals(x, Needs(), 1 - told).logits
+    assert not torch.equal(swapped, said)
+    assert material.equal(copy.deepcopy(dict(student.state_dict())), dict(fresh.state_dict()))
+
+
+def test_a_student_without_batch_norm_is_refused():
+    with pytest.raises(UserError, match="the student's model has none"):
+        DSBN().prepare(material.student())

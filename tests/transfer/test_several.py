@@ -1,0 +1,95 @@
+"""Several strategies in one scenario."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from domain_rows import batch, rows, said
+
+from clkd.engine.boundaries import needs_boundaries, refuse_boundaries
+from clkd.engine.explain import composed, explain
+from clkd.errors import UserError
+from clkd.plugins import load_plugins
+from clkd.scenario.document import to_yaml
+from clkd.scenario.load import ScenarioErrors, load
+from clkd.scenario.resolve import resolved
+from clkd.transfer.coral import Coral
+from clkd.transfer.discrepancy import one_layer
+from clkd.transfer.several import Several
+
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "stream": {"dataset": {"name": "digits", "rows_per_class": 8}, "split": {"by": "class", "experiences": 2}},
+    "student": {"model": {"kind": "mlp", "hidden": [8]}, "head": "linear"},
+    "memory": {"kind": "reservoir", "size": 10},
+    "train": {"batch_size": 8, "optimizer": {"kind": "sgd", "lr": 0.05}},
+    "tracking": {"mode": "off"},
+}
+
+
+def loaded(folder: Path, transfer: object, **changes: object):
+    path = folder / "s.yaml"
+    path.write_text(to_yaml({**BASE, "transfer": transfer, **changes}))
+    return load(path, [], load_plugins().registry)
+
+
+def test_the_value_is_the_weighted_sum_and_each_is_told():
+    f = rows(9, 4)
+    several = Several({"coral": Coral(), "mmd": one_layer()}, {"coral": 2.0, "mmd": 0.5})
+    coral, mmd = (each(batch(5, 4), said(f)) for each in several.each())
+    torch.testing.assert_close(several(batch(5, 4), said(f)), 2 * coral + 0.5 * mmd)
+    assert several.told == {"coral": coral, "mmd": mmd}
+    torch.testing.assert_close(several(batch(8, 1), said(f)), 0.5 * one_layer()(batch(8, 1), said(f)))
+    assert several.told.keys() == {"mmd"}
+    assert several(batch(9, 0), said(f)) is None
+
+
+def test_a_list_is_composed_explained_and_shown_as_it_was_written(tmp_path):
+    given = [
+        "coral",
+        {"kind": "mmd", "weight": 0.5},
+        {"kind": "mmd", "feature": "penultimate", "weight": "old_fraction"},
+    ]
+    read = loaded(tmp_path, given)
+    shown = resolved(read.scenario)["transfer"]
+    assert [each["kind"] for each in shown] == ["coral", "mmd", "mmd"]
+    assert resolved(loaded(tmp_path, shown).scenario) == resolved(read.scenario)
+    made = composed(read, load_plugins().registry)
+    assert made.parts.transfer.names == ("coral", "mmd", "mmd_2")
+    assert "1.00·coral + 0.50·mmd + 0.50·mmd_2" in str(explain(read, load_plugins()))
+
+
+def test_mistakes_in_a_list_are_all_told_with_their_places(tmp_path):
+    with pytest.raises(ScenarioErrors) as caught:
+        loaded(tmp_path, ["corral", {"kind": "mmd", "wieght": 1}])
+    assert "transfer.0" in caught.value.lines[0]
+    assert "did you mean 'coral'?" in caught.value.lines[0]
+    assert "transfer.1.wieght: unknown key (did you mean 'weight'?)" in caught.value.lines[1]
+    with pytest.raises(ScenarioErrors, match="transfer: is an empty list"):
+        loaded(tmp_path, [])
+    with pytest.raises(ScenarioErrors, match=r"transfer\.0: .*give the scenario a memory"):
+        loaded(tmp_path, ["mmd", "coral"], memory="none")
+
+
+FREE = {
+    "none", "coral", "mmd", "dan", "jan", "mcd", "bsp", "feature_norm", "afn", "entropy", "mcc",
+}  # fmt: skip
+
+
+def test_who_needs_boundaries():
+    registry = load_plugins().registry
+    made = {name: registry.build(registry.parse("transfers", name), seed=0) for name in registry.names("transfers")}
+    assert {name for name, strategy in made.items() if not needs_boundaries(strategy)} == FREE
+    for name in ("dann", "cdan"):
+        assert not needs_boundaries(registry.build(registry.parse("transfers", {"kind": name, "ramp": 0}), seed=0))
+
+
+def test_of_several_those_that_need_boundaries_are_named(tmp_path):
+    given = ["mmd", {"kind": "dann", "ramp": 0}, "adabn", {"kind": "coral", "weight": "old_fraction"}]
+    student = {"model": {"kind": "resnet8", "width": 2}, "head": "linear"}
+    made = composed(loaded(tmp_path, given, student=student), load_plugins().registry)
+    with pytest.raises(UserError, match=r"but transfer \(AdaBN\), a schedule of transfer \(OldFraction\) need to know"):
+        refuse_boundaries(made.parts)

@@ -1,0 +1,75 @@
+"""Entropy and class confusion of the target, against their papers' formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from domain_rows import batch, rows, said
+
+from clkd.transfer.uncertainty import MCC, Entropy
+
+
+def softmax(z: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    e = np.exp(z / temperature)
+    return e / e.sum(1, keepdims=True)
+
+
+def mcc(z: np.ndarray, temperature: float) -> float:
+    """Jin et al. 2020, eq. 2 to 6, entry by entry."""
+    p = softmax(z, temperature)
+    n, c = p.shape
+    weights = [1 + np.exp(sum(q * np.log(q) for q in row)) for row in p]
+    weights = [n * w / sum(weights) for w in weights]
+    confusion = np.array([[sum(weights[i] * p[i, j] * p[i, k] for i in range(n)) for k in range(c)] for j in range(c)])
+    for row in confusion:
+        row /= row.sum()
+    return sum(confusion[j, k] for j in range(c) for k in range(c) if j != k) / c
+
+
+def test_mcc_is_the_papers_and_looks_at_new_rows_alone():
+    z = rows(9, 4)
+    value = MCC(temperature=2.5)(batch(5, 4), said(z, z))
+    assert value.item() == pytest.approx(mcc(z[:5].numpy(), 2.5), rel=1e-10)
+
+
+def test_mcc_of_one_row_of_one_class_and_of_sure_rows():
+    assert MCC()(batch(1, 0), said(rows(1, 3), rows(1, 3))).item() == pytest.approx(mcc(rows(1, 3).numpy(), 2.5))
+    assert MCC()(batch(3, 0), said(rows(3, 1), rows(3, 1))).item() == 0
+    sure = torch.eye(3) * 1000
+    assert MCC()(batch(3, 0), said(sure, sure)).item() == pytest.approx(0, abs=1e-6)
+    never = torch.tensor([[1000.0, 0.0], [1000.0, 0.0]], requires_grad=True)  # a class without any probability
+    MCC()(batch(2, 0), said(never, never)).backward()
+    assert torch.isfinite(never.grad).all()
+
+
+def test_entropy_is_shannons():
+    z = rows(6, 4)
+    p = softmax(z[:4].numpy())
+    expected = -(p * np.log(p)).sum(1).mean()
+    assert Entropy()(batch(4, 2), said(z, z)).item() == pytest.approx(expected, rel=1e-10)
+    m = p.mean(0)
+    diverse = expected + 0.5 * (m * np.log(m)).sum()
+    assert Entropy(diversity=0.5)(batch(4, 2), said(z, z)).item() == pytest.approx(diverse, rel=1e-10)
+
+
+@pytest.mark.parametrize("strategy", [Entropy(), Entropy(diversity=1.0), MCC()])
+def test_they_need_no_source_and_leave_it_alone(strategy):
+    z = rows(6, 4).requires_grad_()
+    strategy(batch(4, 2), said(z, z)).backward()
+    assert z.grad[:4].any()
+    assert not z.grad[4:].any()
+    assert strategy(batch(4, 0), said(z[:4], z[:4])) is not None
+    assert strategy(batch(0, 4), said(z[:4], z[:4])) is None
+    assert strategy.source_free
+
+
+def test_entropy_descends_to_sure_rows_of_all_classes_with_diversity():
+    z = (0.1 * rows(30, 3)).requires_grad_()
+    optimizer, strategy = torch.optim.Adam([z], lr=0.1), Entropy(diversity=1.0)
+    for _ in range(150):
+        optimizer.zero_grad()
+        strategy(batch(30, 0), said(z, z)).backward()
+        optimizer.step()
+    assert z.softmax(1).max(1).values.min() > 0.9
+    assert len(z.argmax(1).unique()) == 3
