@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-<<<<<<< HEAD
+from clkd.compare.text import markdown_table
 from clkd.disk import write_whole
 from clkd.errors import UserError, writing
-=======
-from clkd.compare.text import markdown_table
->>>>>>> main
 from clkd.reproduce.results import Line
 from clkd.reproduce.table import Table
 from clkd.scenario.document import read_text
@@ -44,14 +41,12 @@ def _range(line: Line) -> str:
 
 
 def markdown(table: Table, lines: Sequence[Line]) -> str:
-<<<<<<< HEAD
     """The table as GitHub shows it, with where its numbers are from before it, and what there is to say of its rows."""
     options = table.options
-    body = [HEAD, tuple("---" for _ in HEAD), *map(cells, lines)]
     compared = [line.agrees for line in lines if line.agrees is not None]
     parts = [
         f"**{options.title}.** {options.paper}. {options.provenance}" if options.paper else f"**{options.title}.**",
-        "\n".join(f"| {' | '.join(row)} |" for row in body),
+        markdown_table(HEAD, [cells(line) for line in lines]),
         f"{sum(compared)} of {len(compared)} rows agree." if compared else "",
         _items("What is not as in the paper:\n\n", options.differs),
         _items("", [f"`{line.row}`: {line.why}" for line in lines if line.why]),
@@ -76,14 +71,3 @@ def fill(page: Path, table: Table, lines: Sequence[Line]) -> None:
         raise UserError(f"{page} has no place for the table: write the lines {begin} and {end} where it is to be")
     with writing(page):
         write_whole(page, f"{before}{begin}\n\n{markdown(table, lines)}\n\n{end}{after}")
-=======
-    """The table as GitHub shows it, and below it what there is to say of its rows."""
-    notes = [f"- `{line.row}`: {line.why}" for line in lines if line.why]
-    differs = [f"- {each}" for each in table.options.differs]
-    parts = [markdown_table(HEAD, [cells(line) for line in lines])]
-    if differs:
-        parts.append("What is not as in the paper:\n\n" + "\n".join(differs))
-    if notes:
-        parts.append("\n".join(notes))
-    return "\n\n".join(parts)
->>>>>>> main

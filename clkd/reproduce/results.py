@@ -97,13 +97,8 @@ def line(table: Table, row: Row, results: Sequence[Result]) -> Line:
     """The row, with what was measured of it."""
     values = [result.value for result in results]
     mean = statistics.fmean(values) if values else None
-<<<<<<< HEAD
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    published, expected = row.cell.published, table.expected.get(row.name)
-=======
     sd = standard_deviation(values)
-    published, expected = row.cell.published, row.cell.expected
->>>>>>> main
+    published, expected = row.cell.published, table.expected.get(row.name)
     errors = None
     if published and mean is not None and sd is not None:
         theirs = published[1] / (math.sqrt(table.options.seeds or 1) if table.options.spread == "sd" else 1)
