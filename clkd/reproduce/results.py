@@ -98,10 +98,10 @@ def line(table: Table, row: Row, results: Sequence[Result]) -> Line:
     values = [result.value for result in results]
     mean = statistics.fmean(values) if values else None
     sd = standard_deviation(values)
-    published, expected = row.cell.published, row.cell.expected
+    published, expected = row.cell.published, table.expected.get(row.name)
     errors = None
     if published and mean is not None and sd is not None:
-        theirs = published[1] / (math.sqrt(table.options.seeds) if table.options.spread == "sd" else 1)
+        theirs = published[1] / (math.sqrt(table.options.seeds or 1) if table.options.spread == "sd" else 1)
         errors = in_standard_errors(mean, sd / math.sqrt(len(values)), published[0], theirs)
     return Line(
         row=row.name,
@@ -112,6 +112,6 @@ def line(table: Table, row: Row, results: Sequence[Result]) -> Line:
         errors=errors,
         seconds=statistics.fmean(result.seconds for result in results) if results else None,
         expected=expected,
-        holds=None if mean is None or expected is None else abs(mean - expected[0]) <= expected[1],
+        holds=None if mean is None or expected is None else expected[0] <= mean <= expected[1],
         why=row.cell.why,
     )
