@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clkd.compare.text import markdown_table
 from clkd.reproduce.results import Line
 from clkd.reproduce.table import Table
 
@@ -27,11 +28,9 @@ def cells(line: Line) -> tuple[str, ...]:
 
 def markdown(table: Table, lines: Sequence[Line]) -> str:
     """The table as GitHub shows it, and below it what there is to say of its rows."""
-    body = [HEAD, tuple("---" for _ in HEAD), *map(cells, lines)]
-    rows = "\n".join(f"| {' | '.join(row)} |" for row in body)
     notes = [f"- `{line.row}`: {line.why}" for line in lines if line.why]
     differs = [f"- {each}" for each in table.options.differs]
-    parts = [rows]
+    parts = [markdown_table(HEAD, [cells(line) for line in lines])]
     if differs:
         parts.append("What is not as in the paper:\n\n" + "\n".join(differs))
     if notes:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from clkd.compare.statistics import in_standard_errors, standard_deviation
 from clkd.disk import write_whole
 from clkd.errors import UserError, writing
 from clkd.reproduce.table import Row, Table
@@ -96,7 +97,7 @@ def line(table: Table, row: Row, results: Sequence[Result]) -> Line:
     """The row, with what was measured of it."""
     values = [result.value for result in results]
     mean = statistics.fmean(values) if values else None
-    sd = statistics.stdev(values) if len(values) > 1 else None
+    sd = standard_deviation(values)
     published, expected = row.cell.published, row.cell.expected
     errors = None
     if published and mean is not None and sd is not None:
@@ -114,13 +115,3 @@ def line(table: Table, row: Row, results: Sequence[Result]) -> Line:
         holds=None if mean is None or expected is None else abs(mean - expected[0]) <= expected[1],
         why=row.cell.why,
     )
-
-
-def in_standard_errors(ours: float, our_error: float, theirs: float, their_error: float) -> float | None:
-    """The difference of two means in standard errors of it, `(a − b) / √(s_a² + s_b²)`; None where both are 0.
-
-    >>> in_standard_errors(70.0, 0.3, 69.0, 0.4)
-    2.0
-    """
-    error = math.hypot(our_error, their_error)
-    return (ours - theirs) / error if error else None

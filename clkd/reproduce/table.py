@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from clkd.errors import UserError, did_you_mean
 from clkd.options import Options
 from clkd.scenario.document import parse, read_text, to_yaml
+from clkd.scenario.settings import as_setting
 
 HOME = Path(__file__).parent / "tables"
 Settings = dict[str, Any]
@@ -128,7 +129,7 @@ def _rows(rows: Mapping[str, RowOptions]) -> Iterator[Row]:
 
 
 def _settings(changes: Settings) -> tuple[str, ...]:
-    return tuple(f"{place}={to_yaml(value, flow=True).strip()}" for place, value in changes.items())
+    return tuple(as_setting(place, value) for place, value in changes.items())
 
 
 def names() -> list[str]:
