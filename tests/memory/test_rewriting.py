@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from clkd.errors import UserError
 from clkd.memory.base import Memory
 from clkd.memory.offered import Offered
 from clkd.memory.rewriting import held_below, rewritten
@@ -159,7 +158,7 @@ def test_it_keeps_the_other_laws(kind: str) -> None:
 
 
 def test_it_needs_logits_and_boundaries() -> None:
-    with pytest.raises(UserError, match=r"rewrite is about stored logits: add store: \[logits\]"):
+    with pytest.raises(ValueError, match=r"rewrite is about stored logits: add store: \[logits\]"):
         REGISTRY.parse("memories", {"kind": "reservoir", "rewrite": 0.5})
     assert memory_of().needs_boundaries
     assert not REGISTRY.build(REGISTRY.parse("memories", {"kind": "ring"}), seed=0).needs_boundaries
