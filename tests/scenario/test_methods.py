@@ -23,7 +23,7 @@ def bare(tmp_path):
     return write
 
 
-DARK = ("der", "derpp", "fdr")
+DARK = ("der", "derpp", "fdr", "xder")
 VIEWS = ("fixmatch", "mean_teacher")
 
 
