@@ -78,7 +78,7 @@ class Parts:
     """All experiences, for those who look at validation rows of the past."""
 
     def __post_init__(self) -> None:
-        self.memory.plain = self.augment.plain
+        self.memory.plain, self.memory.fixed = self.augment.plain, self.augment.fixed
 
     def begin(self, experience: Experience, seed: int) -> Grown:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""

@@ -38,10 +38,11 @@ class CrossEntropyOptions(Options):
 
     sides: ClassVar[int] = 1
 
-    over: Literal["auto", "all", "seen", "new", "own", "batch"] = "auto"
-    """Which classes compete: `all` columns of the head, those `seen` so far, those `new` in this experience's data,
-    the row's `own` task's, those of the `batch` (ER-ACE: labels of the rows that this term is about; with several
-    processes, of each one's share); `auto` is `own` for a task-aware head and `seen` otherwise."""
+    over: Literal["auto", "all", "seen", "new", "old", "own", "batch"] = "auto"
+    """Which classes compete: `all` columns of the head, those `seen` so far, those `new` in this experience's data, the
+    `old` ones that came before and are not in it, the row's `own` task's, those of the `batch` (ER-ACE: labels of the
+    rows that this term is about; with several processes, of each one's share); `auto` is `own` for a task-aware head
+    and `seen` otherwise."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """How much of the target is spread evenly over the classes that compete."""
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clkd.errors import UserError
 from clkd.losses.base import Loss, among, is_prefix, logits_of, take
 from clkd.signals import Batch, Signals, Spec
 
@@ -25,9 +26,10 @@ class CrossEntropy(Loss):
     """`-log softmax(z)_y` over the classes that compete; unlabelled rows (`y` -1) do not take part.
 
     A row whose class is not among the competing ones is left out, and the mean is over the others; so `over: new`
-    trains new classes only, whatever is replayed. With `over: batch` those compete that are a label of the rows which
-    the term is about (of `student@new`: Caccia et al. 2022, "ER-ACE"). Values come as `[B]`, scaled so that their mean
-    is that mean; of a batch without any label it is 0, with the gradient 0.
+    trains new classes only, whatever is replayed, and `over: old` those of the past alone. With `over: batch` those
+    compete that are a label of the rows which the term is about (of `student@new`: Caccia et al. 2022, "ER-ACE").
+    Values come as `[B]`, scaled so that their mean is that mean; of a batch without any label it is 0, with the
+    gradient 0.
 
     >>> from clkd.signals import Batch
     >>> loss, i = CrossEntropy(), torch.zeros(2, dtype=torch.long)
@@ -48,20 +50,23 @@ class CrossEntropy(Loss):
     """Whether every row of the experience is known to take part."""
 
     def __init__(
-        self, over: Literal["auto", "all", "seen", "new", "own", "batch"] = "auto", label_smoothing: float = 0.0
+        self,
+        over: Literal["auto", "all", "seen", "new", "old", "own", "batch"] = "auto",
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.over, self.label_smoothing = over, label_smoothing
 
     @property
     def needs_boundaries(self) -> bool:
-        return self.over in ("new", "own")
+        return self.over in ("new", "old", "own")
 
     def bind(self, a: Spec, b: Spec | None) -> None:
         self.spec = a
         self.chosen = ("own" if a.task_aware else "seen") if self.over == "auto" else self.over
-        latest = max(a.born)
-        self._compete({c for c, born in zip(a.class_ids, a.born, strict=True) if self.over != "new" or born == latest})
+        born, latest = dict(zip(a.class_ids, a.born, strict=True)), max(a.born)
+        newest = {c for c in born if born[c] == latest}
+        self._compete(self._chosen(newest) if self.over in ("new", "old") else set(born))
 
     def formula(self, sides: str) -> str:
         own = sides.removeprefix("student")
@@ -69,10 +74,17 @@ class CrossEntropy(Loss):
 
     def begin(self, experience: Experience, student: Student) -> None:
         """In a domain stream no column is new: what counts are the classes of the experience's data."""
-        if self.over == "new":
+        if self.over in ("new", "old"):
             device = self.columns.device
-            self._compete(set(experience.classes))
+            self._compete(self._chosen(set(experience.classes)))
             self.to(device)
+
+    def _chosen(self, new: set[int]) -> set[int]:
+        """The classes `new` in this experience, or the `old` ones. Raises `UserError` where none is old."""
+        old = {c for c, born in zip(self.spec.class_ids, self.spec.born, strict=True) if born >= 0} - new
+        if self.over == "old" and not old:
+            raise UserError("cross_entropy: over: old: no class came before this experience alone")
+        return old if self.over == "old" else new
 
     def _compete(self, classes: set[int]) -> None:
         spec = self.spec
@@ -91,7 +103,7 @@ class CrossEntropy(Loss):
 
     def foresee(self, labels: Set[int]) -> None:
         """Where every row will take part, those that do not are not looked for in each step."""
-        self.certain = self.chosen != "new" and labels <= self.competing
+        self.certain = self.chosen not in ("new", "old") and labels <= self.competing
 
     def takes(self, batch: Batch) -> Tensor:
         return self.target[batch.y] != IGNORE

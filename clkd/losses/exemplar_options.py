@@ -32,6 +32,15 @@ class MarginRankingOptions(Options):
     """How many new classes each row is kept apart from."""
 
 
+class LogitMarginOptions(Options):
+    """Options of `logit_margin`."""
+
+    sides: ClassVar[int] = 1
+
+    margin: Annotated[float, Field(ge=0)] = 0.3
+    """How far a row's likeliest class, of those that came with its own, has to be ahead of the past and the future."""
+
+
 class BinaryCrossEntropyOptions(Options):
     """Options of `binary_cross_entropy`."""
 
@@ -78,6 +87,12 @@ EXEMPLAR_LOSSES: tuple[tuple[str, str, type[Options], str], ...] = (
         "clkd.losses.margins:MarginRanking",
         MarginRankingOptions,
         "rows of old classes kept apart from the nearest new classes (LUCIR)",
+    ),
+    (
+        "logit_margin",
+        "clkd.losses.margins:LogitMargin",
+        LogitMarginOptions,
+        "a new row's own experience ahead of the past, and each row's ahead of the future (X-DER)",
     ),
     (
         "less_forget",

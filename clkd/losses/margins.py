@@ -1,4 +1,4 @@
-"""Losses with a margin between a row's own class and others, for heads that compare directions."""
+"""Losses with a margin between a row's own class and others."""
 
 from __future__ import annotations
 
@@ -112,6 +112,63 @@ class MarginRanking(Loss):
         nearest = cosines.index_select(1, self.new).topk(min(self.top, len(self.new)), 1).values
         ahead = cosines.gather(1, own.clamp(min=0)[:, None])
         return among(F.relu(self.margin - ahead + nearest).mean(1), own != IGNORE)
+
+
+class LogitMargin(Loss):
+    """`[m + max_{k ∈ rivals} z_k − max_{k ∈ own} z_k]₊`; own are the classes that came with the row's class.
+
+    Boschini et al. 2022 (X-DER), the constraints on past and future logits: labels of new classes that compete among
+    themselves say nothing of the others. Rivals are the classes to come, which have a column in a `fixed` head, and for
+    rows of the newest classes also those of the past. Rows that have no rivals do not take part; the mean is over the
+    others. In the authors' code it is over those that violate their constraint, and past ones are compared as
+    probabilities, of which the past's has no gradient.
+
+    >>> from clkd.signals import Batch
+    >>> loss, i = LogitMargin(margin=0.5), torch.zeros(1, dtype=torch.long)
+    >>> loss.bind(Spec(class_ids=(7, 3, 4), born=(0, 1, -1)), None)
+    >>> batch = Batch(x=i, y=torch.tensor([7]), sample_id=i, domain=i, experience=i, new=1)
+    >>> loss(batch, Signals(torch.tensor([[0.5, 9.0, 0.25]]), torch.tensor([7, 3, 4]))).tolist()
+    [0.25]
+    """
+
+    sides: ClassVar[int] = 1
+    needs_boundaries = True
+    """Past, present and future are told apart by them."""
+    born: Tensor
+    """`[ids + 1]` when each class came; the last entry answers for -1. -1 for a class that has no rivals."""
+    column_born: Tensor
+    """`[C]` when the class of each column came, -1 for those to come."""
+
+    def __init__(self, margin: float = 0.3) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def bind(self, a: Spec, b: Spec | None) -> None:
+        """Raises `UserError` where all classes came at once."""
+        self.latest = max(a.born)
+        future, past = min(a.born) < 0, any(0 <= born < self.latest for born in a.born)
+        if not future and not past:
+            raise UserError("logit_margin: there is no class of the past, and no column for one to come (head fixed)")
+        born = torch.full((max(a.class_ids) + 2,), -1)
+        for c, came in zip(a.class_ids, a.born, strict=True):
+            born[c] = came if future or came == self.latest else -1
+        self.register_buffer("born", born, persistent=False)
+        self.register_buffer("column_born", torch.tensor(a.born), persistent=False)
+
+    def takes(self, batch: Batch) -> Tensor:
+        return self.born[batch.y] >= 0
+
+    def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
+        logits, came = logits_of(a), self.born[batch.y][:, None]
+        own = self.column_born == came.clamp(min=0)
+        rivals = ~own & ((self.column_born < 0) | (came == self.latest))
+        apart = _largest(logits, rivals) - _largest(logits, own)
+        return among(F.relu(self.margin + apart), self.takes(batch))
+
+
+def _largest(logits: Tensor, part: Tensor) -> Tensor:
+    """`[B]` the largest logit of a part of the columns (`[B, C]` bool)."""
+    return logits.masked_fill(~part, torch.finfo(logits.dtype).min).amax(1)
 
 
 def scale_of(head: tuple[nn.Module, ...]) -> Tensor | float:

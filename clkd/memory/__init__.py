@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from clkd.hooks import hookimpl
 from clkd.memory.budget import Size
@@ -45,6 +45,16 @@ class OfferedOptions(FilledOptions):
     store: tuple[Annotated[str, AfterValidator(_no_typo)], ...] = ()
     """What is kept beside each row of what the student said when the row was new, as float32: `logits`, and features by
     the name of their tap (`penultimate`, `stage3`). A teacher of kind `stored` says them again."""
+    rewrite: Annotated[float, Field(gt=0, le=1)] | None = None
+    """γ: stored logits are said anew when an experience ends, for classes that the row knew nothing of then; they are
+    scaled to γ times the logit of the row's own class at most (X-DER). By default what was said stays."""
+
+    @model_validator(mode="after")
+    def _stored(self) -> OfferedOptions:
+        """There must be something to rewrite."""
+        if self.rewrite is not None and "logits" not in self.store:
+            raise ValueError("rewrite is about stored logits: add store: [logits]")
+        return self
 
 
 class ReservoirOptions(OfferedOptions):

@@ -20,6 +20,11 @@ def scaled(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
+def viewed(rows: Batch, number: Tensor) -> Batch:
+    """The rows in the one view that there is where nothing is augmented."""
+    return rows.seen_as(scaled(rows.x), number)
+
+
 class Memory:
     """Keeps rows of the past, as stored (uint8 for images), never more than it declares.
 
@@ -40,6 +45,9 @@ class Memory:
 
     plain: Callable[[Tensor], Tensor] = staticmethod(scaled)
     """Rows as stored to rows as the student is shown them, without augmentation; set by who composes the parts."""
+
+    fixed: Callable[[Batch, Tensor], Batch] = staticmethod(viewed)
+    """Rows, each in its fixed view of a number (`[B]` int64), as the student is shown them; set by the same."""
 
     @property
     def stores(self) -> tuple[str, ...]:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clkd.memory.table import EXTRA
+from clkd.memory.rewriting import rewritten
+from clkd.memory.table import EXTRA, PIECE
 from clkd.memory.tabled import Tabled
 from clkd.signals import Batch, Needs, Signals, by_class
 
 if TYPE_CHECKING:
     from clkd.context import Context
+    from clkd.experience import Experience
     from clkd.models.student import Student
 
 LOGITS = "logits"
@@ -32,10 +34,15 @@ class Offered(Tabled):
     number of the fixed view that was about (`extra["view"]`). Classes that the student had no column for are 0: those
     are the ones born after the row's own experience.
 
+    With `rewrite`, stored logits do not stay as they were: Boschini et al. 2022, "Class-Incremental Continual Learning
+    into the eXtended DER-verse". When an experience ends, the student says in eval mode what it now thinks of each row,
+    in the row's stored view; `clkd.memory.rewriting` tells what of it is kept.
+
     Args:
         store: `logits`, names of taps.
         class_names: of the data set, for logits.
         student: knows the shapes of its features, for a size in bytes.
+        rewrite: γ, how far below its own class a row's new columns are held; None keeps what was said.
     """
 
     own_bytes: ClassVar[int] = 0
@@ -52,7 +59,9 @@ class Offered(Tabled):
         class_names: tuple[str, ...] = (),
         context: Context | None = None,
         student: Student | None = None,
+        rewrite: float | None = None,
     ) -> None:
+        self.rewrite = rewrite
         self._stores = tuple(dict.fromkeys(store))
         self.classes = len(class_names)
         taps = tuple(name for name in self._stores if name != LOGITS)
@@ -69,6 +78,10 @@ class Offered(Tabled):
     def stores(self) -> tuple[str, ...]:
         return self._stores
 
+    @property
+    def needs_boundaries(self) -> bool:
+        return self.rewrite is not None
+
     def pieces(self, batch: Batch) -> Iterator[Tensor]:
         """Positions of the new rows, never more at once than there are slots (`[n]` int64 on the CPU)."""
         return iter(torch.split(torch.arange(batch.new), self.size) if batch.new else ())
@@ -84,6 +97,36 @@ class Offered(Tabled):
         if kept and batch.view is not None:
             kept["view"] = batch.view[at]
         return kept
+
+    @torch.no_grad()
+    def end(self, experience: Experience, student: Student) -> None:
+        """Rewrite stored logits, if any are to be."""
+        if self.rewrite is None or not len(self):
+            return
+        past, coming = (mask.to(self.table.device) for mask in self._apart(experience, student))
+        training = student.training
+        student.eval()
+        for slots in torch.split(torch.arange(len(self), device=self.table.device), PIECE):
+            rows = self.table.read(slots)
+            said, arrived = self._said(rows, student), rows.experience == experience.index
+            logits = rewritten(rows.extra[LOGITS], said, rows.y, arrived, past, coming, self.rewrite)
+            self.table.columns[EXTRA + LOGITS].index_copy_(0, slots, logits)
+        student.train(training)
+
+    def _apart(self, experience: Experience, student: Student) -> tuple[Tensor, Tensor]:
+        """`[classes]` bool each: classes of the past alone; those that the experience brought or that will come."""
+        past, coming = (torch.zeros(self.classes, dtype=torch.bool) for _ in range(2))
+        for c, born in zip(student.class_ids, student.born, strict=True):
+            coming[c] = not 0 <= born < experience.index
+            past[c] = not coming[c] and c not in experience.classes
+        return past, coming
+
+    def _said(self, rows: Batch, student: Student) -> Tensor:
+        """`[n, classes]` what the student says now about rows, in the view that they were stored with."""
+        seen = self.fixed(rows, rows.extra.get("view", torch.zeros_like(rows.y)))
+        said = student.signals(seen.x, Needs(), seen.domain)
+        assert said.logits is not None, "they were asked for"
+        return by_class(said.logits.float(), said.class_ids, self.classes)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "seen": self.seen}

@@ -37,9 +37,10 @@ class Reservoir(Offered):
         class_names: tuple[str, ...] = (),
         context: Context | None = None,
         student: Student | None = None,
+        rewrite: float | None = None,
         unlabelled: bool = False,
     ) -> None:
-        super().__init__(size, seed, device, store, class_names, context, student)
+        super().__init__(size, seed, device, store, class_names, context, student, rewrite)
         self.unlabelled = unlabelled
 
     def observe(self, batch: Batch, signals: Signals) -> None:

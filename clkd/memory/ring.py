@@ -47,13 +47,14 @@ class Ring(Offered):
         class_names: tuple[str, ...] = (),
         context: Context | None = None,
         student: Student | None = None,
+        rewrite: float | None = None,
     ) -> None:
-        super().__init__(size, seed, device, store, class_names, context, student)
+        super().__init__(size, seed, device, store, class_names, context, student, rewrite)
         self.group = COLUMN[per]
 
     @property
     def needs_boundaries(self) -> bool:
-        return self.group == COLUMN["experience"]
+        return self.group == COLUMN["experience"] or super().needs_boundaries
 
     def observe(self, batch: Batch, signals: Signals) -> None:
         for at in self.pieces(batch):

@@ -81,6 +81,22 @@ def derpp() -> Fragment:
     }
 
 
+def xder() -> Fragment:
+    """X-DER (Boschini et al. 2022) without its preparation of the future: DER++ that rewrites what it stored.
+
+    The present's labels compete among themselves and the past's among the past; a margin keeps the two apart.
+    """
+    past = {**REPLAYED, "between": ["student@replay2"], "over": "old", "weight": 0.5, "if_undefined": "skip"}
+    apart = {"kind": "logit_margin", "margin": 0.3, "weight": 0.005, "if_undefined": "skip"}
+    return {
+        "student": {"head": "fixed"},
+        "teachers": STORED,
+        "losses": [{**NEW, "over": "new"}, _dark("replay1", 0.3), past, apart],
+        "memory": {**DARK, "rewrite": 0.85},
+        "train": {"replay_draws": 2},
+    }
+
+
 def _dark(rows: str, alpha: float) -> Fragment:
     """The squared distance to stored logits of all columns."""
     return {
@@ -341,6 +357,7 @@ METHODS = {
     "gdumb": "trained on a balanced memory alone, from the start each time (Prabhu et al. 2020)",
     "der": "dark experience replay: stored logits (Buzzega et al. 2020)",
     "derpp": "dark experience replay and labels of a second draw (Buzzega et al. 2020)",
+    "xder": "dark experience replay whose stored logits are rewritten (Boschini et al. 2022)",
     "fdr": "distance to stored probabilities (Benjamin et al. 2019)",
     "lwf": "learning without forgetting: previous self, no memory",
     "lwf_mc": "iCaRL's losses without its memory (Rebuffi et al. 2017)",

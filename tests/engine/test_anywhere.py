@@ -15,6 +15,7 @@ from clkd.errors import Interrupted
 from clkd.optimizers import OPTIMIZERS, SCHEDULERS
 from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
+from clkd.scenario.methods import xder
 from clkd.scenario.request import RunRequest
 
 TRAIN: dict[str, Any] = {"epochs": 2, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9}}
@@ -34,6 +35,7 @@ STEPS = 2 * 2 * 7
 BIG = {"kind": "fit", "model": {"kind": "mlp", "hidden": [24]}, "epochs": 1}
 CNN = {"model": "resnet8", "head": "linear"}
 CROPPED = {**BASE["stream"], "augment": {"crop": 1, "flip": True}}
+XDER = xder()
 PARTS: dict[str, dict[str, Any]] = {
     "the main one": {},
     "no boundaries": {
@@ -101,6 +103,14 @@ PARTS: dict[str, dict[str, Any]] = {
         ],
         "memory": {"kind": "reservoir", "size": 30, "store": ["logits"]},
         "train": {**TRAIN, "replay_draws": 2},
+    },
+    "x-der": {
+        "stream": {**BASE["stream"], "split": {"by": "class", "experiences": 5}},
+        "student": {**BASE["student"], "head": "fixed"},
+        "teachers": XDER["teachers"],
+        "losses": XDER["losses"],
+        "memory": {**XDER["memory"], "size": 30},
+        "train": {**TRAIN, **XDER["train"]},
     },
     "class balanced": {"memory": {"kind": "class_balanced", "size": 25}},
     "herding": {"memory": {"kind": "herding", "size": 25}},

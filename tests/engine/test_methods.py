@@ -21,7 +21,7 @@ BASE: dict[str, Any] = {
     "tracking": {"mode": "off"},
 }
 MLP = {"kind": "mlp", "hidden": [32]}
-OWN_HEAD = ("bic", "der", "derpp", "fdr", "icarl", "lucir", "ncm", "podnet", "slda", "wa")
+OWN_HEAD = ("bic", "der", "derpp", "fdr", "icarl", "lucir", "ncm", "podnet", "slda", "wa", "xder")
 SETTINGS = {
     "podnet": ("student.model={kind: resnet8, width: 4}", "phases.0.epochs=2", "train.optimizer.lr=0.05"),
     "gdumb": ("phases.0.epochs=8",),

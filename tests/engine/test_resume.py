@@ -12,6 +12,7 @@ from clkd.engine.execute import execute
 from clkd.errors import UserError
 from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
+from clkd.scenario.methods import xder
 from clkd.scenario.request import RunRequest
 
 BASE: dict[str, Any] = {
@@ -23,6 +24,7 @@ BASE: dict[str, Any] = {
     "tracking": {"mode": "off"},
 }
 KD = {"kind": "kd", "between": ["student", "previous"], "weight": "old_fraction"}
+XDER = xder()
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "previous": {"teachers": {"previous": "previous"}, "losses": ["cross_entropy", KD]},
@@ -68,6 +70,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         ],
         "memory": {"kind": "reservoir", "size": 30, "store": ["logits"]},
         "train": {**BASE["train"], "replay_draws": 2},
+    },
+    "xder": {
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "fixed"},
+        "teachers": XDER["teachers"],
+        "losses": XDER["losses"],
+        "memory": {**XDER["memory"], "size": 30},
+        "train": {**BASE["train"], **XDER["train"]},
     },
     "class_balanced": {"memory": {"kind": "class_balanced", "size": 25}},
     "coral": {"memory": {"kind": "reservoir", "size": 30}, "transfer": {"kind": "coral", "weight": 0.5}},

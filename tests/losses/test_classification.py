@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from clkd.errors import UserError
 from clkd.experience import Experience, Rows
 from clkd.losses.classification import CrossEntropy, own_task_rows
 from clkd.signals import Batch, Signals, Spec
@@ -61,6 +62,7 @@ LABELS = [7, 5, -1, 0, 3, 5, 5]
         ("seen", lambda y: [0, 1, 2, 3]),
         ("all", lambda y: [0, 1, 2, 3]),
         ("new", lambda y: [2, 3]),
+        ("old", lambda y: [0, 1]),
         ("own", lambda y: [0, 1] if y in (7, 3) else [2, 3]),
     ],
 )
@@ -71,7 +73,7 @@ def test_value_is_the_row_by_row_reference(over, columns_of_row, smoothing):
     assert value.item() == pytest.approx(reference(logits.numpy(), LABELS, columns_of_row, smoothing), rel=1e-12)
 
 
-@pytest.mark.parametrize("over", ["seen", "new", "own"])
+@pytest.mark.parametrize("over", ["seen", "new", "old", "own"])
 def test_gradient_is_that_of_the_value(over):
     spec = Spec(IDS, BORN)
     loss = bound(spec, over=over, label_smoothing=0.1)
@@ -136,6 +138,15 @@ def test_new_means_the_classes_of_the_experience_where_no_column_is_new():
     value = loss(batch_of([1, 0]), said(torch.zeros(2, 4), spec))
     assert value.mean().item() == pytest.approx(np.log(2))
     assert value[1] == 0
+
+
+def test_old_means_all_other_classes_that_came():
+    spec = Spec((0, 1, 2, 3), (0, 0, 1, -1))
+    loss = bound(spec, over="old")
+    loss.begin(experience_of((1, 2)), None)
+    assert loss.columns.tolist() == [0]
+    with pytest.raises(UserError, match="no class came before this experience alone"):
+        bound(Spec((0, 1), (0, -1)), over="old")
 
 
 def test_an_unlabelled_batch_is_worth_nothing_and_teaches_nothing():
@@ -204,6 +215,7 @@ def test_a_batch_of_one_class_teaches_nothing_over_batch():
         ("own", {7, 0}, True),
         ("batch", {7, 0}, True),
         ("new", {5, 0}, False),
+        ("old", {7, 3}, False),
     ],
 )
 def test_what_is_foreseen_changes_no_bit(over: str, labels: set[int], expected: bool) -> None:

@@ -1,4 +1,4 @@
-"""PODNet's and LUCIR's margins, against the papers' formulas in NumPy; and that they have an effect."""
+"""PODNet's, LUCIR's and X-DER's margins, against the papers' formulas in NumPy; and that they have an effect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clkd.errors import UserError
-from clkd.losses.margins import NCA, MarginRanking
+from clkd.losses.margins import NCA, LogitMargin, MarginRanking
 from clkd.models.backbones.mlp import MLP
 from clkd.models.heads import Cosine, Head, Linear
 from clkd.models.student import Student
@@ -78,3 +78,29 @@ def test_margin_ranking_is_its_formula(seed: int) -> None:
 def test_margin_ranking_needs_cosines() -> None:
     with pytest.raises(UserError, match="use the head cosine or split_cosine"):
         MarginRanking().begin(FIRST, student(Linear(D)))
+
+
+@pytest.mark.parametrize("born", [(0, 0, 1, 1, 1), (0, 1, 2, -1, -1), (0, 0, -1, -1, -1), (0, 0, 1, 2, 2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_logit_margin_is_its_formula(seed: int, born: tuple[int, ...]) -> None:
+    logits, y = drawn(seed)
+    y[0], y[1] = 0, -1
+    y = np.where(np.array(born)[y] < 0, 1, y) * (y >= 0) - (y < 0)
+    loss = LogitMargin(margin=0.3)
+    loss.bind(Spec(tuple(range(5)), born), None)
+    value = loss(batch_of(torch.as_tensor(y)), Signals(logits, torch.arange(5))).mean()
+    hinges, latest = [], max(born)
+    for row, c in zip(logits.numpy(), y, strict=True):
+        if c < 0:
+            continue
+        own = [row[k] for k in range(5) if born[k] == born[c]]
+        rivals = [row[k] for k in range(5) if born[k] < 0 or (born[c] == latest and born[k] != born[c])]
+        if rivals:
+            hinges.append(max(0.0, 0.3 + max(rivals) - max(own)))
+    assert float(value) == pytest.approx(np.mean(hinges), abs=1e-6)
+    assert float(value) > 0
+
+
+def test_logit_margin_refuses_where_there_is_neither_past_nor_future() -> None:
+    with pytest.raises(UserError, match="no class of the past, and no column for one to come"):
+        LogitMargin().bind(Spec((3, 4), (0, 0)), None)
