@@ -1,11 +1,11 @@
-"""What transfer strategies gain on a new domain, and what they lose on the old one: all of them beside none, over seeds.
+"""What transfer strategies gain on a new domain and lose on the old one: all of them beside none, over seeds.
 
     CLKD_DATA=/path/to/data python benchmarks/domains.py            # trains what is missing, and prints the tables
     python benchmarks/domains.py --table                            # what is there so far; trains nothing
     python benchmarks/domains.py --tasks digits_mnist --rows none dann --seeds 0 1
 
-A small LeNet with batch norm, grey images of 16 × 16 pixels, normalised by the first domain. In the unlabelled tasks the
-target has no label: labels come from the source's rows alone, which memory replays (a reservoir of 500), as many as
+A small LeNet with batch norm, grey images of 16 × 16 pixels, normalised by the first domain. In the unlabelled tasks
+the target has no label: labels come from the source's rows alone, which memory replays (a reservoir of 500), as many as
 there are new ones. All rows of a seed start from the same weights, see the same first experience (but for strategies
 that change it: `afn`, and all that compare new rows with replayed ones of the same domain), and differ from then on, so
 differences to none are paired.
@@ -70,7 +70,7 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "mean_teacher": ({}, "1, decay 0.99"),
     "dann + interpolate": ([{"kind": "dann"}, {"kind": "interpolate"}], "1; 0.5"),
 }
-"""Each row's strategy, and with what weight; the last methods but one are no strategies but `method`s."""
+"""Each row's strategy, and with what weight; `METHODS` are no strategies, but presets of losses and teachers."""
 METHODS = ("pseudo_label", "fixmatch", "mean_teacher")
 
 

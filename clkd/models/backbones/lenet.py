@@ -15,7 +15,7 @@ class LeNet(Backbone):
 
     Images below 32 pixels are padded by 2 on each side, so that 28 pixels become the 32 of the paper. `stage1` and
     `stage2` are the pooled maps of 6 and 16 channels, `stage3` the 120 units; the output has 84. All of these are
-    `width` times as many. With `batch_norm`, each layer's sums are normalised before their ReLU, which the paper has not.
+    `width` times as many. With `batch_norm`, each layer is normalised before its ReLU, unlike in the paper.
 
     >>> net = LeNet((1, 28, 28))
     >>> sum(p.numel() for p in net.parameters()) + 84 * 10 + 10  # with a head of ten classes
@@ -42,12 +42,10 @@ class LeNet(Backbone):
         self.full2 = nn.Sequential(*_relu(nn.Linear(full1, full2), weighed, full2))
         self.out_features = full2
         self.stages = {"stage1": "map1", "stage2": "map2", "stage3": "full1"}
-        last = int(batch_norm)
-        self.before_relu = {
-            "stage1_pre": f"map1.{last}",
-            "stage2_pre": f"map2.{last}",
-            "stage3_pre": f"full1.{1 + last}",
-        }
+        before = {"stage1": "map1.0", "stage2": "map2.0", "stage3": "full1.1"}
+        if batch_norm:
+            before = {"stage1": "map1.1", "stage2": "map2.1", "stage3": "full1.2"}
+        self.before_relu = {f"{stage}_pre": path for stage, path in before.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.full2(self.full1(self.map2(self.map1(x))))
