@@ -159,7 +159,7 @@ def train(task: str, row: str, seed: int) -> dict[str, Any]:
         start = time.process_time()
         matrix = execute(RunRequest(scenario=path, quiet=True), load_plugins())["accuracy_matrix"]
     seconds = round(time.process_time() - start, 1)
-    told = [[round(value, 4) for value in matrix[i]] for i in range(len(matrix))]
+    told = [[value if value is None else round(value, 4) for value in line] for line in matrix]
     return {"key": key(task, row), "task": task, "row": row, "seed": seed, "matrix": told, "seconds": seconds}
 
 

@@ -90,7 +90,9 @@ def test_a_stream_of_domains_runs_on_the_stand_in(path, tmp_path):
     few = "stream.dataset.offline={name: digits, rows_per_class: 10}"
     settings = ("tracking.mode=off", "train.min_steps=0", f"output={tmp_path / 'run'}")
     settings += (few,) if path.stem not in ("datasets", "composed") else ()
-    settings += ("teachers.external.epochs=1", "train.epochs=1") if path.stem == "composed" else ()
+    settings += (
+        ("teachers.external={kind: fit, model: lenet, epochs: 1}", "train.epochs=1") if path.stem == "composed" else ()
+    )
     request = RunRequest(scenario=path, overrides=settings, limit_experiences=2, quiet=True)
     result = execute(request, load_plugins())
     assert result["status"] == "stopped"
