@@ -15,25 +15,42 @@ from clkd.vision import avalanche, torchvision
 
 
 def strategy(model: nn.Module, batch: int, lr: float, memory: int, temperature: float, device: torch.device) -> Any:
-    """LwF and replay. It keeps the numbers that clkd keeps, too: mean loss, accuracy of each experience."""
+    """LwF and replay, by SGD with momentum."""
+    avalanche(), torchvision()
+    from avalanche.training.plugins import LwFPlugin, ReplayPlugin
+
+    plugins = [
+        LwFPlugin(alpha=1, temperature=temperature),
+        ReplayPlugin(mem_size=memory, batch_size=batch, batch_size_mem=batch),
+    ]
+    return naive(model, batch, lr, plugins, device, momentum=0.9)
+
+
+def naive(
+    model: nn.Module,
+    batch: int,
+    lr: float,
+    plugins: list[Any],
+    device: torch.device,
+    momentum: float = 0,
+    epochs: int = 1,
+) -> Any:
+    """Fine-tuning with plugins. It keeps the numbers that clkd keeps, too: mean loss, accuracy of each experience."""
     avalanche(), torchvision()
     from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
-    from avalanche.training.plugins import EvaluationPlugin, LwFPlugin, ReplayPlugin
+    from avalanche.training.plugins import EvaluationPlugin
     from avalanche.training.supervised import Naive
 
     model = model.to(device)
     return Naive(
         model=model,
-        optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
+        optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum),
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=batch,
         eval_mb_size=512,
-        train_epochs=1,
+        train_epochs=epochs,
         device=device,
-        plugins=[
-            LwFPlugin(alpha=1, temperature=temperature),
-            ReplayPlugin(mem_size=memory, batch_size=batch, batch_size_mem=batch),
-        ],
+        plugins=plugins,
         evaluator=EvaluationPlugin(
             loss_metrics(epoch=True), accuracy_metrics(experience=True, stream=True), loggers=[]
         ),

@@ -29,6 +29,22 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without any run: making its schema takes seconds, copying it none."""
+    from clkd.tracking import store
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    store.open_client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_power_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here outlives the machine, and waiting for its disk is half of a small run's time."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 @pytest.fixture(autouse=True)
 def own_corner(monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> None:
     """No test sees the user's data, cache, tracking server or plugins."""

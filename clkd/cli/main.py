@@ -19,6 +19,9 @@ from clkd.plugins import load_plugins
 COMMANDS = (
     "run",
     "extend",
+    "sweep",
+    "runs",
+    "compare",
     "validate",
     "explain",
     "show",

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from clkd.cli.common import json_option, print_json, print_table
-from clkd.reproduce import report
+from clkd.reproduce import expected, report
 from clkd.reproduce.results import Line, Place, Result, line
 from clkd.reproduce.runner import Plan, Task, run_all
 from clkd.reproduce.table import Table, find, names
@@ -30,6 +30,14 @@ from clkd.reproduce.table import Table, find, names
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, a thread each.")
 @click.option("--dry-run", is_flag=True, help="Make no runs: print what is there.")
 @click.option("--format", "form", type=click.Choice(["table", "markdown"]), default="table", show_default=True)
+@click.option(
+    "--write",
+    "page",
+    type=click.Path(path_type=Path),
+    metavar="PAGE",
+    help="Put the table between its marks there.",
+)
+@click.option("--expect", is_flag=True, help="Commit the ranges of the means (for those who maintain clkd's tables).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @json_option
 def command(
@@ -40,6 +48,8 @@ def command(
     workers: int,
     dry_run: bool,
     form: str,
+    page: Path | None,
+    expect: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
@@ -52,11 +62,18 @@ def command(
         _list(as_json)
         return 0
     chosen = find(table)
+    if page and rows:
+        raise click.UsageError("--write fills in the whole table: leave out --row")
     plan = Plan(chosen, chosen.choose(rows), seeds, Place(out / chosen.name))
     if not dry_run:
         _make(plan, workers, quiet)
     lines = [line(chosen, row, plan.results(row)) for row in plan.rows]
     _print(chosen, lines, form, as_json)
+    if page:
+        report.fill(page, chosen, lines)
+    if expect:
+        expected.write(chosen.path, chosen.expected, lines)
+        return 0
     return int(any(each.holds is False for each in lines))
 
 

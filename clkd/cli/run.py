@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from clkd.cli.common import State, json_option, plugin_options, plugins_from, print_json, set_option
+from clkd.cli.seeds import SeedsCommand, seeds_option
+from clkd.errors import UserError
 from clkd.plugins import Plugins
+from clkd.scenario.load import load
 from clkd.scenario.request import RunRequest
 
 
-@click.command("run")
+@click.command("run", cls=SeedsCommand)
 @click.argument("scenario", required=False, type=click.Path(path_type=Path))
 @set_option
-@click.option("--seed", type=click.IntRange(min=0), help="Instead of the scenario's seed.")
+@seeds_option
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--dry-run", is_flag=True, help="Compose everything and list the experiences; train nothing.")
 @click.option("--limit-experiences", type=click.IntRange(min=1), metavar="N", help="Stop after N experiences.")
@@ -36,7 +41,7 @@ def command(
     context: click.Context,
     scenario: Path | None,
     overrides: tuple[str, ...],
-    seed: int | None,
+    seeds: tuple[int, ...],
     device: str | None,
     dry_run: bool,
     limit_experiences: int | None,
@@ -55,6 +60,8 @@ def command(
     With --from, a new run starts where another one stood after an experience (by default its last finished one), with
     that run's scenario or the SCENARIO named, changed by --set:  clkd run --from RUN@2 --set losses.1.weight=2
 
+    Several seeds, --seed 0 1 2, are one run after another, and one line of `clkd compare`.
+
     Results go to stdout (with --json exactly one JSON object), progress to stderr.
     """
     if scenario is None and resume is None and origin is None:
@@ -63,10 +70,12 @@ def command(
         )
     if resume is not None and origin is not None:
         raise click.UsageError("--resume goes on with a run, --from starts a new one: give one of them", context)
+    if resume is not None and len(seeds) > 1:
+        raise click.UsageError("--resume goes on with one run, which has its seed: leave out --seed", context)
     request = RunRequest(
         scenario=scenario,
         overrides=overrides,
-        seed=seed,
+        seed=seeds[0] if len(seeds) == 1 else None,
         device=device,
         dry_run=dry_run,
         limit_experiences=limit_experiences,
@@ -82,20 +91,54 @@ def command(
         disabled=disabled,
         command=shlex.join(["clkd", *sys.argv[1:]]),
     )
-    carry_out(request, plugins_from(plugins_dirs, disabled))
+    plugins = plugins_from(plugins_dirs, disabled)
+    if len(seeds) > 1:
+        _carry_out_each([replace(request, seed=seed) for seed in seeds], plugins)
+    else:
+        carry_out(request, plugins)
 
 
 def carry_out(request: RunRequest, plugins: Plugins) -> None:
     """Do it, and print what is asked for."""
-    from clkd.engine.execute import execute  # loads torch: not before the command line is known to be right
-
-    result = execute(request, plugins)
+    result = _done(request, plugins)
     if not result:  # one of several processes; another one tells
         return
     if request.json:
         print_json(result)
     elif request.dry_run:
         click.echo(preview_text(result))
+
+
+def _carry_out_each(requests: Sequence[RunRequest], plugins: Plugins) -> None:
+    """One after another; what they have in common is said at the end.
+
+    Raises:
+        UserError: the scenario has one place for all of them.
+    """
+    first = requests[0]
+    if (
+        first.scenario is not None
+        and load(first.scenario, first.settings, plugins.registry).scenario.output is not None
+    ):
+        raise UserError("output: several seeds are several runs, and this names one place: leave it out")
+    results = [_done(request, plugins) for request in requests]
+    if not all(results):
+        return
+    if first.json:
+        print_json({"runs": results})
+    elif first.dry_run:
+        click.echo("\n\n".join(f"seed {r.seed}:\n{preview_text(p)}" for r, p in zip(requests, results, strict=True)))
+    elif not first.quiet:
+        click.echo(f"mean and spread: clkd compare {' '.join(result['run_id'] for result in results)}", err=True)
+
+
+def _done(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
+    from clkd.cli.uncompiled import leave_out_the_compiler
+
+    leave_out_the_compiler()
+    from clkd.engine.execute import execute  # loads torch: not before the command line is known to be right
+
+    return execute(request, plugins)
 
 
 def preview_text(preview: dict[str, Any]) -> str:

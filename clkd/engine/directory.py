@@ -127,23 +127,23 @@ def find(wanted: str, cache: Path, option: str = "--resume", names: str = NAMES)
     place = Path(os.path.expanduser(wanted))  # unlike Path's own, it leaves a `~` that is no home as it is
     if (place / MANIFEST).exists():
         return RunDirectory(place.absolute())
-    known = _known(cache)
-    if wanted == "last" and known:
-        return RunDirectory(max(known.values(), key=lambda path: (path / MANIFEST).stat().st_mtime))
-    named = [wanted] if wanted in known else [each for each in known if wanted and each.startswith(wanted)]
+    runs = known(cache)
+    if wanted == "last" and runs:
+        return RunDirectory(max(runs.values(), key=lambda path: (path / MANIFEST).stat().st_mtime))
+    named = [wanted] if wanted in runs else [each for each in runs if wanted and each.startswith(wanted)]
     if len(named) == 1:
-        return RunDirectory(known[named[0]])
+        return RunDirectory(runs[named[0]])
     if named:
         raise UserError(f"{option} {wanted}: several runs begin like this: {', '.join(sorted(named))}")
     if Path(wanted).is_dir():
         raise UserError(f"{option} {wanted}: this directory holds no run ({MANIFEST} is missing)")
     raise UserError(
-        f"{option} {wanted}: no such run here; give a run's directory, {names}, {did_you_mean(wanted, known)}"
+        f"{option} {wanted}: no such run here; give a run's directory, {names}, {did_you_mean(wanted, runs)}"
     )
 
 
-def _known(cache: Path) -> dict[str, Path]:
-    """Runs below `runs/` here; where there are none, those this user started anywhere."""
+def known(cache: Path) -> dict[str, Path]:
+    """Runs by id: those below `runs/` here; where there are none, those this user started anywhere."""
     local = {path.parent for path in Path("runs").glob(f"*/{MANIFEST}")}
     remembered = {path for path in _remembered(cache) if (path / MANIFEST).exists()}
     here = {path for path in remembered if path.is_relative_to(Path.cwd())}

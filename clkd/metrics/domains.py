@@ -39,8 +39,8 @@ class LossOldDomains(Metric):
     """`1/|D| Σ_{d∈D} (R[n-2, d] − R[n-1, d])`: how much the latest experience cost on all other domains seen before it.
 
     The step-wise part of backward transfer (Lopez-Paz & Ranzato 2017), by domain: D has the latest experience of each
-    domain that is not the new one, so that one that comes back counts neither as old nor twice. NaN where there is
-    none, as in a stream without domains.
+    domain that is not the new one, so that one that comes back counts neither as old nor twice. 0 where there is none,
+    as in a stream without domains.
 
     Attributes:
         domains: the domain of each experience.
@@ -56,7 +56,6 @@ class LossOldDomains(Metric):
 
     def __call__(self, record: Record) -> float:
         last = record.trained - 1
-        if last < 1:
-            return math.nan
-        latest = {domain: j for j, domain in enumerate(self.domains[:last]) if domain != self.domains[last]}
-        return mean([record.matrix[last - 1][j] - record.matrix[last][j] for j in latest.values()])
+        past = self.domains[: max(last, 0)]
+        latest = {domain: j for j, domain in enumerate(past) if domain != self.domains[last]}
+        return mean([record.matrix[last - 1][j] - record.matrix[last][j] for j in latest.values()], empty=0.0)

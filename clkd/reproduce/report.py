@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from clkd.compare.text import markdown_table
+from clkd.disk import write_whole
+from clkd.errors import UserError, writing
 from clkd.reproduce.results import Line
 from clkd.reproduce.table import Table
+from clkd.scenario.document import read_text
 
-HEAD = ("row", "published", "ours", "seeds", "difference", "standard errors", "seconds a run", "holds")
+HEAD = ("row", "published", "ours", "seeds", "difference", "standard errors", "agrees", "expected", "seconds a run")
+WORDS = {True: "yes", False: "no", None: "–"}
 
 
 def cells(line: Line) -> tuple[str, ...]:
@@ -20,20 +26,48 @@ def cells(line: Line) -> tuple[str, ...]:
         str(line.seeds),
         "–" if off is None else f"{off:+.2f}",
         "–" if line.errors is None else f"{line.errors:+.1f}",
+        WORDS[line.agrees],
+        _range(line),
         "–" if line.seconds is None else f"{line.seconds:.0f}",
-        {True: "yes", False: "NO", None: "–"}[line.holds],
     )
 
 
+def _range(line: Line) -> str:
+    """The committed one, and whether our mean left it."""
+    if line.expected is None:
+        return "–"
+    low, high = line.expected
+    return f"{low:.2f} to {high:.2f}" + (" (LEFT)" if line.holds is False else "")
+
+
 def markdown(table: Table, lines: Sequence[Line]) -> str:
-    """The table as GitHub shows it, and below it what there is to say of its rows."""
-    body = [HEAD, tuple("---" for _ in HEAD), *map(cells, lines)]
-    rows = "\n".join(f"| {' | '.join(row)} |" for row in body)
-    notes = [f"- `{line.row}`: {line.why}" for line in lines if line.why]
-    differs = [f"- {each}" for each in table.options.differs]
-    parts = [rows]
-    if differs:
-        parts.append("What is not as in the paper:\n\n" + "\n".join(differs))
-    if notes:
-        parts.append("\n".join(notes))
-    return "\n\n".join(parts)
+    """The table as GitHub shows it, with where its numbers are from before it, and what there is to say of its rows."""
+    options = table.options
+    compared = [line.agrees for line in lines if line.agrees is not None]
+    parts = [
+        f"**{options.title}.** {options.paper}. {options.provenance}" if options.paper else f"**{options.title}.**",
+        markdown_table(HEAD, [cells(line) for line in lines]),
+        f"{sum(compared)} of {len(compared)} rows agree." if compared else "",
+        _items("What is not as in the paper:\n\n", options.differs),
+        _items("", [f"`{line.row}`: {line.why}" for line in lines if line.why]),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part)
+
+
+def _items(head: str, each: Sequence[str]) -> str:
+    return head + "\n".join(f"- {one}" for one in each) if each else ""
+
+
+def fill(page: Path, table: Table, lines: Sequence[Line]) -> None:
+    """Put the table between its two marks on a page.
+
+    Raises:
+        UserError: the page is not there, or has no such marks.
+    """
+    begin, end = f"<!-- clkd reproduce {table.name} -->", f"<!-- end of {table.name} -->"
+    before, found, rest = read_text(page).partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise UserError(f"{page} has no place for the table: write the lines {begin} and {end} where it is to be")
+    with writing(page):
+        write_whole(page, f"{before}{begin}\n\n{markdown(table, lines)}\n\n{end}{after}")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from clkd.compare.statistics import in_standard_errors, standard_deviation
 from clkd.disk import write_whole
 from clkd.errors import UserError, writing
 from clkd.reproduce.table import Row, Table
@@ -96,11 +97,11 @@ def line(table: Table, row: Row, results: Sequence[Result]) -> Line:
     """The row, with what was measured of it."""
     values = [result.value for result in results]
     mean = statistics.fmean(values) if values else None
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    published, expected = row.cell.published, row.cell.expected
+    sd = standard_deviation(values)
+    published, expected = row.cell.published, table.expected.get(row.name)
     errors = None
     if published and mean is not None and sd is not None:
-        theirs = published[1] / (math.sqrt(table.options.seeds) if table.options.spread == "sd" else 1)
+        theirs = published[1] / (math.sqrt(table.options.seeds or 1) if table.options.spread == "sd" else 1)
         errors = in_standard_errors(mean, sd / math.sqrt(len(values)), published[0], theirs)
     return Line(
         row=row.name,
@@ -111,16 +112,6 @@ def line(table: Table, row: Row, results: Sequence[Result]) -> Line:
         errors=errors,
         seconds=statistics.fmean(result.seconds for result in results) if results else None,
         expected=expected,
-        holds=None if mean is None or expected is None else abs(mean - expected[0]) <= expected[1],
+        holds=None if mean is None or expected is None else expected[0] <= mean <= expected[1],
         why=row.cell.why,
     )
-
-
-def in_standard_errors(ours: float, our_error: float, theirs: float, their_error: float) -> float | None:
-    """The difference of two means in standard errors of it, `(a − b) / √(s_a² + s_b²)`; None where both are 0.
-
-    >>> in_standard_errors(70.0, 0.3, 69.0, 0.4)
-    2.0
-    """
-    error = math.hypot(our_error, their_error)
-    return (ours - theirs) / error if error else None

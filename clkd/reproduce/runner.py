@@ -14,7 +14,7 @@ from pathlib import Path
 
 from clkd import __version__
 from clkd.disk import write_whole
-from clkd.errors import ClkdError, writing
+from clkd.errors import ClkdError, StorageError, UserError, writing
 from clkd.plugins import Plugins, load_plugins
 from clkd.reproduce.results import Place, Result
 from clkd.reproduce.table import Row, Table
@@ -53,12 +53,21 @@ class Plan:
     def __init__(self, table: Table, rows: Sequence[Row], seeds: int, place: Place) -> None:
         self.table, self.rows, self.seeds, self.place = table, rows, seeds, place
         self.scenario = place.home / "scenario.yaml"
-        with writing(self.scenario):
-            place.home.mkdir(parents=True, exist_ok=True)
-            write_whole(self.scenario, table.text)
+        if table.options.scenario is not None:
+            with writing(self.scenario):
+                place.home.mkdir(parents=True, exist_ok=True)
+                write_whole(self.scenario, table.text)
         registry = plugins().registry
-        loaded = {row.name: load(self.scenario, [*row.settings, *CHEAP], registry) for row in rows}
+        loaded = {row.name: load(self.of(row), [*row.settings, *CHEAP], registry) for row in rows}
         self.digests = {name: config_sha(each.scenario) for name, each in loaded.items()}
+
+    def of(self, row: Row) -> Path:
+        """The scenario that a row changes."""
+        if row.scenario is None:
+            return self.scenario
+        if not row.scenario.is_file():
+            raise UserError(f"{row.scenario} is not here: clkd's scenarios come with its source; use a checkout of it")
+        return row.scenario
 
     def missing(self) -> Iterator[Task]:
         """What has no result of this scenario and version, seed by seed. That others are made again is said."""
@@ -70,7 +79,7 @@ class Plan:
                 if known is not None:
                     log.info("%s, seed %d: its scenario or clkd has changed since it was run: again", row.name, seed)
                 metric, sha = self.table.options.metric, self.digests[row.name]
-                yield Task(self.scenario, row.settings, metric, row.name, seed, sha)
+                yield Task(self.of(row), row.settings, metric, row.name, seed, sha)
 
     def results(self, row: Row) -> list[Result]:
         """What is stored of a row, as far as it is of its present scenario."""
@@ -105,7 +114,10 @@ def run(task: Task) -> Result:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="clkd-reproduce-") as home:
         changes = (*task.settings, *CHEAP, f"output={Path(home) / 'run'}")
-        told = execute(RunRequest(task.scenario, changes, task.seed, quiet=True), plugins())
+        try:
+            told = execute(RunRequest(task.scenario, changes, task.seed, quiet=True), plugins())
+        except (UserError, StorageError) as error:
+            raise type(error)(f"{task.row}, seed {task.seed}: {error}") from error
     value = told["metrics"][task.metric]
     if value is None:
         raise ClkdError(f"{task.row}, seed {task.seed}: the run tells no {task.metric}")

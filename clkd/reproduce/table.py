@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,9 +11,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from clkd.errors import UserError, did_you_mean
 from clkd.options import Options
+from clkd.reproduce import expected
 from clkd.scenario.document import parse, read_text, to_yaml
+from clkd.scenario.settings import as_setting
 
 HOME = Path(__file__).parent / "tables"
+SHIPPED = Path(__file__).parents[2] / "scenarios"
+"""clkd's own scenarios, which come with its source."""
 Settings = dict[str, Any]
 """Places of the scenario (`losses.1.weight`) and their values."""
 Pair = tuple[float, float]
@@ -24,25 +28,25 @@ class Cell(Options):
 
     published: Pair | None = None
     """Mean and spread in percent, as printed; none where the paper has no such number."""
-    expected: Pair | None = None
-    """The committed range of our mean, in percent: a mean and what it may be off by; none until it was measured."""
     why: str = ""
     """Why it differs, where it does; or why a low number is the right one."""
     provenance: str = ""
     """Where this number is from, if not where the table's are."""
     set: Settings = Field(default_factory=dict)
-    """What this row changes in the table's scenario."""
+    """What this row changes in its scenario."""
 
 
 class RowOptions(Cell):
     """A row, or several that differ in the number of rows in memory."""
 
+    scenario: str | None = None
+    """A file of `scenarios/` that this row is about; by default the table's own scenario."""
     at: dict[str, Cell] = Field(default_factory=dict)
     """By memory size; the row of each is called NAME_SIZE."""
 
     @model_validator(mode="after")
     def _one_number(self) -> RowOptions:
-        if self.at and (self.published or self.expected):
+        if self.at and self.published:
             raise ValueError("a row with `at` has its numbers there")
         return self
 
@@ -51,19 +55,35 @@ class TableOptions(Options):
     """A file of `clkd/reproduce/tables`."""
 
     title: str
-    paper: str
-    provenance: str
+    paper: str = ""
+    provenance: str = ""
     """Where the published numbers and settings are from, and whether they were checked."""
-    spread: Literal["sd", "sem"]
+    spread: Literal["sd", "sem"] = "sd"
     """What the published spread is: the standard deviation of runs, or the standard error of their mean."""
-    seeds: Annotated[int, Field(gt=1)]
+    seeds: Annotated[int, Field(gt=1)] | None = None
     """How many runs the published numbers are means of."""
     metric: str = "average_accuracy"
     differs: tuple[str, ...] = ()
     """What is not as in the paper, for all rows."""
-    scenario: dict[str, Any]
-    """What all rows have in common."""
-    rows: dict[str, RowOptions]
+    scenario: dict[str, Any] | None = None
+    """What all rows have in common that name no scenario of their own."""
+    of: str | None = None
+    """Another table, whose rows and scenarios these are; without its numbers, which mean nothing in other settings."""
+    set: Settings = Field(default_factory=dict)
+    """What is changed in all rows `of` the other table."""
+    rows: dict[str, RowOptions] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _rows_of_one_kind(self) -> TableOptions:
+        if bool(self.rows) == bool(self.of):
+            raise ValueError("a table has rows, or those `of` another one")
+        if self.set and not self.of:
+            raise ValueError("set changes the rows `of` another table; a table's own say what they are")
+        if self.scenario is None and any(row.scenario is None for row in self.rows.values()):
+            raise ValueError("a row without a scenario of its own needs the table's")
+        if self.seeds is None and any(c.published for row in self.rows.values() for c in (row, *row.at.values())):
+            raise ValueError("seeds: published numbers are means of so many runs")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +92,51 @@ class Row:
 
     name: str
     cell: Cell
+    scenario: Path | None
+    """None where it is the table's own."""
     settings: tuple[str, ...]
-    """As `clkd run TABLE.yaml --set …` takes them."""
+    """As `clkd run SCENARIO.yaml --set …` takes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its rows spelt out."""
+    """A table with its rows spelt out.
 
-    name: str
+    Attributes:
+        expected: by row, the committed range of our mean, in percent; rows that nobody measured have none.
+    """
+
+    path: Path
     options: TableOptions
     rows: tuple[Row, ...]
+    expected: Mapping[str, expected.Range]
 
     @classmethod
     def read(cls, path: Path) -> Table:
         """The table of a file. Raises `UserError` where it says what no table says."""
+        document = parse(read_text(path))
+        if document.twice:
+            raise UserError(f"{path}: {'.'.join(map(str, document.twice[0][0]))} is said twice")
         try:
-            options = TableOptions.model_validate(parse(read_text(path)).data)
+            options = TableOptions.model_validate(document.data)
         except ValidationError as error:
             told = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
             raise UserError(f"{path}: {'; '.join(told)}") from error
-        return cls(path.stem, options, tuple(_rows(options.rows)))
+        if options.of is None:
+            return cls(path, options, tuple(_rows(options.rows)), expected.read(path))
+        other = cls.read(path.with_name(f"{options.of}.yaml"))
+        own = {"scenario": other.options.scenario, "differs": (*other.options.differs, *options.differs)}
+        rows = tuple(_changed(row, options.set) for row in other.rows)
+        return cls(path, options.model_copy(update=own), rows, expected.read(path))
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
 
     @property
     def text(self) -> str:
         """The base scenario as YAML."""
-        return to_yaml({"name": self.name, **self.options.scenario})
+        return to_yaml({"name": self.name, **(self.options.scenario or {})})
 
     def choose(self, names: tuple[str, ...]) -> tuple[Row, ...]:
         """The rows of these names, or whose names begin with one of them (`er` means `er_200` and `er_500`, too).
@@ -120,15 +159,22 @@ def _meant(row: str, name: str) -> bool:
 
 def _rows(rows: Mapping[str, RowOptions]) -> Iterator[Row]:
     for name, row in rows.items():
+        scenario = None if row.scenario is None else SHIPPED / row.scenario
         if not row.at:
-            yield Row(name, row, _settings(row.set))
+            yield Row(name, row, scenario, _settings(row.set))
         for size, cell in row.at.items():
             told = cell.model_copy(update={"why": cell.why or row.why})
-            yield Row(f"{name}_{size}", told, _settings(row.set | {"memory.size": int(size)} | cell.set))
+            settings = _settings(row.set | {"memory.size": int(size)} | cell.set)
+            yield Row(f"{name}_{size}", told, scenario, settings)
+
+
+def _changed(row: Row, common: Settings) -> Row:
+    """The same row in other settings, of which its numbers and words say nothing."""
+    return replace(row, cell=Cell(), settings=(*row.settings, *_settings(common)))
 
 
 def _settings(changes: Settings) -> tuple[str, ...]:
-    return tuple(f"{place}={to_yaml(value, flow=True).strip()}" for place, value in changes.items())
+    return tuple(as_setting(place, value) for place, value in changes.items())
 
 
 def names() -> list[str]:

@@ -22,3 +22,8 @@ def config_sha(scenario: Scenario) -> str:
     """A hash of everything in the resolved scenario that may change what is measured, the seed aside."""
     method = {key: value for key, value in resolved(scenario).items() if key not in NOT_THE_METHOD}
     return hashlib.sha256(json.dumps(method, sort_keys=True).encode()).hexdigest()
+
+
+def group_name(scenario: Scenario) -> str:
+    """What all runs of this scenario are called together that differ in nothing but their seed."""
+    return f"{scenario.name}-{config_sha(scenario)[:8]}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from clkd.errors import UserError, shorten
 from clkd.options import Opened, Place
-from clkd.scenario.document import DocumentError, parse
+from clkd.scenario.document import DocumentError, parse, to_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,15 @@ class Setting:
         last = _step(here, self.place[-1], way)
         here[last] = self.value
         return Setting(self.text, (*way, last), self.value)
+
+
+def as_setting(place: str, value: Any) -> str:
+    """The `--set` that puts plain data at a place.
+
+    >>> as_setting("train.optimizer", {"kind": "sgd", "lr": 0.1})
+    'train.optimizer={kind: sgd, lr: 0.1}'
+    """
+    return f"{place}={to_yaml(value, flow=True).strip()}"
 
 
 class SettingError(Exception):

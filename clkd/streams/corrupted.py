@@ -85,7 +85,7 @@ def lens(severity: float, grown: float = 1.0) -> Tensor:
     """The kernel of `defocus_blur`, for images so many times as large as the published ones.
 
     >>> lens(0.5).shape, round(lens(0.5).sum().item(), 6)
-    (torch.Size([3, 3]), 1.0)
+    (torch.Size([5, 5]), 1.0)
     """
     below = min(int(severity), 4)
     few, many = (disk(*(each * grown for each in STRENGTHS["defocus_blur"][at])) for at in (below, below + 1))

@@ -8,11 +8,11 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
-from importlib.metadata import distributions
+from importlib.metadata import Distribution, distributions
 from typing import TYPE_CHECKING, Any
 
 from clkd import __version__
-from clkd.scenario.resolve import config_sha
+from clkd.scenario.resolve import config_sha, group_name
 from clkd.tracking.points import percent
 from clkd.tracking.result import HEADLINES
 
@@ -42,14 +42,13 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 def run_tags(run: Run) -> dict[str, str]:
     """What clkd itself says of a run, as tags of the parent run."""
-    sha = config_sha(run.scenario)
     tags = {
         **git_tags(),
         "clkd.run_id": run.id,
         "clkd.version": __version__,
         "clkd.seed": str(run.seed),
-        "clkd.group": f"{run.scenario.name}-{sha[:8]}",
-        "clkd.config_sha": sha,
+        "clkd.group": group_name(run.scenario),
+        "clkd.config_sha": config_sha(run.scenario),
         "clkd.plugins": ",".join(run.plugins),
         "clkd.dataset": run.dataset,
         "mlflow.source.name": run.command,
@@ -87,8 +86,15 @@ def _git(*arguments: str) -> str:
 
 def environment() -> str:
     """Python, platform and every installed package."""
-    packages = sorted({f"{dist.metadata['Name']}=={dist.version}" for dist in distributions()}, key=str.lower)
+    packages = sorted({_requirement(dist) for dist in distributions()}, key=str.lower)
     return "\n".join([f"python {platform.python_version()}", f"platform {platform.platform()}", *packages, ""])
+
+
+def _requirement(dist: Distribution) -> str:
+    """Read off the head of the metadata: parsing all of it, with the package's readme, takes ten times as long."""
+    text = dist.read_text("METADATA") or dist.read_text("PKG-INFO") or dist.read_text("") or ""
+    head = dict(line.partition(": ")[::2] for line in text.partition("\n\n")[0].splitlines())
+    return f"{head.get('Name')}=={head.get('Version')}"
 
 
 def note(name: str, tags: Mapping[str, str], metrics: Mapping[str, Any], rows: list[list[float]]) -> str:

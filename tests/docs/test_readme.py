@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from processes import Done, clkd
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,23 +39,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def run(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(line: str, cwd: Path) -> Done:
     """A command of the README, cut short where it would train: one batch of two experiences, a small teacher."""
     words = shlex.split(line.partition(">")[0])[1:]
     if words[0] == "run" and not {"--resume", "--from"} & set(words):
         words += ["--limit-batches", "1", "--set", "teachers.external.model=resnet8", "--set", "train.min_steps=0"]
         words += ["--set", "teachers.external.epochs=1", "--set", "stream.dataset.rows_per_class=5"]
         words += ["--set", "stream.split.experiences=2"]
-    return subprocess.run(
-        [sys.executable, "-m", "clkd", *words],
-        cwd=cwd,
-        env=os.environ.copy(),
-        shell=False,
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
+    return clkd(*words, cwd=cwd)
 
 
 def draw_pictures(folder: Path, *labels: str) -> None:
@@ -108,13 +97,7 @@ def test_own_images_as_the_readme_says(tmp_path: Path) -> None:
     stream = next(block for block in blocks("yaml") if "image_folder" in block)
     rest = "name: own\nstudent: {model: lenet, head: linear}\ntrain: {optimizer: {kind: adam}}\n"
     (tmp_path / "own.yaml").write_text(stream + rest)
-    done = subprocess.run(
-        [sys.executable, "-m", "clkd", "run", "own.yaml", "--tracking", "off", "--json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = clkd("run", "own.yaml", "--tracking", "off", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

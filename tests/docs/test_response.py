@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+
+from processes import clkd
 
 from clkd.losses import KD_PRESETS
 from clkd.plugins import load_plugins
@@ -25,9 +25,7 @@ def test_its_scenario_runs_and_so_does_its_own_loss(tmp_path: Path) -> None:
     (tmp_path / "my_plugins" / "reverse.py").write_text(blocks("python")[0])
     for line in ("clkd run answers.yaml", command.strip()):
         words = [*shlex.split(line)[1:], "--limit-batches", "3"]
-        done = subprocess.run(
-            [sys.executable, "-m", "clkd", *words], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        done = clkd(*words, cwd=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import clkd
 
 TEXT = (Path(__file__).parents[2] / "docs/teacher_cache.md").read_text(encoding="utf-8")
 
@@ -27,9 +26,7 @@ def test_its_scenario_runs_twice_and_its_commands_work(tmp_path: Path, monkeypat
         *commands,
     ]:
         words = shlex.split(command)[1:]
-        done = subprocess.run(
-            [sys.executable, "-m", "clkd", *words], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        done = clkd(*words, cwd=tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         said += done.stderr + done.stdout
     for line in ("external: 0.0 % hits", "external: 100.0 % hits, 0 rows asked", "RESULT", "deleted 1 "):

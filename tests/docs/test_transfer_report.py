@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import clkd
 
 from clkd.engine.report import TEACHER_COUNTS
 from clkd.scenario.model import ReportOptions
@@ -26,9 +25,7 @@ def test_its_scenario_runs_and_its_commands_work(tmp_path: Path) -> None:
     for command in [line.partition("#")[0].strip() for line in block.splitlines()]:
         words = shlex.split(command)[1:]
         words += ["--tracking", "off"] if words[0] == "run" else []
-        done = subprocess.run(
-            [sys.executable, "-m", "clkd", *words], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        done = clkd(*words, cwd=tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         said.append(done.stdout)
     _, whole, third, _, without = said

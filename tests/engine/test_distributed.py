@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 
@@ -63,9 +65,25 @@ def torchrun(*program: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 def two(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    """Under torchrun: its exit code, stdout and stderr."""
     process = torchrun("-m", "clkd", "run", *arguments, cwd=cwd)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
+
+
+def pair(*arguments: str, cwd: Path) -> str:
+    """Two processes with the environment that torchrun gives them, without its seconds; what they said on stderr."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [processes.start("run", *arguments, cwd=cwd, RANK=r, LOCAL_RANK=r, **shared) for r in ("0", "1")]
+    try:
+        said = "".join(rank.communicate()[1] for rank in ranks)
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    return said
 
 
 def write(home: Path, name: str, **changes: Any) -> Path:
@@ -111,8 +129,7 @@ def test_two_processes_learn_what_one_learns_and_leave_one_run(tmp_path: Path) -
 def test_saved_by_two_it_goes_on_alone(tmp_path: Path) -> None:
     one(scenario=write(tmp_path, "whole"))
     path = write(tmp_path, "cut")
-    code, _, err = two(str(path), "--limit-experiences", "1", "--tracking", "offline", cwd=tmp_path)
-    assert code == 0, err
+    pair(str(path), "--limit-experiences", "1", "--tracking", "offline", cwd=tmp_path)
     one(resume=str(tmp_path / "cut"))
     assert_equal_runs(tmp_path, "whole", "cut")
 
@@ -139,8 +156,7 @@ def test_parameters_are_held_and_gradients_projected_as_in_one_process(tmp_path:
         }
         one(scenario=write(tmp_path, f"alone_{policy}", **changes))
         path = write(tmp_path, f"both_{policy}", **changes)
-        code, _, err = two(str(path), "--tracking", "offline", cwd=tmp_path)
-        assert code == 0, err
+        pair(str(path), "--tracking", "offline", cwd=tmp_path)
         assert_equal_runs(tmp_path, f"alone_{policy}", f"both_{policy}")
         names = [tmp_path / f"{name}_{policy}" / "checkpoints" for name in ("alone", "both")]
         ours, theirs = (checkpoint.load(checkpoint.latest(name))["terms"]["ewc"]["state"] for name in names)
@@ -153,10 +169,7 @@ def test_parameters_are_held_and_gradients_projected_as_in_one_process(tmp_path:
 def test_saved_alone_it_goes_on_as_two(tmp_path: Path) -> None:
     one(scenario=write(tmp_path, "whole"))
     one(scenario=write(tmp_path, "cut"), limit_experiences=1)
-    code, _, err = two(
-        "--resume", str(tmp_path / "cut"), "--tracking", "mlflow", "--tracking-uri", "sqlite:///m.db", cwd=tmp_path
-    )
-    assert code == 0, err
+    pair("--resume", str(tmp_path / "cut"), "--tracking", "mlflow", "--tracking-uri", "sqlite:///m.db", cwd=tmp_path)
     assert_equal_runs(tmp_path, "whole", "cut")
     from mlflow.tracking import MlflowClient
 
@@ -224,8 +237,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_so_it_is_for_other_parts(tmp_path: Path, name: str) -> None:
     one(scenario=write(tmp_path, "alone", **VARIANTS[name]))
-    code, _, err = two(str(write(tmp_path, "both", **VARIANTS[name])), "--tracking", "offline", cwd=tmp_path)
-    assert code == 0, err
+    pair(str(write(tmp_path, "both", **VARIANTS[name])), "--tracking", "offline", cwd=tmp_path)
     assert_equal_runs(tmp_path, "alone", "both")
 
 
@@ -234,8 +246,7 @@ def test_two_processes_report_what_one_reports(tmp_path: Path) -> None:
     """Counts may differ by a row that is undecided to the last bit."""
     report = {"rows": 300, "cka": ["penultimate", "stage1"]}
     one(scenario=write(tmp_path, "alone", report=report))
-    code, _, err = two(str(write(tmp_path, "both", report=report)), "--tracking", "offline", cwd=tmp_path)
-    assert code == 0, err
+    pair(str(write(tmp_path, "both", report=report)), "--tracking", "offline", cwd=tmp_path)
     for i in range(3):
         ours, theirs = (
             json.loads((tmp_path / name / f"reports/exp_{i:03d}.json").read_text()) for name in ("alone", "both")
@@ -263,8 +274,7 @@ def test_what_only_compares_a_ranks_own_rows_still_ends_with_equal_students(tmp_
         "transfer": {"kind": "coral", "weight": 0.1},
         "train": {"epochs": 1, "batch_size": 32, "optimizer": {"kind": "sgd", "lr": 0.05}},
     }
-    code, _, err = two(str(write(tmp_path, "norm", **changes)), "--tracking", "offline", cwd=tmp_path)
-    assert code == 0, err
+    err = pair(str(write(tmp_path, "norm", **changes)), "--tracking", "offline", cwd=tmp_path)
     assert err.count("batch norm sees each process's rows by themselves") == 1
 
 
@@ -404,8 +414,7 @@ def test_stopped_within_an_experience_two_go_on_with_the_same_bits(tmp_path: Pat
     assert len(saved["within"]["course"]["ranks"]) == 2
     with pytest.raises(UserError, match=r"2 process\(es\) stopped within experience"):
         execute(RunRequest(resume=str(tmp_path / "cut"), quiet=True), load_plugins([tmp_path / "plugins"]))
-    code, _, err = two("--resume", str(tmp_path / "cut"), *extra, cwd=tmp_path)
-    assert code == 0, err
+    pair("--resume", str(tmp_path / "cut"), *extra, cwd=tmp_path)
     ends = [checkpoint.load(checkpoint.latest(tmp_path / name / "checkpoints")) for name in ("whole", "cut")]
     for part in ("student", "teachers", "memory"):
         assert flat(ends[0][part]) == flat(ends[1][part])

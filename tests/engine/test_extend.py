@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import clkd
 from sklearn.datasets import load_digits
 from states import assert_same, state
 
@@ -216,12 +214,6 @@ def test_a_head_with_too_few_columns_gets_more(plugins: Plugins, data: Path) -> 
         extend(plugins, data / "cut", data / "new.npz", data / "tight", *tight)
     grown = extend(plugins, data / "cut", data / "new.npz", data / "grown", "student.head=linear")
     assert grown["status"] == "finished"
-
-
-def clkd(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "clkd", *arguments]
-    given = {**os.environ, **environment}
-    return subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_elsewhere_months_later(plugins: Plugins, data: Path) -> None:

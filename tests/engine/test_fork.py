@@ -214,9 +214,10 @@ def test_a_run_is_named_by_its_id_or_how_that_begins(
     assert split("me@home") == ("me@home", None)
 
 
-def test_in_mlflow_it_is_linked_and_has_the_origins_rows(plugins: Plugins, tmp_path: Path) -> None:
+def test_in_mlflow_it_is_linked_and_has_the_origins_rows(plugins: Plugins, tmp_path: Path, empty_store: Path) -> None:
     from mlflow import MlflowClient
 
+    shutil.copy(empty_store, tmp_path / "m.db")
     tracking = {"mode": "mlflow", "uri": f"sqlite:///{tmp_path}/m.db", "child_runs": False}
     (tmp_path / "s.yaml").write_text(to_yaml({**BASE, "tracking": tracking, "output": str(tmp_path / "origin")}))
     execute(RunRequest(scenario=tmp_path / "s.yaml", quiet=True, limit_experiences=2), plugins)

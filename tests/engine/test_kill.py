@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import clkd, start, wait_for
 from states import assert_same, state
 
 from clkd import checkpoint
@@ -122,12 +120,11 @@ def prepared(home: Path, scenario: dict[str, Any]) -> Path:
     return home
 
 
-def clkd(home: Path, *arguments: str, **death: int) -> int:
+def run(home: Path, *arguments: str, **death: int) -> int:
     """The exit code of a run that is killed where `death` says."""
     if death:
         (home / "death.json").write_text(json.dumps(death))
-    command = [sys.executable, "-m", "clkd", "run", *arguments, "--plugins-dir", "plugins", "-q"]
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=120, check=False)
+    done = clkd("run", *arguments, "--plugins-dir", "plugins", "-q", cwd=home)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     assert "Traceback" not in done.stderr
     (home / "death.json").unlink(missing_ok=True)
@@ -137,7 +134,7 @@ def clkd(home: Path, *arguments: str, **death: int) -> int:
 def go_on(home: Path, *more: str, **death: int) -> int:
     started = (home / "cut" / "run.json").exists()
     which = ("--resume", "cut") if started else ("cut.yaml",)
-    return clkd(home, *which, *more, **death)
+    return run(home, *which, *more, **death)
 
 
 def assert_same_runs(home: Path, experiences: int = 2, epochs: int = 2) -> None:
@@ -167,7 +164,7 @@ def told(line: dict[str, Any]) -> dict[str, Any]:
 def test_killed_three_times_it_ends_as_if_never_killed(home: Path) -> None:
     """At a step, between the files of a checkpoint, and at a step of the next experience."""
     draw = random.Random(0)
-    assert clkd(home, "whole.yaml", "--tracking", "offline") == 0
+    assert run(home, "whole.yaml", "--tracking", "offline") == 0
     assert go_on(home, "--tracking", "offline", step=draw.randint(5, 13)) == -signal.SIGKILL
     # Each checkpoint makes seven: metrics.jsonl, two files, their directory, the one above; and there are more.
     assert go_on(home, fsync=draw.randint(9, 20)) == -signal.SIGKILL
@@ -182,7 +179,7 @@ def test_killed_three_times_it_ends_as_if_never_killed(home: Path) -> None:
 def test_killed_anywhere(home: Path, seed: int) -> None:
     """Eight times each, after random numbers of calls and of `fsync`s; MLflow has every point once."""
     tracking = ("--tracking", "mlflow", "--tracking-uri", "sqlite:///m.db") if seed == 0 else ("--tracking", "offline")
-    assert clkd(home, "whole.yaml", *tracking) == 0
+    assert run(home, "whole.yaml", *tracking) == 0
     draw, kills = random.Random(seed), 0
     while kills < 8:
         death = {"fsync": draw.randint(1, 30)} if kills % 4 == 3 else {"calls": draw.randint(1, 20_000)}
@@ -199,7 +196,7 @@ def test_killed_anywhere(home: Path, seed: int) -> None:
 @pytest.mark.timeout(400)
 def test_the_main_job_killed_in_each_experience(tmp_path: Path) -> None:
     home, draw = prepared(tmp_path, main_job()), random.Random(5)
-    assert clkd(home, "whole.yaml", "--tracking", "offline") == 0
+    assert run(home, "whole.yaml", "--tracking", "offline") == 0
     steps = [json.loads(line)["step"] for line in (home / "whole" / "metrics.jsonl").read_text().splitlines()
              if json.loads(line)["event"] == "experience"]  # fmt: skip
     for first, last in zip([0, *steps], steps, strict=False):
@@ -230,28 +227,12 @@ def test_a_signal_saves_the_step_and_a_second_one_stops_at_once(home: Path, numb
     (home / "plugins" / "hang.py").write_text(HANG)
     long = {**SCENARIO["train"], "epochs": 100_000}
     (home / "cut.yaml").write_text(to_yaml({**SCENARIO, "train": long, "checkpoint": {}, "output": "cut"}))
-    command = [
-        sys.executable,
-        "-m",
-        "clkd",
-        "run",
-        "cut.yaml",
-        "--plugins-dir",
-        "plugins",
-        "-q",
-        "--tracking",
-        "offline",
-    ]
-    process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 90
+    words = ("run", "cut.yaml", "--plugins-dir", "plugins", "-q", "--tracking", "offline")
+    process = start(*words, cwd=home)
     lines = home / "cut" / "metrics.jsonl"
-    while not (lines.exists() and '"epoch"' in lines.read_text()):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: lines.exists() and '"epoch"' in lines.read_text(), process)
     process.send_signal(number)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "hangs\n"
+    wait_for(lambda: process.out.read_text() == "hangs\n", process)
     step = checkpoint.load(home / "cut" / "checkpoints" / "step")
     assert step["within"]["entry"] is None
     assert step["run"]["step"] > 0

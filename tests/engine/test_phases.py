@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import clkd
 from states import assert_same, state
 from torch import Tensor, nn
 
@@ -377,8 +376,7 @@ def test_killed_within_phases_it_ends_with_the_same_bits(tmp_path: Path) -> None
                "checkpoint": {"every_steps": 2, "every_minutes": None, "keep": 1}}  # fmt: skip
 
     def killed(*arguments: str) -> bool:
-        command = [sys.executable, "-m", "clkd", "run", *arguments, "--plugins-dir", "plugins", "-q"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+        done = clkd("run", *arguments, "--plugins-dir", "plugins", "-q", cwd=tmp_path)
         return done.returncode == -signal.SIGKILL
 
     own = load_plugins([tmp_path / "plugins"])

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import Done, clkd, start, wait_for
 
 from clkd.scenario.document import to_yaml
 
@@ -54,18 +54,6 @@ TINY: dict[str, Any] = {
 }
 
 
-def clkd(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "clkd", *arguments],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 @pytest.fixture
 def scenario(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
@@ -79,7 +67,8 @@ def changed(scenario: Path, **sections: Any) -> Path:
 
 
 def test_one_json_object_on_stdout_and_the_stand_in_on_the_first_line(scenario: Path, tmp_path: Path) -> None:
-    done = clkd("run", "tiny.yaml", "--json", "--tracking", "offline", cwd=tmp_path)
+    command = [sys.executable, "-m", "clkd", "run", "tiny.yaml", "--json", "--tracking", "offline"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result.keys() >= KEYS
@@ -127,15 +116,11 @@ def test_resumed_in_another_process_it_ends_as_if_never_stopped(scenario: Path, 
     ],
 )
 def test_a_stopped_run_is_killed_and_keeps_its_experiences(
-    scenario: Path, tmp_path: Path, number: signal.Signals, code: int, tracking: list[str]
+    scenario: Path, tmp_path: Path, empty_store: Path, number: signal.Signals, code: int, tracking: list[str]
 ) -> None:
+    shutil.copy(empty_store, tmp_path / "m.db")
     train = {**TINY["train"], "epochs": 200}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "clkd", "run", str(changed(scenario, train=train)), *tracking],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("run", str(changed(scenario, train=train)), *tracking, cwd=tmp_path)
     wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/exp_000*")), process)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
@@ -151,14 +136,6 @@ def test_a_stopped_run_is_killed_and_keeps_its_experiences(
         assert client.get_run(manifest["tracking"]["mlflow"]["run_id"]).info.status == "KILLED"
 
 
-def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.02)
-
-
 def test_a_diverging_run_fails_and_names_its_term(scenario: Path, tmp_path: Path) -> None:
     train = {**TINY["train"], "epochs": 5, "optimizer": {"kind": "sgd", "lr": 1e30}}
     done = clkd("run", str(changed(scenario, train=train)), "--tracking", "off", cwd=tmp_path)
@@ -168,7 +145,7 @@ def test_a_diverging_run_fails_and_names_its_term(scenario: Path, tmp_path: Path
     assert json.loads(next(tmp_path.glob("runs/*/run.json")).read_text())["status"] == "failed"
 
 
-def mistake(done: subprocess.CompletedProcess[str]) -> str:
+def mistake(done: Done) -> str:
     """The one line that a user's mistake is worth."""
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.strip().splitlines() if "stands in" not in line and "decoding" not in line]

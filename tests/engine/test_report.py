@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -398,10 +399,11 @@ def test_reports_can_be_turned_on_and_off_in_the_middle(plugins: Plugins, tmp_pa
 
 @pytest.mark.filterwarnings("ignore:.*")  # mlflow's own
 def test_it_reaches_mlflow_while_training_and_by_track_sync(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], empty_store: Path
 ) -> None:
     from mlflow import MlflowClient
 
+    shutil.copy(empty_store, tmp_path / "m.db")
     monkeypatch.chdir(tmp_path)
     scenario = str(write(tmp_path, "tracked"))
     uri = ["--tracking-uri", f"sqlite:///{tmp_path}/m.db"]

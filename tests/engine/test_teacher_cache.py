@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import clkd, start
 from safetensors.torch import load_file, save_file
 
 from clkd import checkpoint
@@ -312,12 +313,6 @@ def test_what_was_altered_is_asked_again_with_one_warning(how: str, caplog: pyte
     assert_same_bits("sound", "mended")
 
 
-def clkd(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "clkd", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
 SLOW = """
 import os, signal
 from clkd.teachers.answers import Answers
@@ -352,7 +347,7 @@ def test_killed_while_filling_it_leaves_what_was_whole(asked: list[int]) -> None
 def test_two_runs_at_once_fill_one_file() -> None:
     run("fitted", limit=1)
     shutil.rmtree("cache/answers")
-    both = [clkd("run", str(write(name, {})), "-q") for name in ("one", "two")]
+    both = [start("run", str(write(name, {})), "-q") for name in ("one", "two")]
     for process in both:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
@@ -428,9 +423,8 @@ def test_list_and_clear(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_nobody_there_to_confirm_deletes_nothing() -> None:
     run("first", limit=1)
-    process = clkd("cache", "clear", "--all")
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (2, "clkd: cache clear: nobody is there to confirm: add --yes\n")
+    done = clkd("cache", "clear", "--all")
+    assert (done.returncode, done.stderr) == (2, "clkd: cache clear: nobody is there to confirm: add --yes\n")
     assert len(files()) == 1
 
 

@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import Process, start, wait_for
 
 from clkd.cli.main import main
 from clkd.data.prepare import prepare
@@ -67,17 +66,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*arguments: str, scenario: dict[str, Any] | None = None, **environment: str) -> subprocess.Popen[str]:
+def run(*arguments: str, scenario: dict[str, Any] | None = None, **environment: str) -> Process:
     if scenario is not None:
         Path("tiny.yaml").write_text(to_yaml(scenario))
         arguments = ("tiny.yaml", *arguments)
-    return subprocess.Popen(
-        [sys.executable, "-m", "clkd", "run", "--json", *arguments],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start("run", "--json", *arguments, **environment)
 
 
 def together(home: Path, *commands: tuple[str, ...], scenario: dict[str, Any]) -> list[tuple[int, str, str]]:
@@ -172,14 +165,6 @@ def test_a_run_that_goes_on_is_not_resumed_and_a_killed_one_is(home: Path) -> No
     third.send_signal(signal.SIGTERM)
     said = third.communicate(timeout=60)  # which closes the pipes, too
     assert third.returncode == 143, said
-
-
-def wait_for(happened: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 240
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_runs_of_one_second_have_places_of_their_own(home: Path) -> None:

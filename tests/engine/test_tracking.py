@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
+from processes import wait_for
 
 from clkd.scenario.document import to_yaml
 
@@ -27,22 +30,24 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def database(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "m.db")
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Any]:
     """Starts `clkd …` in a folder with `tiny.yaml`; `changes` go into that."""
-    running: list[subprocess.Popen[str]] = []
+    running: list[processes.Process] = []
 
-    def go(*arguments: str, **changes: Any) -> subprocess.Popen[str]:
+    def go(*arguments: str, **changes: Any) -> processes.Process:
         (tmp_path / "tiny.yaml").write_text(to_yaml({**TINY, **changes}))
-        command = [sys.executable, "-m", "clkd", *arguments]
-        pipe = subprocess.PIPE
-        running.append(subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True))
+        running.append(processes.start(*arguments, cwd=tmp_path))
         return running[-1]
 
     yield go
     for process in running:
         process.kill()
-        process.communicate()
 
 
 @pytest.fixture
@@ -52,19 +57,11 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def ended(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
+def ended(process: processes.Process, code: int) -> tuple[str, str]:
     out, err = process.communicate(timeout=170)
     assert process.returncode == code, err
     assert "Traceback" not in err
     return out, err
-
-
-def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.01)
 
 
 def stored(tmp_path: Path) -> tuple[Any, list[Any]]:
@@ -117,12 +114,14 @@ def test_a_crash_ends_failed_and_says_why(start: Any, tmp_path: Path) -> None:
     assert "loss term 'cross_entropy' became NaN or infinite" in run.data.tags["clkd.error"]
 
 
-def test_nothing_stays_running_that_was_stopped_while_mlflow_was_starting(start: Any, tmp_path: Path) -> None:
-    stored(tmp_path)  # makes the database, which takes a busy machine a while
-    process = start("run", "tiny.yaml", "-q", *MLFLOW, train=ENDLESS)
+def test_nothing_stays_running_that_was_stopped_while_mlflow_was_starting(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(to_yaml({**TINY, "train": ENDLESS}))
+    command = [sys.executable, "-m", "clkd", "run", "tiny.yaml", "-q", *MLFLOW]  # which has to import MLflow
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")), process)  # right before MLflow's turn
     process.send_signal(signal.SIGTERM)
-    _, err = ended(process, 143)
+    _, err = process.communicate(timeout=170)
+    assert process.returncode == 143, err
     _, runs = stored(tmp_path)
     assert [run.info.status for run in runs] == ["KILLED"], err
     assert runs[0].data.tags["clkd.error"] == "stopped by SIGTERM"
@@ -131,7 +130,6 @@ def test_nothing_stays_running_that_was_stopped_while_mlflow_was_starting(start:
 @pytest.mark.slow  # seven real processes
 @pytest.mark.timeout(600)
 def test_a_process_that_was_killed_is_brought_in_and_resumed(start: Any, tmp_path: Path) -> None:
-    stored(tmp_path)  # makes the database
     ended(start("run", "tiny.yaml", "-q", *MLFLOW, "--set", "output=whole"), 0)
     process = start("run", "tiny.yaml", "-q", *MLFLOW, "--set", "output=cut")
     wait_for(lambda: list(tmp_path.glob("cut/checkpoints/exp_00[12]")), process)

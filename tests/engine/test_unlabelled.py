@@ -344,7 +344,7 @@ def test_explain_and_validate_know_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stream": {**SCENARIO["stream"], "labelled": 0}}, "labelled: input should be greater than 0"),
+        ({"stream": {**SCENARIO["stream"], "labelled": 0}}, "labelled: give a share above 0 and up to 1"),
         ({"stream": {**SCENARIO["stream"], "augment": "none"}}, "teachers.slow.sees: there is no other view"),
         ({"stream": {**SCENARIO["stream"], "augment": {"strong": {"rows": "all"}}}}, "a strong view changes something"),
         ({"losses": [{"kind": "adversarial", "between": ["student", "slow"], "reversal": -1}]}, "give 0 or more"),

@@ -6,6 +6,7 @@ import ast
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -224,12 +225,13 @@ def test_a_checkpoint_stays_in_its_directory(name, here):
 
 
 @pytest.mark.filterwarnings("ignore:.*")  # mlflow's own
-def test_class_names_and_experiments_cannot_lead_out(here, clkd):
+def test_class_names_and_experiments_cannot_lead_out(here, clkd, empty_store):
     """They become names of metrics, parameters and folders of artifacts."""
     names = ["../../../up", "/etc/up", "..\\up", "a/../../b"]
     np.savez("a.npz", x=np.random.default_rng(0).normal(size=(40, 4)), y=np.arange(40) % 4, class_names=names)
     inside = here / "inside"
     inside.mkdir()
+    shutil.copy(empty_store, inside / "mlflow.db")
     stream = {"dataset": {"name": "arrays", "path": str(here / "a.npz")}, "split": {"by": "class", "experiences": 2}}
     tracking = {"mode": "mlflow", "experiment": "../../../up", "uri": f"sqlite:///{inside}/mlflow.db"}
     path = write(stream=stream, tracking=tracking, output=str(inside / "run"))

@@ -1,12 +1,12 @@
 """Real distributions, built and installed by pip, and real `clkd` processes that find them."""
 
-import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from processes import Done, clkd
 
 PYPROJECT = """\
 [build-system]
@@ -172,12 +172,9 @@ class House:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    def clkd(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run `python -m clkd` with what is installed here."""
-        path = os.pathsep.join([str(self.site), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        here = {**os.environ, "PYTHONPATH": path, **environment}
-        command = [sys.executable, "-m", "clkd", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=here, cwd=self.root)
+    def clkd(self, *arguments: str, **environment: str) -> Done:
+        """Run `clkd` with what is installed here."""
+        return clkd(*map(str, arguments), cwd=self.root, **{"PYTHONPATH": str(self.site), **environment})
 
     def write(self, name: str, text: str) -> Path:
         path = self.root / name

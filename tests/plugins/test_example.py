@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "plugins" / "clkd-example"
@@ -58,10 +59,11 @@ def test_it_is_listed_with_its_options(site: Path, tmp_path: Path) -> None:
 def test_it_trains_and_resumes_as_if_never_stopped(site: Path, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SCENARIO)
     quick = ["--json", "--tracking", "off"]
-    whole = clkd(site, tmp_path, "run", "s.yaml", *quick)
+    own = {"cwd": tmp_path, "PYTHONPATH": str(site)}
+    whole = processes.clkd("run", "s.yaml", *quick, **own)
     assert whole.returncode == 0, whole.stderr
-    cut = clkd(site, tmp_path, "run", "s.yaml", "--limit-experiences", "1", *quick)
-    resumed = clkd(site, tmp_path, "run", "--resume", "last", "--json")
+    cut = processes.clkd("run", "s.yaml", "--limit-experiences", "1", *quick, **own)
+    resumed = processes.clkd("run", "--resume", "last", "--json", **own)
     a, b = json.loads(whole.stdout), json.loads(resumed.stdout)
     assert json.loads(cut.stdout)["status"] == "stopped"
     assert a["accuracy_matrix"] == b["accuracy_matrix"]

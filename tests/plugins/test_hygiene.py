@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from processes import clkd
 
 SCENARIO = """\
 name: tiny
@@ -38,8 +37,7 @@ def test_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "restless.py").write_text(PLUGIN)
     (tmp_path / "s.yaml").write_text(SCENARIO)
-    command = [sys.executable, "-m", "clkd", "run", "s.yaml", "--plugins-dir", "plugins", "--tracking", "off"]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ.copy(), capture_output=True, text=True, check=False)
+    done = clkd("run", "s.yaml", "--plugins-dir", "plugins", "--tracking", "off", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "teachers.restless: its parameters or buffers moved while it taught" in done.stderr
     assert "Traceback" not in done.stderr

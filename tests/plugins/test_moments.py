@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from processes import clkd
 
 SCENARIO = """\
 name: tiny
@@ -63,8 +62,7 @@ def told(home: Path, lr: str, *arguments: str) -> tuple[int, list[list[object]]]
     (home / "plugins" / "witness.py").write_text(PLUGIN)
     (home / "s.yaml").write_text(SCENARIO.replace("LR", lr))
     (home / "notes.jsonl").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "clkd", "run", "s.yaml", "--plugins-dir", "plugins", *arguments]
-    done = subprocess.run(command, cwd=home, env=os.environ.copy(), capture_output=True, text=True, check=False)
+    done = clkd("run", "s.yaml", "--plugins-dir", "plugins", *arguments, cwd=home)
     notes = (home / "notes.jsonl").read_text().splitlines()
     return done.returncode, [json.loads(line) for line in notes]
 

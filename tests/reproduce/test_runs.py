@@ -70,13 +70,64 @@ def test_a_changed_scenario_is_run_again_and_said(reproduce, tmp_path, caplog):
 
 
 def test_a_row_that_leaves_its_committed_range_fails(reproduce, tmp_path):
-    path = tmp_path / "tiny.yaml"
-    wrong = path.read_text().replace("[50.0, 2.0],", "[50.0, 2.0], expected: [-5.0, 1.0],")
-    path.write_text(wrong)
+    ranges = tmp_path / "expected/tiny.yaml"
+    ranges.parent.mkdir()
+    ranges.write_text("none: [-6.0, -4.0]\n")
     code, told, _ = reproduce("--seeds", "1", "--row", "none")
     assert (code, told["rows"][0]["holds"]) == (1, False)
-    path.write_text(wrong.replace("-5.0, 1.0", "50.0, 50.0"))
+    ranges.write_text("none: [0, 100]\n")
     assert reproduce("--seeds", "1", "--row", "none", "--dry-run")[0] == 0
+
+
+def test_ranges_are_committed_around_what_was_measured(reproduce, tmp_path):
+    ranges = tmp_path / "expected/tiny.yaml"
+    ranges.parent.mkdir()
+    ranges.write_text("none: [-6.0, -4.0]\n")
+    _, told, _ = reproduce("--seeds", "2", "--row", "er", "--expect")
+    (er,) = told["rows"]
+    off = max(1, 3 * er["sd"])
+    assert table.find("tiny").expected["er"] == pytest.approx((er["mean"] - off, er["mean"] + off), abs=0.006)
+    assert table.find("tiny").expected["none"] == (-6.0, -4.0), "a row that was not asked for keeps its range"
+    assert "# 2 seeds" in ranges.read_text()
+    assert reproduce("--seeds", "2", "--row", "er")[0] == 0
+
+
+def test_the_table_is_written_between_its_marks(reproduce, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- clkd reproduce tiny -->\nold\n<!-- end of tiny -->\nafter\n")
+    reproduce("--seeds", "2", "--write", str(page))
+    filled = page.read_text()
+    assert filled.startswith("before\n<!-- clkd reproduce tiny -->\n\n**Digits.**")
+    assert filled.endswith("\n\n<!-- end of tiny -->\nafter\n")
+    assert "| none | 50.00 ± 2.00 |" in filled
+    assert "old" not in filled
+    reproduce("--seeds", "2", "--write", str(page))
+    assert page.read_text() == filled
+
+
+def test_a_page_without_marks_and_a_part_of_a_table_are_refused(reproduce, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("nothing\n")
+    assert main(["reproduce", "tiny", "--dry-run", "--write", str(page)]) == UserError.exit_code
+    assert "has no place for the table: write the lines <!-- clkd reproduce tiny -->" in capsys.readouterr().err
+    assert main(["reproduce", "tiny", "--dry-run", "--row", "er", "--write", str(page)]) == UserError.exit_code
+
+
+def test_two_workers_make_the_same_numbers_as_one(reproduce):
+    _, alone, _ = reproduce("--seeds", "1")
+    _, both, said = reproduce("--seeds", "1", "--workers", "2", "--out", "elsewhere")
+    assert "[2/2]" in said
+    assert [row["mean"] for row in alone["rows"]] == [row["mean"] for row in both["rows"]]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_data_that_are_not_here_end_in_one_line(workers, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["reproduce", "split_mnist_class", "--row", "none", "--row", "si", "--seeds", "1", "--workers", workers]
+    assert main(words) == UserError.exit_code
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    assert "none, seed 0: mnist is not in " in said
 
 
 def test_the_number_is_that_of_a_plain_run(reproduce, tmp_path, capsys):

@@ -1,16 +1,17 @@
 """Published tables: every row is a scenario that may be run, and what is made of results."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 from clkd.errors import UserError
 from clkd.reproduce.results import Line, Place, Result, in_standard_errors, line
 from clkd.reproduce.runner import Plan
-from clkd.reproduce.table import Table, find, names
+from clkd.reproduce.table import Cell, Table, find, names
 
-TABLES = ("permuted_mnist", "rotated_mnist", "sequential_mnist", "split_mnist_class", "split_mnist_domain",
-          "split_mnist_task")  # fmt: skip
+TABLES = ("digits_check", "permuted_mnist", "rotated_mnist", "seq_cifar10", "seq_cifar10_small", "sequential_mnist",
+          "split_mnist_class", "split_mnist_domain", "split_mnist_task")  # fmt: skip
 TINY = """\
 title: Digits
 paper: none
@@ -24,7 +25,6 @@ scenario:
 rows:
   none:
     published: [50.0, 2.0]
-    expected: [{expected}, 1.0]
     set: {{method: finetune}}
   er:
     set: {{method: er}}
@@ -34,9 +34,11 @@ rows:
 """
 
 
-def tiny(home, spread="sd", expected=50.0):
+def tiny(home, spread="sd"):
     path = home / "tiny.yaml"
-    path.write_text(TINY.format(spread=spread, expected=expected))
+    path.write_text(TINY.format(spread=spread))
+    (home / "expected").mkdir(exist_ok=True)
+    (home / "expected/tiny.yaml").write_text("none: [49.0, 51.0]  # 3 seeds\n")
     return Table.read(path)
 
 
@@ -50,6 +52,14 @@ def test_every_row_is_a_scenario_and_no_two_are_the_same(name, tmp_path):
     plan = Plan(table, table.rows, 1, Place(tmp_path))
     assert len(set(plan.digests.values())) == len(table.rows) > 0
     assert {task.row for task in plan.missing()} == {row.name for row in table.rows}
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_table_has_its_place_on_the_page(name):
+    page = (Path(__file__).parents[2] / "docs/reproductions.md").read_text(encoding="utf-8")
+    _, begun, rest = page.partition(f"<!-- clkd reproduce {name} -->")
+    assert begun
+    assert f"<!-- end of {name} -->" in rest
 
 
 def test_rows_by_memory_size_are_spelt_out(tmp_path):
@@ -74,9 +84,39 @@ def test_unknown_names_get_a_suggestion(tmp_path):
 
 def test_a_table_that_says_what_none_says_is_refused(tmp_path):
     path = tmp_path / "wrong.yaml"
-    path.write_text(TINY.format(spread="sd", expected=50.0).replace("paper:", "papers:"))
+    path.write_text(TINY.format(spread="sd").replace("paper:", "papers:"))
     with pytest.raises(UserError, match="papers: unknown key"):
         Table.read(path)
+
+
+def test_what_is_said_twice_is_refused(tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(TINY.format(spread="sd") + "    set: {method: der}\n")
+    with pytest.raises(UserError, match=r"rows\.er\.set is said twice"):
+        Table.read(path)
+
+
+def test_ranges_that_are_none_are_refused(tmp_path):
+    tiny(tmp_path)
+    (tmp_path / "expected/tiny.yaml").write_text("none: [49.0]\n")
+    with pytest.raises(UserError, match=r"expected/tiny\.yaml: each row has two numbers"):
+        Table.read(tmp_path / "tiny.yaml")
+
+
+def test_a_table_of_anothers_rows_has_its_scenarios_and_none_of_its_numbers(tmp_path):
+    whole = tiny(tmp_path)
+    (tmp_path / "small.yaml").write_text("title: Small\nof: tiny\nset: {train.optimizer.lr: 0.3}\n")
+    small = Table.read(tmp_path / "small.yaml")
+    assert [row.name for row in small.rows] == [row.name for row in whole.rows]
+    assert all(row.cell == Cell() and row.settings[-1] == "train.optimizer.lr=0.3" for row in small.rows)
+    assert (small.expected, small.text.splitlines()[1:]) == ({}, whole.text.splitlines()[1:])
+
+
+def test_a_scenario_that_is_not_here_is_named(tmp_path):
+    (tmp_path / "lost.yaml").write_text("title: Lost\nrows: {er: {scenario: paper/lost.yaml}}\n")
+    lost = Table.read(tmp_path / "lost.yaml")
+    with pytest.raises(UserError, match=r"paper/lost\.yaml is not here: .* use a checkout"):
+        Plan(lost, lost.rows, 1, Place(tmp_path))
 
 
 def of(table: Table, row: str, *values: float) -> Line:

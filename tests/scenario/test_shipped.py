@@ -1,10 +1,9 @@
 """The scenarios that come with clkd."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import clkd
 
 from clkd.engine.execute import execute
 from clkd.engine.explain import explain
@@ -103,6 +102,6 @@ def test_a_stream_of_domains_runs_on_the_stand_in(path, tmp_path):
 @pytest.mark.parametrize("name", TEXTBOOK)
 def test_a_textbook_scenario_runs_to_its_end_on_the_stand_in(name, tmp_path):
     words = ["run", str(textbook(name)), "--tracking", "off", "-q", "--json", "--set", "teachers.external.epochs=2"]
-    done = subprocess.run([sys.executable, "-m", "clkd", *words], cwd=tmp_path, capture_output=True, text=True)
+    done = clkd(*words, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr
     assert '"stand_in": "digits"' in done.stdout

@@ -11,7 +11,6 @@ from clkd.engine.run import Outcome, Run
 from clkd.experience import Experience, Rows
 from clkd.metrics.base import Record
 from clkd.scenario.document import to_yaml
-from clkd.tracking import store
 from clkd.tracking.result import build_result
 
 MATRIX = [[0.9, 0.1, math.nan], [0.6, 0.8, 0.2], [0.5, 0.7, 0.95]]
@@ -40,14 +39,6 @@ def rows(n):
 def experience(i):
     some = rows(4)
     return Experience(i, (2 * i, 2 * i + 1), tuple(range(2 * i + 2)), some, rows(0), some, f"[{2 * i}, {2 * i + 1}]", 3)
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory):
-    """An empty store: making the schema takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.open_client(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture

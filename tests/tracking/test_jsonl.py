@@ -2,12 +2,14 @@
 
 import json
 import math
+import platform
 import subprocess
 import sys
+from importlib.metadata import distributions
 
 import pytest
 
-from clkd.tracking import events
+from clkd.tracking import events, labels
 from clkd.tracking.events import FILE
 from clkd.tracking.jsonl import JsonlTracker
 
@@ -129,3 +131,11 @@ def test_readers_pass_over_what_is_no_line_of_ours(tmp_path):
     with path.open("ab") as file:
         file.write(b'ence"}\n')
     assert events.read(path, offset)[0] == [{"event": "experience"}]
+
+
+def test_the_environment_lists_what_python_knows_to_be_installed():
+    known = {f"{dist.metadata['Name']}=={dist.version}" for dist in distributions()}
+    python, _, *packages = labels.environment().splitlines()
+    assert python == f"python {platform.python_version()}"
+    assert packages == sorted(known, key=str.lower)
+    assert any(line.startswith("torch==") for line in packages)

@@ -25,10 +25,10 @@ from clkd.tracking.mlflow import MlflowTracker
 
 
 @pytest.fixture(autouse=True)
-def here(template, tmp_path, monkeypatch):
+def here(empty_store, tmp_path, monkeypatch):
     """The current directory holds a fresh store."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(template, tmp_path / "mlflow.db")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return tmp_path
 
 
@@ -350,10 +350,10 @@ def test_a_database_that_is_none_is_named_at_once(drive, make_run, here, caplog)
         assert "MLflow lacks 2 of this run's 2 records" in caplog.text
 
 
-def test_the_environment_names_the_store(drive, here, monkeypatch, template):
+def test_the_environment_names_the_store(drive, here, monkeypatch, empty_store):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///sub/other.db")
     (here / "sub").mkdir()
-    shutil.copy(template, here / "sub" / "other.db")
+    shutil.copy(empty_store, here / "sub" / "other.db")
     run = drive(recorded(), experiences=1)
     assert run.tracking["mlflow"]["uri"] == f"sqlite:///{here}/sub/other.db"
     assert (here / "sub" / "mlartifacts" / "tiny").is_dir()

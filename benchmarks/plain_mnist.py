@@ -1,0 +1,234 @@
+"""Plain PyTorch loops of online EWC, SI and iCaRL on MNIST, beside which docs/reproductions.md explains differences.
+
+    CLKD_DATA=… python benchmarks/plain_mnist.py oewc --seeds 1     # permuted MNIST
+    CLKD_DATA=… python benchmarks/plain_mnist.py si --seeds 1       # permuted and sequential MNIST
+    CLKD_DATA=… python benchmarks/plain_mnist.py icarl --seeds 1    # sequential MNIST
+
+They follow a description of the code of Buzzega et al. 2020 (Mammoth), which is not copied here, and share nothing with
+clkd but the data. Each line is one variant: mean accuracy over the test rows of all experiences, in percent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Rows = tuple[Tensor, Tensor]
+Vectors = list[Tensor]
+DOMAINS, TASKS = 20, 5
+
+
+def mnist() -> tuple[Rows, Rows]:
+    """Training and test rows, pixels in [0, 1]."""
+    raw = Path(os.environ["CLKD_DATA"]) / "MNIST/raw"
+
+    def read(name: str, head: int) -> Tensor:
+        return torch.from_numpy(np.fromfile(raw / name, np.uint8)[head:].copy())
+
+    def rows(part: str) -> Rows:
+        pixels = read(f"{part}-images-idx3-ubyte", 16).view(-1, 784).float() / 255
+        return pixels, read(f"{part}-labels-idx1-ubyte", 8).long()
+
+    return rows("train"), rows("t10k")
+
+
+def network() -> nn.Sequential:
+    """784-100-100-10, Xavier."""
+    made = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10))
+    for layer in made[::2]:
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return made
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    with torch.no_grad():
+        return 100 * (model(x).argmax(1) == y).float().mean().item()
+
+
+def copies(model: nn.Module) -> Vectors:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def zeros(model: nn.Module) -> Vectors:
+    return [torch.zeros_like(p) for p in model.parameters()]
+
+
+def penalty(model: nn.Module, importance: Vectors, anchor: Vectors) -> Tensor:
+    terms = zip(importance, model.parameters(), anchor, strict=True)
+    return torch.stack([(o * (p - q).square()).sum() for o, p, q in terms]).sum()
+
+
+def fisher(model: nn.Sequential, x: Tensor, y: Tensor, weighted: bool) -> Vectors:
+    """Mean over rows of the squared gradient of `log p_y`, which the authors weigh by `p_y`: δ² ⊗ a² for each layer."""
+    total = zeros(model)
+    for rows, labels in zip(x.split(1000), y.split(1000), strict=True):
+        given, said, h = [], [], rows
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                given.append(h.detach())
+            h = layer(h)
+            if isinstance(layer, nn.Linear):
+                said.append(h)
+        log = h.log_softmax(1).gather(1, labels[:, None])
+        pulls = torch.autograd.grad(log.sum(), said)
+        for i, (a, d) in enumerate(zip(given, pulls, strict=True)):
+            squares = d.square() * (log.detach().exp() if weighted else 1)
+            total[2 * i] += squares.T @ a.square()
+            total[2 * i + 1] += squares.sum(0)
+    return [t / (-(-len(x) // 128) * 128) for t in total]  # full batches, as the authors count
+
+
+def domains() -> list[Tensor]:
+    return [torch.randperm(784) for _ in range(DOMAINS)]
+
+
+def oewc(strength: float, weighted: bool) -> float:
+    """Permuted MNIST, learning rate 0.1, batches of 128, one epoch, γ = 1."""
+    (x, y), test = mnist()
+    orders, model = domains(), network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    importance, anchor = zeros(model), copies(model)
+    for order in orders:
+        moved = x[:, order]
+        for at in torch.randperm(len(x)).split(128):
+            loss = F.cross_entropy(model(moved[at]), y[at]) + strength * penalty(model, importance, anchor)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        importance = [a + b for a, b in zip(importance, fisher(model, moved, y, weighted), strict=True)]
+        anchor = copies(model)
+    return statistics.fmean(accuracy(model, test[0][:, order], test[1]) for order in orders)
+
+
+def si(stream: Iterator[Rows], tests: list[Rows], batch: int, c: float, damping: float, clip: float | None) -> float:
+    """Learning rate 0.1, one epoch; gradients are clipped by value, before they are added up."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    importance, anchor = zeros(model), copies(model)
+    for x, y in stream:
+        path = zeros(model)
+        for at in torch.randperm(len(x)).split(batch):
+            loss = F.cross_entropy(model(x[at]), y[at]) + c * penalty(model, importance, anchor)
+            optimizer.zero_grad()
+            loss.backward()
+            if clip is not None:
+                nn.utils.clip_grad_value_(model.parameters(), clip)
+            optimizer.step()
+            path = [w + 0.1 * p.grad.square() for w, p in zip(path, model.parameters(), strict=True)]
+        steps = zip(importance, path, model.parameters(), anchor, strict=True)
+        importance = [o + w / ((p.detach() - q).square() + damping) for o, w, p, q in steps]
+        anchor = copies(model)
+    return statistics.fmean(accuracy(model, *test) for test in tests)
+
+
+def si_permuted(clip: float | None) -> float:
+    (x, y), test = mnist()
+    orders = domains()
+    stream = ((x[:, order], y) for order in orders)
+    return si(stream, [(test[0][:, order], test[1]) for order in orders], 128, 0.5, 1.0, clip)
+
+
+def si_sequential(clip: float | None) -> float:
+    train, test = mnist()
+    return si(iter(tasks(*train)), tasks(*test), 10, 1.0, 0.9, clip)
+
+
+def tasks(x: Tensor, y: Tensor) -> list[Rows]:
+    return [(x[y // 2 == t], y[y // 2 == t]) for t in range(TASKS)]
+
+
+def herded(features: Tensor, size: int) -> list[int]:
+    """Rows whose mean comes nearest to the class's, one after another."""
+    total, left, chosen = torch.zeros(features.shape[1]), features.clone(), []
+    for i in range(size):
+        best = int((features.mean(0) - (left + total) / (i + 1)).norm(dim=1).argmin())
+        chosen.append(best)
+        total += features[best]
+        left[best] = torch.inf
+    return chosen
+
+
+def icarl(size: int, replayed: int | None, unit: bool) -> float:
+    """Sequential MNIST, learning rate 0.1, batches of 10; memory mixed into the data, or so many rows beside 10 new."""
+    train, tests = tasks(*(parts := mnist())[0]), tasks(*parts[1])
+    model, scale = network(), F.normalize if unit else lambda features: features
+    optimizer, old, memory = torch.optim.SGD(model.parameters(), 0.1), None, dict[int, Tensor]()
+    for t, (x, y) in enumerate(train):
+        kept, labels = _all(memory)
+        rows, answers = (torch.cat([x, kept]), torch.cat([y, labels])) if replayed is None else (x, y)
+        for at in torch.randperm(len(rows)).split(10):
+            bx, by = rows[at], answers[at]
+            if replayed is not None and len(kept):
+                more = torch.randperm(len(kept))[:replayed]
+                bx, by = torch.cat([bx, kept[more]]), torch.cat([by, labels[more]])
+            target = F.one_hot(by, 10).float()
+            if old is not None:
+                with torch.no_grad():
+                    target[:, : 2 * t] = old(bx)[:, : 2 * t].sigmoid()
+            seen = slice(2 * t + 2)
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(model(bx)[:, seen], target[:, seen]).backward()
+            optimizer.step()
+        room, old = size // (2 * t + 2), copy.deepcopy(model)
+        with torch.no_grad():
+            memory = {k: rows[:room] for k, rows in memory.items()}
+            for k in (2 * t, 2 * t + 1):
+                memory[k] = (own := x[y == k])[herded(scale(model[:-1](own)), min(room, len(own)))]
+    with torch.no_grad():
+        means = torch.stack([scale(scale(model[:-1](memory[k])).mean(0), dim=0) if unit else
+                             model[:-1](memory[k]).mean(0) for k in range(10)])  # fmt: skip
+    return statistics.fmean(accuracy(lambda x: -torch.cdist(scale(model[:-1](x)), means), *test) for test in tests)
+
+
+def _all(memory: dict[int, Tensor]) -> Rows:
+    rows = torch.cat([*memory.values(), torch.zeros(0, 784)])
+    return rows, torch.cat([torch.full((len(own),), k) for k, own in memory.items()] or [torch.zeros(0)]).long()
+
+
+VARIANTS: dict[str, dict[str, Callable[[], float]]] = {
+    "oewc": {
+        "λ 0.7, squares weighted by p (the authors')": lambda: oewc(0.7, True),
+        "λ 0.7, squares of the labels' gradients": lambda: oewc(0.7, False),
+        "λ 7, weighted by p": lambda: oewc(7.0, True),
+    },
+    "si": {
+        "sequential, clipped at 1 (the authors')": lambda: si_sequential(1.0),
+        "sequential, not clipped": lambda: si_sequential(None),
+        "permuted, clipped at 1 (the authors')": lambda: si_permuted(1.0),
+        "permuted, not clipped": lambda: si_permuted(None),
+    },
+    "icarl": {
+        "200 rows mixed into the data, plain features (the authors')": lambda: icarl(200, None, False),
+        "200 rows mixed into the data, unit features": lambda: icarl(200, None, True),
+        "200 rows, 1 replayed beside 10, unit features (clkd's)": lambda: icarl(200, 1, True),
+        "5120 rows mixed into the data, plain features (the authors')": lambda: icarl(5120, None, False),
+        "5120 rows, 4 replayed beside 10, unit features (clkd's)": lambda: icarl(5120, 4, True),
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=VARIANTS)
+    parser.add_argument("--seeds", type=int, default=1)
+    given = parser.parse_args()
+    for name, variant in VARIANTS[given.method].items():
+        values = []
+        for seed in range(given.seeds):
+            torch.manual_seed(seed)
+            values.append(variant())
+        print(f"{name}: {statistics.fmean(values):.2f}  ({', '.join(f'{v:.2f}' for v in values)})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What a sweep has to do: every point checked before the first is trained, and what is done already left alone."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clkd import __version__
+from clkd.compare.group import ENDED
+from clkd.compare.summary import Summary
+from clkd.errors import UserError
+from clkd.registry import Registry
+from clkd.scenario.load import load
+from clkd.scenario.model import Scenario
+from clkd.scenario.resolve import config_sha, group_name
+from clkd.scenario.settings import as_setting
+from clkd.sweep.axes import Settings
+
+TAG = "clkd.sweep"
+log = logging.getLogger("clkd.sweep")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One run that is wanted.
+
+    Attributes:
+        settings: what the sweep varies, for people.
+        tags: the `--set` that marks the run as the sweep's in MLflow.
+        group: of the run (`clkd.group`).
+        config_sha: of its scenario.
+    """
+
+    scenario: Path
+    settings: Settings
+    tags: str
+    seed: int
+    group: str
+    config_sha: str
+
+    @property
+    def label(self) -> str:
+        """As it is told while it runs."""
+        return ", ".join([*self.settings, f"seed {self.seed}"])
+
+
+def points(scenario: Path, combinations: Sequence[Settings], seeds: Sequence[int], registry: Registry) -> list[Point]:
+    """All points, seed by seed: what is known after some of them is known of all settings.
+
+    Raises:
+        UserError: the scenario of one of them is wrong.
+    """
+    loaded = [load(scenario, settings, registry).scenario for settings in combinations]
+    if any(each.output is not None for each in loaded):
+        raise UserError("output: a sweep makes many runs, and this names one place: leave it out (--set output=null)")
+    sweep = f"{loaded[0].name}-{hashlib.sha256(repr(combinations).encode()).hexdigest()[:8]}"
+    return [
+        Point(scenario, settings, _tags(each, sweep), seed, group_name(each), config_sha(each))
+        for seed in seeds or [loaded[0].seed]
+        for settings, each in zip(combinations, loaded, strict=True)
+    ]
+
+
+def _tags(scenario: Scenario, sweep: str) -> str:
+    return as_setting("tracking.tags", {**scenario.tracking.tags, TAG: sweep})
+
+
+def found(point: Point, runs: Sequence[Summary], limit_batches: int | None) -> Summary | None:
+    """The run that is this point's, finished or to be gone on with; None where it has to be made.
+
+    One that another version of clkd has finished is none, and neither is one that failed.
+    """
+    own = [run for run in runs if _is(point, run, limit_batches)]
+    done = [run for run in own if run.status == ENDED and run.version == __version__]
+    begun = [run for run in own if run.status not in (ENDED, "failed") and (run.path / "checkpoints").is_dir()]
+    if not done and not begun and any(run.status == ENDED for run in own):
+        log.info("%s: another version of clkd has run it: again", point.label)
+    return max(done or begun, key=lambda run: run.created, default=None)
+
+
+def _is(point: Point, run: Summary, limit_batches: int | None) -> bool:
+    same = (point.config_sha, point.seed, limit_batches) == (run.config_sha, run.seed, run.limit_batches)
+    return same and run.name == point.group.rpartition("-")[0]
