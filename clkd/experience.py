@@ -73,7 +73,7 @@ class Rows:
     def stored(self, at: Tensor) -> Batch:
         """As `gather`, before the warp."""
         return Batch(  # index_select copies whole rows, where indexing copies pixel by pixel
-            x=self.x.index_select(0, self.index.index_select(0, at)),
+            x=self.x.index_select(0, self.index[at]),  # whose error names the place
             y=self.y.index_select(0, at),
             sample_id=self.sample_id.index_select(0, at),
             domain=torch.full_like(at, self.domain),

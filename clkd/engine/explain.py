@@ -26,6 +26,7 @@ from clkd.scenario.model import PhaseOptions, Scenario
 from clkd.schedules.base import Progress, Schedule
 from clkd.teachers.base import Teacher
 from clkd.teachers.network import NetworkTeacher
+from clkd.transfer.base import Transfer
 from clkd.transfer.several import Several
 
 BACKWARD = 3
@@ -87,7 +88,8 @@ def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, in
         "waiting": scene.waiting,
         "left_out": scene.undefined,
         "teachers": teachers,
-        "created": _created(parts.terms, known),
+        "at_end": [name for name, strategy in strategies(parts, scenario) if _changes_the_student(strategy)],
+        "created": _created(parts, scenario, known),
         "student_parameters": parameter_count(parts.student),
         "peers": {name: parameter_count(peer) for name, peer in parts.peers.items()},
         "macs_per_step": students | {name: each["macs_per_step"] for name, each in teachers.items()},
@@ -142,11 +144,22 @@ def formula(scene: Scene, scenario: Scenario) -> str:
 
 def speaking(parts: Parts, scenario: Scenario) -> list[tuple[str, float | Schedule]]:
     """The transfer strategies that add to the loss, by name, each with its weight."""
+    weights = parts.transfer.weights if isinstance(parts.transfer, Several) else {}
+    each = strategies(parts, scenario)
+    return [(name, weights.get(name, parts.transfer_weight)) for name, strategy in each if strategy.speaks]
+
+
+def strategies(parts: Parts, scenario: Scenario) -> list[tuple[str, Transfer]]:
+    """All transfer strategies, by name."""
     transfer = parts.transfer
     if isinstance(transfer, Several):
-        each = zip(transfer.names, transfer.each(), strict=True)
-        return [(name, transfer.weights[name]) for name, strategy in each if strategy.speaks]
-    return [(scenario.transfer.name, parts.transfer_weight)] if transfer.speaks else []
+        return list(zip(transfer.names, transfer.each(), strict=True))
+    return [(scenario.transfer.name, transfer)]
+
+
+def _changes_the_student(strategy: Transfer) -> bool:
+    """Whether it does anything once an experience was trained."""
+    return any(getattr(type(strategy), moment) is not getattr(Transfer, moment) for moment in ("review", "end"))
 
 
 def _described(term: Term) -> str:
@@ -200,9 +213,14 @@ def _teacher(teacher: Teacher, student: Student, rows: int, fixed: bool) -> dict
     }
 
 
-def _created(terms: Iterable[Term], known: dict[str, int]) -> dict[str, int]:
-    """Numbers in what losses have of their own that they had not before, by `term.module`; `known` is brought up."""
-    now = {f"{term.name}.{name}": each.numel() for term in terms for name, each in term.loss.named_parameters()}
+def _created(parts: Parts, scenario: Scenario, known: dict[str, int]) -> dict[str, int]:
+    """Numbers in what losses and strategies have of their own that they had not before; `known` is brought up.
+
+    A loss's by `term.module.parameter`, a strategy's by `strategy.module`.
+    """
+    now = {f"{term.name}.{name}": each.numel() for term in parts.terms for name, each in term.loss.named_parameters()}
+    for strategy, own in strategies(parts, scenario):
+        now |= {f"{strategy}.{name}": parameter_count(each) for name, each in own.named_children()}
     made = {name: count for name, count in now.items() if known.get(name) != count}
     known.update(now)
     return made
@@ -266,6 +284,7 @@ def _block(each: dict[str, Any]) -> list[str]:
         view += " before it is made strong" if teacher["sees"] == "weak" else ""
         how = ", answers recalled" if teacher["recalled"] else ""
         lines.append(f"{name} sees {view}, knows {classes(teacher['classes'])}{how}")
+    lines += [f"at its end, {name} changes the student" for name in each["at_end"]]
     lines += [
         f"phase {phase['name']}: up to {phase['rows']:,} rows, {phase['steps']:,} steps, trains {phase['trains']}; "
         f"multiply-accumulates a step: student {phase['macs_per_step'] / 1e6:,.1f}M"

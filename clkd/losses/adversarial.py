@@ -36,6 +36,7 @@ class Adversarial(Loss):
     The value is the discriminator's: log 2 = 0.69 where it is at a loss, less where it tells them apart. It is no
     measure of how well the student does.
 
+    >>> import torch
     >>> loss, side, i = Adversarial(hidden=(1,)), Spec(class_ids=(0,), born=(0,)), torch.tensor([0])
     >>> loss.bind(side, side)
     >>> for parameter in loss.parameters():

@@ -31,6 +31,8 @@ class LeNetOptions(Options):
 
     width: Positive = 1
     """How many times as many channels and units as the paper's network has."""
+    batch_norm: bool = False
+    """Normalise before each ReLU."""
 
 
 class CifarResNetOptions(Options):

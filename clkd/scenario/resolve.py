@@ -14,7 +14,7 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
     return scenario.model_dump(mode="json")
 
 
-NOT_THE_METHOD = ("name", "seed", "device", "output", "checkpoint", "report", "tracking")
+NOT_THE_METHOD = ("name", "seed", "device", "output", "checkpoint", "report", "shift", "tracking")
 """What differs between runs that are to be averaged: those with one `config_sha` agree in everything else."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from states import assert_same, state
 
 from clkd.engine.execute import execute
@@ -36,6 +37,16 @@ BIG = {"kind": "fit", "model": {"kind": "mlp", "hidden": [24]}, "epochs": 1}
 CNN = {"model": "resnet8", "head": "linear"}
 CROPPED = {**BASE["stream"], "augment": {"crop": 1, "flip": True}}
 XDER = xder()
+SHIPPED = yaml.safe_load((Path(__file__).parents[2] / "scenarios" / "domains" / "composed.yaml").read_text())
+FEW = {"name": "digits", "rows_per_class": 20}
+COMPOSED: dict[str, Any] = {
+    **SHIPPED,
+    "stream": {**SHIPPED["stream"], "dataset": {**SHIPPED["stream"]["dataset"], "of": [FEW, FEW]}},
+    "teachers": {**SHIPPED["teachers"], "external": {"kind": "fit", "model": "lenet", "epochs": 1}},
+    "train": {**TRAIN, "epochs": 1},
+    "tracking": {"mode": "offline"},
+}
+"""The shipped scenario on few rows, with a small teacher."""
 PARTS: dict[str, dict[str, Any]] = {
     "the main one": {},
     "no boundaries": {
@@ -222,6 +233,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "transfer": {"kind": "adabn", "share": 0.5},
         "train": {**TRAIN, "epochs": 1},
     },
+    "a domain without labels, two teachers, replay, a discriminator and fusion": COMPOSED,
     "nearest class means, trained anew, then balanced": {
         "student": {**BASE["student"], "head": "ncm"},
         "memory": {"kind": "class_balanced", "size": 25},

@@ -85,3 +85,14 @@ def test_validate_with_data_finds_what_validate_without_cannot(path: str) -> Non
     assert "ok:" in run(*arguments)[1]
     assert "losses.1: kd_previous has nothing to teach in experience 1 and 1 more" in run(*arguments, "--data")[1]
     assert "ok:" in run(*arguments, "--data", "--set", "losses.1.if_undefined=skip")[1]
+
+
+def test_strategies_say_what_they_own_and_when_they_act(tmp_path: Path) -> None:
+    """A discriminator of 8 → 4 → 1; the fusion at the end adds nothing to the loss."""
+    file, given = tmp_path / "s.yaml", "transfer: [{kind: dann, hidden: [4], weight: 0.5}, interpolate]\n"
+    file.write_text(SCENARIO + given)
+    told = json.loads(run("explain", str(file), "--json")[1])["experiences"]
+    assert told[0]["created"]["dann.discriminator"] == 8 * 4 + 4 + 4 + 1
+    assert all(each["loss"].endswith(" + 0.50·dann") and each["at_end"] == ["interpolate"] for each in told)
+    assert "dann.discriminator" not in told[1]["created"]
+    assert "at its end, interpolate changes the student" in run("explain", str(file))[1]

@@ -29,6 +29,9 @@ SETTINGS = {
     "eeil": ("phases.0.epochs=2",),
     "mir": ("train.batch_size=10",),
     "mas": ("train.optimizer.lr=0.02",),
+    "fixmatch": ("stream.labelled=0.5", "stream.augment={strong: {rotate: 15}}"),
+    "mean_teacher": ("stream.labelled=0.5", "stream.augment={strong: {rotate: 15}}"),
+    "pseudo_label": ("stream.labelled=0.5",),
 }
 
 

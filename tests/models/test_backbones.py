@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from clkd.errors import UserError
 from clkd.models.backbones.base import Backbone
@@ -52,6 +53,15 @@ def test_a_lenet_three_times_as_wide_has_the_parameters_of_its_layers():
     """On 3 × 32 × 32: convolutions of 18 and 48 channels, 360 and 252 units."""
     layers = [(3 * 25, 18), (18 * 25, 48), (48 * 25, 360), (360, 252), (252, 10)]
     assert with_head(LeNet((3, 32, 32), width=3), 10) == sum(n * m + m for n, m in layers) == 548_878
+
+
+def test_a_lenet_with_batch_norm_normalises_what_each_relu_reads():
+    backbone = LeNet((1, 16, 16), batch_norm=True)
+    modules = dict(backbone.named_modules())
+    assert all(isinstance(modules[path], _BatchNorm) for path in backbone.before_relu.values())
+    assert sum(isinstance(each, _BatchNorm) for each in modules.values()) == 4
+    plain = parameter_count(LeNet((1, 16, 16)))
+    assert parameter_count(backbone) == plain + 2 * (6 + 16 + 120 + 84)
 
 
 def test_mlp_without_hidden_layers_is_flattening():
