@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -67,7 +67,7 @@ def test_the_test_file_passes(tmp_path: Path) -> None:
     new("my-kd", "loss", tmp_path)
     (tmp_path / "test_page.py").write_text(TEST)
     words = ["test_page.py", "-q", "-p", "no:cacheprovider"]
-    if not any(entry.value == "clkd.testing.plugin" for entry in entry_points(group="pytest11")):
+    if not any(entry.value == "clkd.testing.plugin" for each in distributions() for entry in each.entry_points):
         words += ["-p", "clkd.testing.plugin"]  # an older installation of clkd, beside its present sources
     path = os.pathsep.join(map(str, [tmp_path / "clkd-my-kd", ROOT]))
     command, here = [sys.executable, "-m", "pytest", *words], {**os.environ, "PYTHONPATH": path}
