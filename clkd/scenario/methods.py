@@ -332,6 +332,7 @@ def fixmatch() -> Fragment:
 def _own_labels(sees: str) -> Fragment:
     """Labels where there are some, elsewhere the student's own decisions; it is asked in eval mode."""
     decisions = {"kind": "hard", "between": ["student", "itself"], "rows": "unlabelled", "threshold": 0.95}
+    decisions["if_undefined"] = "skip"  # where all rows of an experience have labels
     return {
         "teachers": {"itself": {"kind": "ema", "decay": 0, "sees": sees}},
         "losses": ["cross_entropy", decisions],
