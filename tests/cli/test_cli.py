@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from clkd import __version__
-from clkd.cli.main import COMMANDS, main
+from clkd.cli.main import COMMANDS
 from clkd.errors import ClkdError, Interrupted, TrackingError, UserError
 from clkd.registry import KINDS
 
@@ -25,18 +25,6 @@ def plain(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain.yaml").write_text(PLAIN)
     return "plain.yaml"
-
-
-@pytest.fixture
-def clkd(capsys):
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        code = main(list(arguments))
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 HEAVY = ("torch", "torchvision", "mlflow", "avalanche", "sklearn", "numpy", "matplotlib")

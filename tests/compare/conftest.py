@@ -6,8 +6,6 @@ import json
 
 import pytest
 
-from clkd.cli.main import main
-
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
@@ -50,17 +48,5 @@ def make(tmp_path, monkeypatch):
         }
         (home / "result.json").write_text(json.dumps(result))
         return home
-
-    return run
-
-
-@pytest.fixture
-def clkd(capsys):
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        code = main(list(arguments))
-        said = capsys.readouterr()
-        return code, said.out, said.err
 
     return run

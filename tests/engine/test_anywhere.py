@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from states import assert_same, state
+from streams_cut import COMES_AGAIN, NO_BOUNDARIES
 
 from clkd.engine.execute import execute
 from clkd.errors import Interrupted
@@ -50,13 +51,7 @@ COMPOSED: dict[str, Any] = {
 PARTS: dict[str, dict[str, Any]] = {
     "the main one": {},
     "no boundaries": {
-        "stream": {
-            **BASE["stream"],
-            "split": {"by": "class", "experiences": 3, "blur": 20, "fuzzy": 60},
-            "imbalance": {"ratio": 2},
-            "online": True,
-            "boundaries": False,
-        },
+        "stream": {**BASE["stream"], **NO_BOUNDARIES},
         "teachers": {"slow": {"kind": "ema", "decay": 0.9}},
         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
         "memory": {"kind": "reservoir", "size": 20},
@@ -64,7 +59,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "train": {**BASE["train"], "epochs": 1, "keep_optimizer": True},
     },
     "classes that come again": {
-        "stream": {**BASE["stream"], "split": {"by": "repeated", "experiences": 3, "repetition": 0.5, "rows": 40}},
+        "stream": {**BASE["stream"], **COMES_AGAIN},
     },
     "ema": {
         "teachers": {"slow": {"kind": "ema", "decay": 0.9}},

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from states import assert_same, state
+from streams_cut import COMES_AGAIN, NO_BOUNDARIES
 
 from clkd.engine.execute import execute
 from clkd.errors import UserError
@@ -158,20 +159,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "memory": {"kind": "reservoir", "size": 30},
     },
     "no boundaries": {
-        "stream": {
-            **BASE["stream"],
-            "split": {"by": "class", "experiences": 3, "blur": 20, "fuzzy": 60},
-            "imbalance": {"ratio": 2},
-            "online": True,
-            "boundaries": False,
-        },
+        "stream": {**BASE["stream"], **NO_BOUNDARIES},
         "teachers": {"slow": {"kind": "ema", "decay": 0.9}},
         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
         "memory": {"kind": "reservoir", "size": 20},
         "train": {**BASE["train"], "epochs": 1, "keep_optimizer": True},
     },
     "repeated": {
-        "stream": {**BASE["stream"], "split": {"by": "repeated", "experiences": 3, "repetition": 0.5, "rows": 40}},
+        "stream": {**BASE["stream"], **COMES_AGAIN},
         "teachers": {"previous": "previous"},
         "losses": ["cross_entropy", KD, {"kind": "ewc", "weight": 5}],
         "memory": {"kind": "herding", "size": 25},

@@ -14,6 +14,15 @@ from clkd.streams.base import Stream
 REGISTRY = Registry()
 clkd_register_streams(register=REGISTRY.register_for("streams", "clkd.streams", "clkd"))
 
+NO_BOUNDARIES: dict[str, Any] = {
+    "split": {"by": "class", "experiences": 3, "blur": 20, "fuzzy": 60},
+    "imbalance": {"ratio": 2},
+    "online": True,
+    "boundaries": False,
+}
+"""Keys of a scenario's stream, nobody being told where an experience ends."""
+COMES_AGAIN: dict[str, Any] = {"split": {"by": "repeated", "experiences": 3, "repetition": 0.5, "rows": 40}}
+
 
 def cut(store: Store, seed: int = 0, **options: Any) -> Stream:
     stream: Stream = REGISTRY.build(REGISTRY.parse("streams", options), store=store, seed=seed)
