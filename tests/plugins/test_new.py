@@ -20,6 +20,7 @@ from clkd.errors import UserError
 from clkd.scaffold import HOME, KINDS, new
 
 ROOT = Path(__file__).parents[2]
+RUFF = (sys.executable, "-m", "ruff")  # of this environment, which need not be on PATH
 
 
 def names(kind: str) -> str:
@@ -77,9 +78,9 @@ def test_it_is_clean_by_this_repositorys_own_rules(made: Path) -> None:
         "[lint.per-file-ignores]\n'**/tests/**' = ['D', 'ANN']\n"
     )
     for root in sorted(made.glob("clkd-*")):
-        run("ruff", "check", "--no-cache", "--config", ours, ".", cwd=root)
-        run("ruff", "check", "--no-cache", ".", cwd=root)
-        run("ruff", "format", "--no-cache", "--check", ".", cwd=root)
+        run(*RUFF, "check", "--no-cache", "--config", ours, ".", cwd=root)
+        run(*RUFF, "check", "--no-cache", ".", cwd=root)
+        run(*RUFF, "format", "--no-cache", "--check", ".", cwd=root)
     ours.unlink()
 
 
@@ -88,8 +89,8 @@ def test_a_long_and_a_short_name_are_formatted_as_well(tmp_path: Path) -> None:
         for name in ("k9", "some-long-name-of-thirty-signs"):
             new(f"{name}", kind, tmp_path / kind)
     for root in tmp_path.glob("*/*"):
-        run("ruff", "check", "--no-cache", ".", cwd=root)
-        run("ruff", "format", "--no-cache", "--check", ".", cwd=root)
+        run(*RUFF, "check", "--no-cache", ".", cwd=root)
+        run(*RUFF, "format", "--no-cache", "--check", ".", cwd=root)
 
 
 @pytest.mark.parametrize("kind", KINDS)
