@@ -18,6 +18,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
+    SerializationInfo,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -96,15 +97,16 @@ class Part:
     options: Options
     shared: Options | None = None
 
-    def dump(self) -> dict[str, Any]:
-        """The part as plain data, every default filled in."""
-        shared = self.shared.model_dump(mode="json") if self.shared else {}
-        return {SELECTOR.get(self.kind, "kind"): self.name, **shared, **self.options.model_dump(mode="json")}
+    def dump(self, *, brief: bool = False) -> dict[str, Any]:
+        """The part as plain data, every default filled in, or (`brief`) left out."""
+        shared = self.shared.model_dump(mode="json", exclude_defaults=brief) if self.shared else {}
+        own = self.options.model_dump(mode="json", exclude_defaults=brief)
+        return {SELECTOR.get(self.kind, "kind"): self.name, **shared, **own}
 
 
-def dump(value: Part | float) -> Any:
+def dump(value: Part | float, info: SerializationInfo) -> Any:
     """A part (or the number that stands for a constant schedule) as plain data."""
-    return value.dump() if isinstance(value, Part) else value
+    return value.dump(brief=info.exclude_defaults) if isinstance(value, Part) else value
 
 
 SELECTOR = {"datasets": "name", "streams": "by"}
@@ -140,7 +142,7 @@ class PartField:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(
-            self.check, serialization=core_schema.plain_serializer_function_ser_schema(dump)
+            self.check, serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True)
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -180,8 +182,8 @@ class SeveralParts(Part):
 
     members: tuple[Part, ...] = ()
 
-    def dump(self) -> Any:
-        return [member.dump() for member in self.members]
+    def dump(self, *, brief: bool = False) -> Any:
+        return [member.dump(brief=brief) for member in self.members]
 
 
 @dataclass(frozen=True, slots=True)

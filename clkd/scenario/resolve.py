@@ -19,8 +19,13 @@ NOT_THE_METHOD = ("name", "seed", "device", "output", "checkpoint", "report", "s
 
 
 def config_sha(scenario: Scenario) -> str:
-    """A hash of everything in the resolved scenario that may change what is measured, the seed aside."""
-    method = {key: value for key, value in resolved(scenario).items() if key not in NOT_THE_METHOD}
+    """A hash of everything in the scenario that may change what is measured, the seed aside.
+
+    What stands at its default is left out, so that an option which a later version adds does not part its runs from
+    those of today.
+    """
+    told = scenario.model_dump(mode="json", exclude_defaults=True)
+    method = {key: value for key, value in told.items() if key not in NOT_THE_METHOD}
     return hashlib.sha256(json.dumps(method, sort_keys=True).encode()).hexdigest()
 
 
