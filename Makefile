@@ -21,7 +21,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs . build/site
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs -d build/doctrees . build/site
 
 schema: $(VENV)/.installed
 	$(BIN)/clkd schema > scenarios/clkd.schema.json

@@ -41,13 +41,17 @@ def write_reference(app: Sphinx) -> None:
             path.unlink()
 
 
+def place(link: str) -> str:
+    """Where a page lies that docs/index.md links to, as Sphinx writes it."""
+    return f"/{(HERE / link).resolve().relative_to(HERE.parent)}"
+
+
 def grow_navigation(app: Sphinx, name: str, source: list[str]) -> None:
     """Each section of docs/index.md becomes a part of the navigation: the pages that it links to, in its order."""
     if name == root_doc:
         for title, body in re.findall(r"^## (.+)\n((?:(?!## ).*\n?)*)", source[0], re.MULTILINE):
             links = [
-                f"/{(HERE / link).resolve().relative_to(HERE.parent)}"
-                for link in re.findall(r"^- \[[^]]+\]\(([^)]+)\)", body, re.MULTILINE)
+                f"{said} <{place(link)}>" for said, link in re.findall(r"^- \[([^]]+)\]\(([^)]+)\)", body, re.MULTILINE)
             ]
             links += [f"/docs/reference/{page}" for page in pages()] if title == "Reference" else []
             source[0] += "\n".join(["\n```{toctree}", ":hidden:", f":caption: {title}", "", *links, "```\n"])

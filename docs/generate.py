@@ -23,21 +23,21 @@ from clkd.scenario.document import to_yaml
 from clkd.scenario.model import Scenario
 
 GUIDES = {
-    "losses": "losses/response.md",
-    "memories": "memory.md",
-    "retrievals": "memory.md",
-    "transfers": "transfer.md",
-    "teachers": "teachers.md",
-    "heads": "heads.md",
-    "datasets": "data.md",
-    "streams": "streams.md",
-    "schedules": "schedules.md",
-    "gradients": "losses/regularisers.md",
-    "metrics": "metrics.md",
-    "trackers": "tracking.md",
-    "methods": "methods.md",
+    "losses": ("losses/response", "losses/feature", "losses/relation", "losses/adversarial", "losses/regularisers"),
+    "memories": ("memory",),
+    "retrievals": ("memory",),
+    "transfers": ("transfer",),
+    "teachers": ("teachers",),
+    "heads": ("heads",),
+    "datasets": ("howto/own_data", "data"),
+    "streams": ("streams", "domains"),
+    "schedules": ("schedules",),
+    "gradients": ("losses/regularisers",),
+    "metrics": ("metrics",),
+    "trackers": ("tracking",),
+    "methods": ("methods",),
 }
-"""The page that says which of a kind to choose."""
+"""The pages that say which of a kind to choose."""
 MODULES = {
     "Signals, batches, experiences": ("clkd.signals", "clkd.experience", "clkd.context"),
     "Losses": ("clkd.losses.base", "clkd.losses.logits", "clkd.losses.regulariser"),
@@ -85,7 +85,7 @@ def part_page(kind: str, entries: list[Entry]) -> str:
         "too.",
     ]
     if kind in GUIDES:
-        lines += ["", f"Which one to choose: [{GUIDES[kind]}](../{GUIDES[kind]})."]
+        lines += ["", f"Which one to choose: {', '.join(f'[](../{page}.md)' for page in GUIDES[kind])}."]
     if kind in SHARED:
         lines += ["", f"## Keys of every {noun(kind)}", "", *table(SHARED[kind])]
     for entry in entries:

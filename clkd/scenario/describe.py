@@ -74,7 +74,7 @@ def _words(annotation: Any) -> str:
     return _WORDS.get(annotation) or getattr(annotation, "__name__", str(annotation)).removesuffix("Options").lower()
 
 
-_LIMITS = {"gt": "> {:g}", "ge": "≥ {:g}", "lt": "< {:g}", "le": "≤ {:g}", "min_length": "with {} or more",
+_LIMITS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "min_length": "with {} or more",
            "pattern": "like {}"}  # fmt: skip
 
 
