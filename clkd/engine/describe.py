@@ -11,7 +11,7 @@ from clkd.engine.term import STUDENT, Term
 from clkd.memory.base import Memory
 from clkd.models.cost import multiply_accumulates, parameter_count
 from clkd.options import Part
-from clkd.scenario.model import PhaseOptions, Scenario, StreamOptions, TrainOptions
+from clkd.scenario.model import Augment, PhaseOptions, Scenario, StreamOptions, TrainOptions
 from clkd.schedules.base import Schedule
 from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
@@ -97,6 +97,7 @@ def _arrival(options: StreamOptions, stream: Stream) -> str:
         *(f"{name} {value:g} %" for name, value in percent if value),
         *(["imbalanced"] if options.imbalance else []),
         *(["online"] if options.online else []),
+        *([options.augment.mix.kind] if isinstance(options.augment, Augment) and options.augment.mix else []),
         *([] if options.boundaries else ["no boundaries"]),
     ]
     names = ", ".join(experience.name for experience in stream[:6]) + (", …" if len(stream) > 6 else "")
