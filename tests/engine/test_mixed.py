@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import clkd.losses
 from clkd.data.augment import Augment
 from clkd.data.mix import Mix
 from clkd.data.strong import Strong
@@ -19,6 +22,7 @@ from clkd.engine.step import Step
 from clkd.engine.term import Side, Term
 from clkd.errors import UserError
 from clkd.experience import Experience
+from clkd.losses.base import Loss
 from clkd.losses.classification import CrossEntropy
 from clkd.losses.response import KD
 from clkd.memory.reservoir import Reservoir
@@ -143,10 +147,9 @@ def test_who_takes_a_mixed_row_for_one_of_a_single_class_is_refused(
 
 def test_no_loss_inherits_that_it_reads_mixed_rows() -> None:
     """Who overrides `forward` has to say so again."""
-    import clkd.losses.base
-
-    PLUGINS.registry.names("losses")
-    known, found = [clkd.losses.base.Loss], []
+    for module in pkgutil.iter_modules(clkd.losses.__path__):
+        importlib.import_module(f"clkd.losses.{module.name}")
+    known, found = [Loss], []
     while known:
         loss = known.pop()
         known += loss.__subclasses__()
