@@ -30,6 +30,14 @@ from clkd.options import (
 Positive = Annotated[int, Field(gt=0)]
 
 
+CHANGES = ("rotate", "shear", "translate", "brightness", "contrast", "posterize", "solarize", "cutout", "noise")
+"""What makes a view strong."""
+
+
+def _by_its_kind(raw: Any) -> Any:
+    return {"kind": raw} if isinstance(raw, str) else raw
+
+
 class Strong(Options):
     """Stronger changes, on top of the view that crop and flip gave. Each row draws its own."""
 
@@ -37,20 +45,44 @@ class Strong(Options):
     """Turn by up to so many degrees, either way."""
     brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Add up to so much to all pixels, or take it away, where black is 0 and white is 1."""
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    """Slant by up to so many degrees, either way."""
+    translate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Move down or up, and right or left, by up to so much of the side."""
     contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Multiply the distance of pixels from the row's mean by 1 ± up to so much."""
+    posterize: Annotated[int, Field(ge=0, le=7)] = 0
+    """Take away so many of the 8 bits of each pixel."""
+    solarize: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Invert what is brighter than a threshold, which lies up to so far below white."""
     cutout: Annotated[int, Field(ge=0)] = 0
     """Paint over a square of so many pixels a side, at a random place, with the data's mean."""
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Add normal noise of this deviation, in deviations of the data: the one change that vectors know."""
+    choose: Positive | None = None
+    """Of all these, make so many of each row, drawn for it, as RandAugment does; by default all of them."""
     rows: Literal["all", "unlabelled"] = "all"
     """Which rows the student sees like this; others it sees in the weak view, as FixMatch does with labelled ones."""
 
     @model_validator(mode="after")
     def _changes(self) -> Strong:
-        if not any((self.rotate, self.brightness, self.contrast, self.cutout, self.noise)):
-            raise ValueError("a strong view changes something: give rotate, brightness, contrast, cutout or noise")
+        given = [name for name in CHANGES if getattr(self, name)]
+        if not given:
+            raise ValueError(f"a strong view changes something: give {', '.join(CHANGES[:-1])} or {CHANGES[-1]}")
+        if self.choose is not None and self.choose > len(given):
+            raise ValueError(f"cannot choose {self.choose} of {len(given)} changes, which are {', '.join(given)}")
         return self
+
+
+class Mix(Options):
+    """Mixing rows with each other: each new row with a new one, each replayed one with one of its draw."""
+
+    kind: Literal["mixup", "cutmix"]
+    """`mixup` blends both rows' pixels; `cutmix` pastes a box of the other one."""
+    alpha: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """A row's own share is drawn from Beta(alpha, alpha): at 1 each is equally likely, near 0 all are near 0 or 1."""
+    rows: Literal["all", "new"] = "all"
+    """Which rows are mixed."""
 
 
 class Augment(Options):
@@ -66,6 +98,8 @@ class Augment(Options):
     strong: Strong | None = None
     """What is done to the student's view beside; drawn anew each time. A teacher sees the view without it if it says
     `sees: weak`."""
+    mix: Annotated[Mix | None, BeforeValidator(_by_its_kind)] = None
+    """Mix rows with each other (`mixup`, `cutmix`, or options), before they are made strong; all see them mixed."""
 
 
 MOST_DRAWS = 100

@@ -274,6 +274,17 @@ PARTS: dict[str, dict[str, Any]] = {
     "streamed rows, fixed views": {
         "stream": {**CROPPED, "resident": False, "augment": {**CROPPED["augment"], "views": 2}},
     },
+    "mixed rows, chosen changes": {
+        "stream": {
+            **CROPPED,
+            "augment": {
+                "crop": 1,
+                "mix": "cutmix",
+                "strong": {"rotate": 20, "solarize": 0.5, "cutout": 2, "choose": 2},
+            },
+        },
+        "transfer": "none",
+    },
     "a convolutional network, views drawn anew": {"student": CNN, "stream": CROPPED, "train": {**TRAIN, "epochs": 1}},
     "bf16, clipped, kept adam": {
         "train": {
