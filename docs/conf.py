@@ -53,7 +53,11 @@ def grow_navigation(app: Sphinx, name: str, source: list[str]) -> None:
             links = [
                 f"{said} <{place(link)}>" for said, link in re.findall(r"^- \[([^]]+)\]\(([^)]+)\)", body, re.MULTILINE)
             ]
-            links += [f"/docs/reference/{page}" for page in pages()] if title == "Reference" else []
+            if title == "Reference":
+                links += [f"/docs/reference/{page}" for page in pages()]
+                links += [
+                    f"/{page.relative_to(HERE.parent)}" for page in sorted(HERE.parent.glob("plugins/*/README.md"))
+                ]
             source[0] += "\n".join(["\n```{toctree}", ":hidden:", f":caption: {title}", "", *links, "```\n"])
 
 
