@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 import click
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from clkd import hooks
 from clkd.cli.main import COMMANDS, cli
@@ -20,7 +21,7 @@ from clkd.plugins import isolated
 from clkd.registry import KINDS, Entry, noun
 from clkd.scenario.describe import describe_options
 from clkd.scenario.document import to_yaml
-from clkd.scenario.model import Scenario
+from clkd.scenario.model import DEFAULTS, Scenario
 
 GUIDES = {
     "losses": ("losses/response", "losses/feature", "losses/relation", "losses/adversarial", "losses/regularisers"),
@@ -77,29 +78,22 @@ def slug(title: str) -> str:
 
 def part_page(kind: str, entries: list[Entry]) -> str:
     """All built-in parts of a kind, with the options of each."""
-    key = SELECTOR.get(kind, "kind")
+    named = (
+        "`method`" if kind == "methods" else f"its bare name, or by `{SELECTOR.get(kind, 'kind')}` beside its options"
+    )
     lines = [
         f"# {kind.capitalize()}",
         "",
-        f"Named in a scenario by `{key}`. `clkd list {kind}` lists them, those of plugins",
-        "too.",
+        f"Named in a scenario by {named}. `clkd list {kind}` lists those of plugins, too.",
     ]
     if kind in GUIDES:
         lines += ["", f"Which one to choose: {', '.join(f'[](../{page}.md)' for page in GUIDES[kind])}."]
     if kind in SHARED:
         lines += ["", f"## Keys of every {noun(kind)}", "", *table(SHARED[kind])]
     for entry in entries:
-        lines += [
-            "",
-            f"({kind}-{entry.name})=",
-            f"## `{entry.name}`",
-            "",
-            f"{entry.summary[:1].upper()}{entry.summary[1:]}.",
-        ]
-        lines += [
-            "",
-            *(["```yaml", to_yaml(entry.load()).rstrip(), "```"] if kind == "methods" else table(entry.options)),
-        ]
+        lines += ["", f"({kind}-{entry.name})=", f"## `{entry.name}`", ""]
+        lines += [f"{entry.summary[:1].upper()}{entry.summary[1:]}.", ""]
+        lines += ["```yaml", to_yaml(entry.load()).rstrip(), "```"] if kind == "methods" else table(entry.options)
         lines += ["", *_docstring(entry)]
     return "\n".join(lines) + "\n"
 
@@ -114,17 +108,32 @@ def _docstring(entry: Entry) -> list[str]:
 
 
 def table(model: type[BaseModel], places: dict[type[BaseModel], str] | None = None) -> list[str]:
-    """The options of a config model, one a line."""
+    """The options of a config model, one a line; on the scenario's page, which has `places`, with links."""
     told = describe_options(model)
     if not told:
         return ["No options."]
     rows = ["| key | type | default | |", "|---|---|---|---|"]
     for option in told:
-        default = "required" if option["required"] else f"`{option['default']}`"
-        inner = [each for each in models_in(model.model_fields[option["name"]].annotation) if places and each in places]
-        keys = "".join(f" Keys: [`{places[each]}`](#{places[each]})." for each in inner) if places else ""
-        rows.append(row(f"`{option['name']}`", option["type"], default, option["doc"] + keys))
+        name, filled = option["name"], DEFAULTS if model is Scenario else {}
+        default = to_yaml(filled[name], flow=True).strip() if name in filled else option["default"]
+        links = "" if places is None else leads(model.model_fields[name], places)
+        rows.append(
+            row(f"`{name}`", option["type"], "required" if default is None else f"`{default}`", option["doc"] + links)
+        )
     return rows
+
+
+def leads(info: FieldInfo, places: dict[type[BaseModel], str]) -> str:
+    """Where the keys of what stands in a field are told."""
+    models = [f"[`{places[each]}`](#{places[each]})" for each in models_in(info.annotation)]
+    parts = [f"[{kind}]({kind}.md)" for kind in parts_in([info.annotation, *info.metadata])]
+    return "".join(f" See {each}." for each in (*models, *parts))
+
+
+def parts_in(marks: Iterable[Any]) -> Iterator[str]:
+    """The kinds of parts within a field's type."""
+    for each in marks:
+        yield from [each.kind] if isinstance(each, PartField) else parts_in(get_args(each))
 
 
 def row(*cells: str) -> str:
@@ -196,7 +205,7 @@ def command_page() -> str:
     """What each command says of itself by `--help`."""
     lines = ["# Commands", "", "As `clkd COMMAND --help` prints it."]
     for words, command in commands():
-        context = click.Context(command, info_name=words, max_content_width=100)
+        context = click.Context(command, info_name=words, terminal_width=96)
         lines += ["", f"## `{words}`", "", "```text", command.get_help(context), "```"]
     return "\n".join(lines) + "\n"
 

@@ -97,7 +97,9 @@ def test_a_key_says_its_type_range_and_default() -> None:
     assert "| `clip_norm` | number > 0, or null | `null` |" in page
     assert "| `on_nan` | stop \\| skip | `stop` |" in page
     assert "| `optimizer` | optimizer | required | An optimizer of torch" in page
-    assert "Keys: [`train.optimizer`](#train.optimizer)." in page
+    assert "See [`train.optimizer`](#train.optimizer)." in page
+    assert "| `memory` | memory | `none` | What is kept of the past and replayed" in page
+    assert "(`clkd list memories`). See [memories](memories.md). |" in page
 
 
 def test_every_command_and_option_is_there_and_says_what_it_does() -> None:
