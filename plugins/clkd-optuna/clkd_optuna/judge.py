@@ -83,6 +83,19 @@ class Judge:
         scores = [self._of(settings, seed) for seed in self.seeds]
         return Score(sum(score.accuracy for score in scores) / len(scores), sum(score.rows for score in scores))
 
+    def check(self) -> None:
+        """Look at the stream before anything is trained.
+
+        Raises:
+            UserError: the scenario cannot be trained, or the experience is not there or has no rows to tell by.
+        """
+        stream = execute(RunRequest(self.scenario, self.always, dry_run=True, quiet=True), self.plugins)["stream"]
+        if self.experience >= len(stream) or not stream[self.experience]["validation"]:
+            raise self._nothing()
+
+    def _nothing(self) -> UserError:
+        return UserError(f"--experience {self.experience}: there is none, or it has no labelled rows to hold out")
+
     def _of(self, settings: tuple[str, ...], seed: int | None) -> Score:
         origin = f"{self._base(seed)}@{self.experience - 1}" if self.experience else None
         try:
@@ -99,7 +112,7 @@ class Judge:
             self.plugins.manager.unregister(listener)
             shutil.rmtree(directory, ignore_errors=True)
         if listener.heard is None:
-            raise UserError(f"--experience {self.experience}: there is none, or it has no labelled validation rows")
+            raise self._nothing()
         return listener.heard
 
     def _base(self, seed: int | None) -> Path:

@@ -114,6 +114,7 @@ def search(wanted: Wanted, plugins: Plugins, tell: Tell) -> Chosen:
         limit_batches=wanted.limit_batches,
     )
     _refuse_wrong(wanted, space, axis, judge, plugins)
+    judge.check()
     study = Study(out, about)
     low = () if axis is None else (as_setting(axis.place, _ends(axis).low),)
     study.run(wanted.trials if space.axes else 1, space, lambda settings: judge((*low, *settings)), tell)
