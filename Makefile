@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SCENARIO ?= scenarios/split_cifar.yaml
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: run test slow lint schema clean
+.PHONY: run test slow plugins lint schema clean
 
 run: $(VENV)/.installed
 	$(BIN)/clkd run $(SCENARIO)
@@ -14,6 +15,15 @@ test: $(VENV)/.installed
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# First-party plugins: each by its own tests, then all parts by the laws. What they need is no part of `make test`.
+plugins: $(VENV)/.plugins
+	set -e; for each in $(PLUGINS); do (cd $$each && $(abspath $(BIN))/python -m pytest); done
+	$(BIN)/clkd plugin check
+
+$(VENV)/.plugins: $(VENV)/.installed constraints.txt $(wildcard plugins/*/pyproject.toml)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PLUGINS:%=--editable './%[test]')
+	touch $@
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
