@@ -64,7 +64,7 @@ class TimmTeacherOptions(ExternalOptions):
     """Its name in timm, perhaps with the tag of its weights."""
     pretrained: bool = False
     """Timm's own weights, out of the hub's cache or from the network."""
-    checkpoint: str | None = None
+    checkpoint: Annotated[str | None, Field(examples=["weights.safetensors"])] = None
     """A local file of weights, as of the model `timm`."""
     arguments: Arguments = Field(default_factory=dict)
     """What else timm's constructor is given."""
