@@ -7,7 +7,7 @@ PLUGGED := $(VENV)/plugins
 PLACE := import sysconfig; place = sysconfig.get_path('purelib')
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: run test slow plugins lint schema clean
+.PHONY: run test slow plugins lint docs schema clean
 
 run: $(VENV)/.installed
 	$(BIN)/clkd run $(SCENARIO)
@@ -36,6 +36,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs -d build/doctrees . build/site
+
 schema: $(VENV)/.installed
 	$(BIN)/clkd schema > scenarios/clkd.schema.json
 
@@ -45,4 +48,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build docs/reference *.egg-info
