@@ -32,6 +32,7 @@ COMMANDS = (
     "cache",
     "track",
     "report",
+    "ui",
     "reproduce",
     "doctor",
 )

@@ -60,7 +60,7 @@ def check_reachable(uri: str) -> None:
             that cannot be opened.
     """
     if uri.startswith(SQLITE):
-        _check_database(_database(uri))
+        _check_database(database_of(uri))
     if not is_server(uri):
         return
     parts = urlsplit(uri)
@@ -137,6 +137,15 @@ def impatient() -> Iterator[None]:
         _impatience.end()
 
 
+def leftover() -> tuple[str, str] | None:
+    """A file store of an older MLflow right here, which nobody reads any more: what it is, and what to do."""
+    path = Path("mlruns")
+    if not any(path.glob("*/meta.yaml")):
+        return None
+    remedy = f"mlflow migrate-filestore --source {path.absolute()} --target {SQLITE}mlflow.db, or delete it"
+    return "./mlruns is a file store of an older MLflow, which nobody reads here", remedy
+
+
 def open_client(uri: str) -> MlflowClient:
     """A client of the store that keeps quiet."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -147,7 +156,7 @@ def open_client(uri: str) -> MlflowClient:
         logger.setLevel(max(logger.level, logging.WARNING))
     if not uri.startswith(SQLITE):
         return MlflowClient(tracking_uri=uri)
-    database = _database(uri)
+    database = database_of(uri)
     with alone(database.with_name(f".{database.name}.lock"), f"opening {database}"):  # MLflow's own first start races
         return MlflowClient(tracking_uri=uri)
 
@@ -178,8 +187,9 @@ def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
 def _artifacts(name: str, uri: str) -> str | None:
     if not uri.startswith(SQLITE):
         return None
-    return (_database(uri).parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", name)).as_uri()
+    return (database_of(uri).parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", name)).as_uri()
 
 
-def _database(uri: str) -> Path:
+def database_of(uri: str) -> Path:
+    """The file of a SQLite store."""
     return Path(uri.removeprefix(SQLITE).partition("?")[0])
