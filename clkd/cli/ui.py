@@ -23,6 +23,8 @@ from clkd.tracking import store
 from clkd.tracking.server import free_port, serving, url
 
 DATABASE = "mlflow.db"
+TRAINING = "?workflowType=machine_learning"
+"""MLflow's pages are about language models otherwise."""
 ENDINGS = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -112,7 +114,7 @@ def _of_run(directory: RunDirectory, uri: str | None) -> Place:
     noted = _noted(directory)
     chosen = store.resolve_uri(uri, noted.get("uri"))
     if chosen == noted.get("uri") and "run_id" in noted:
-        return Place(chosen, f"/#/experiments/{noted['experiment_id']}/runs/{noted['run_id']}")
+        return Place(chosen, f"/#/experiments/{noted['experiment_id']}/runs/{noted['run_id']}{TRAINING}")
     if not noted:
         near = shlex.quote(os.path.relpath(directory.path))
         raise UserError(f"{directory.path} was not recorded in MLflow: bring it in by: clkd track sync {near}")
@@ -126,7 +128,7 @@ def _latest_experiment(uri: str) -> str:
     for directory, _ in sorted(runs, key=lambda run: run[1], reverse=True):
         noted = _noted(directory)
         if noted.get("uri") == uri and "experiment_id" in noted:
-            return f"/#/experiments/{noted['experiment_id']}"
+            return f"/#/experiments/{noted['experiment_id']}/runs{TRAINING}"
     return ""
 
 

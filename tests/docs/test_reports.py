@@ -18,7 +18,7 @@ from clkd.page.transferred import MOST_CLASSES
 PAGE = (Path(__file__).parents[2] / "docs" / "reports.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["report"])
+@pytest.mark.parametrize("name", ["report", "ui"])
 def test_every_option_is_on_the_page(name):
     command = cli.get_command(None, name)
     options = {name for each in command.params if isinstance(each, Option) for name in each.opts}
@@ -30,7 +30,7 @@ def test_every_command_shown_is_one_that_click_takes():
     lines = [line.partition("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
              for line in block.splitlines()]  # fmt: skip
     words = [shlex.split(line)[1:] for line in lines if line.startswith("clkd ")]
-    assert len(words) >= 5
+    assert len(words) >= 8
     for name, *rest in words:
         cli.get_command(None, name).make_context(name, rest)
 

@@ -77,16 +77,9 @@ class Browser:
         return found
 
     def wait_for(self, words: str, seconds: float = 60) -> None:
-        """Until these words can be read."""
-        self.wait("return document.body.innerText.includes(arguments[0])", words, seconds=seconds)
-
-    def click(self, selector: str, words: str) -> None:
-        """On the first element of this kind with exactly these words."""
-        script = (
-            "const found = [...document.querySelectorAll(arguments[0])].find(e => e.innerText.trim() === arguments[1]);"
-            "if (found) found.click(); return !!found"
-        )
-        self.wait(script, selector, words)
+        """Until these words can be read, whatever space is between them."""
+        script = "return document.body.innerText.replace(/\\s+/g, ' ').includes(arguments[0])"
+        self.wait(script, words, seconds=seconds)
 
     def save(self, path: Path, whole: bool = False) -> None:
         """A picture of the window, or of the whole page."""
