@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SCENARIO ?= scenarios/split_cifar.yaml
 
-.PHONY: run test slow lint schema clean
+.PHONY: run test slow lint docs schema clean
 
 run: $(VENV)/.installed
 	$(BIN)/clkd run $(SCENARIO)
@@ -20,6 +20,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs -d build/doctrees . build/site
+
 schema: $(VENV)/.installed
 	$(BIN)/clkd schema > scenarios/clkd.schema.json
 
@@ -29,4 +32,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build docs/reference *.egg-info

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from clkd.context import Context
 from clkd.data.augment import Augment
+from clkd.data.mix import Mix
 from clkd.data.store import Store
 from clkd.data.strong import Strong
 from clkd.engine.alignment import request_layers
@@ -204,7 +205,11 @@ class Composer:
         if options.strong:
             strong = Strong(store.mean, store.std, **options.strong.model_dump())
             strong.refuse_vectors(store.shape)
-        augment = Augment(store.mean, store.std, options.crop, options.flip, options.views, strong)
+        mix = None
+        if options.mix:
+            mix = Mix(**options.mix.model_dump())
+            mix.refuse_vectors(store.shape)
+        augment = Augment(store.mean, store.std, options.crop, options.flip, options.views, strong, mix)
         return augment.to(self.device)
 
     def _peers(self, context: Context) -> dict[str, Student]:

@@ -24,6 +24,7 @@ from clkd.engine.guard import NonFiniteError
 from clkd.engine.job import Job, open_job
 from clkd.engine.loop import Loop, is_check
 from clkd.engine.phases import Phases
+from clkd.engine.planned import planned_steps
 from clkd.engine.provenance import fitting
 from clkd.engine.report import Reporter
 from clkd.engine.retrace import retrace
@@ -103,6 +104,9 @@ class _Execution:
         self.hook = (plugins.manager if ranks.first else plugin_manager()).hook
         self.make_run = partial(_make_run, job, composed, request.command, composer.device, plugins)
         self.run = self.make_run()
+        self.run.planned = planned_steps(
+            job.scenario.train, composed.stream[: request.limit_experiences], job.limit_batches
+        )
         self.trackers = build_trackers(job.scenario, plugins.registry, request.quiet) if ranks.first else Trackers(())
         self.loop = Loop(
             composed.parts,

@@ -13,8 +13,8 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from pages import Page
 from processes import clkd as process
+from webpage import Page
 
 from clkd.page import document, tables
 from clkd.page.story import Story

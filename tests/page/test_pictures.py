@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from matplotlib import colormaps
-from pages import Page
 from PIL import Image
+from webpage import Page
 
 from clkd.page.bitmap import data_uri
 from clkd.page.chart import Curve, _ticks, bars, curves, stacks

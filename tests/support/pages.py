@@ -1,55 +1,60 @@
-"""What reads an HTML page, strictly."""
+"""What pages show: their code blocks, and the commands in them."""
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from clkd.page.markup import VOID
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    [ROOT / "README.md", *DOCS.glob("*.md"), *(DOCS / "losses").glob("*.md"), *(DOCS / "howto").glob("*.md")]
+)
+"""All that are written by hand and show code."""
+FENCE = re.compile(
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+SEPARATORS = re.compile(r"\s[>|]\s.*")
 
 
-class Page(HTMLParser):
-    """A page as a browser takes it apart: `elements` with their attributes, `text`, `tables` by caption."""
+@dataclass(frozen=True)
+class Block:
+    """A code block. `reason` says why nobody runs it, if nobody does."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.said: list[str] = []
-        self.tables: dict[str, list[list[str]]] = {}
-        self._open: list[str] = []
-        self._caption = ""
-        self.feed(text)
-        self.close()
-        assert not self._open, self._open
+    page: Path
+    line: int
+    language: str
+    text: str
+    reason: str | None
 
-    def handle_starttag(self, name, attributes):
-        self.elements.append((name, {key: value or "" for key, value in attributes}))
-        if name not in VOID:
-            self._open.append(name)
-        if name == "caption":
-            self._caption = ""
-        elif name == "tr":
-            self.tables.setdefault(self._caption, []).append([])
-        elif name in ("td", "th"):
-            self.tables[self._caption][-1].append("")
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
 
-    def handle_endtag(self, name):
-        assert self._open.pop() == name, f"{name} is closed, but was not opened last"
+    def commands(self) -> list[list[str]]:
+        """The words of each line, without comments, prompts, variables before it and what follows `>` or `|`."""
+        text = self.text.replace("\\\n", " ")
+        if self.language == "console":
+            text = "\n".join(line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ "))
+        lines = (shlex.split(SEPARATORS.sub("", line), comments=True) for line in text.splitlines())
+        return [words for words in map(_without_variables, lines) if words]
 
-    def handle_data(self, data):
-        self.said.append(data)
-        if "caption" in self._open:
-            self._caption += data
-        elif {"td", "th"} & set(self._open):
-            self.tables[self._caption][-1][-1] += data
 
-    @property
-    def text(self):
-        return "".join(self.said)
+def blocks(page: Path, language: str | None = None) -> list[Block]:
+    """The blocks of a page, in their order."""
+    return [block for block in _blocks(page) if language in (None, block.language)]
 
-    def table(self, words):
-        """The one whose caption holds these words, without its head."""
-        (found,) = [rows for caption, rows in self.tables.items() if words in caption]
-        return found[1:]
 
-    def all(self, name):
-        return [attributes for element, attributes in self.elements if element == name]
+def _blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in FENCE.finditer(text):
+        line = text.count("\n", 0, found.start("language")) + 1
+        yield Block(page, line, found["language"], found["text"], found["reason"])
+
+
+def _without_variables(words: list[str]) -> list[str]:
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    return words

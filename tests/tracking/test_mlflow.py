@@ -411,6 +411,7 @@ def test_mlflows_own_patience_is_put_back(monkeypatch):
 # Manners
 
 
+@pytest.mark.slow
 def test_mlflow_keeps_quiet_and_our_warnings_do_not(tmp_path):
     """A first use makes the schema, with hundreds of lines if one lets it."""
     code = """
