@@ -10,7 +10,7 @@ from clkd.page.colours import line
 from clkd.page.markup import Markup, tag
 
 WIDTH, HEIGHT = 440, 260
-LEFT, RIGHT, TOP, BOTTOM = 40, 6, 28, 40
+LEFT, RIGHT, TOP, BOTTOM = 40, 6, 34, 40
 INSIDE = 12
 """Room between the axes and the first and last point."""
 DOTS = 60
