@@ -157,6 +157,20 @@ def test_nothing_heavy_is_loaded(home):
     assert done.stdout.splitlines()[-1] == "[] 0"
 
 
+def test_a_resumed_run_keeps_the_confusion_of_one_that_was_never_stopped(home):
+    words = ["--tracking", "off", "-q"]
+    done = process("run", "told.yaml", *words, "--set", "output=runs/cut", "--limit-experiences", "1", cwd=home)
+    assert done.returncode == 0, done.stderr
+    done = process("run", "--resume", "runs/cut", *words, cwd=home)
+    assert done.returncode == 0, done.stderr
+    first, cut = (
+        [path.read_text() for path in sorted((home / "runs" / name / "confusion").iterdir())]
+        for name in ("first", "cut")
+    )
+    assert len(first) == 3
+    assert first == cut
+
+
 # Runs in whatever state
 
 
