@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
@@ -53,7 +52,7 @@ def command(where: str | None, port: int, host: str, opened: bool, tracking_uri:
         click.echo(f"clkd: {found[0]}: {found[1]}", err=True)
     if store.is_server(place.uri):
         store.check_reachable(place.uri)
-        _tell(f"{_without_password(place.uri)}{place.page}", opened)
+        _tell(f"{store.plain(place.uri).rstrip('/')}{place.page}", opened)
         return 0
     _check_there(place.uri)
     return _serve(place, host, free_port(host, port), opened)
@@ -61,7 +60,7 @@ def command(where: str | None, port: int, host: str, opened: bool, tracking_uri:
 
 def _serve(place: Place, host: str, port: int, opened: bool) -> int:
     """Until it is stopped."""
-    click.echo(f"starting MLflow on {place.uri} (Ctrl-C ends it)", err=True)
+    click.echo(f"starting MLflow on {store.plain(place.uri)} (Ctrl-C ends it)", err=True)
     with _told_to_end():
         try:
             with serving(place.uri, host, port) as server:
@@ -113,12 +112,12 @@ def _of_run(directory: RunDirectory, uri: str | None) -> Place:
     """Where a run was recorded, unless another store is named: of that, only the front page is known."""
     noted = _noted(directory)
     chosen = store.resolve_uri(uri, noted.get("uri"))
-    if chosen == noted.get("uri") and "run_id" in noted:
-        return Place(chosen, f"/#/experiments/{noted['experiment_id']}/runs/{noted['run_id']}{TRAINING}")
-    if not noted:
+    if "run_id" not in noted:
         near = shlex.quote(os.path.relpath(directory.path))
         raise UserError(f"{directory.path} was not recorded in MLflow: bring it in by: clkd track sync {near}")
-    click.echo(f"clkd: the run was recorded in {noted.get('uri')}; this is {chosen}", err=True)
+    if chosen == noted["uri"]:
+        return Place(chosen, f"/#/experiments/{noted['experiment_id']}/runs/{noted['run_id']}{TRAINING}")
+    click.echo(f"clkd: the run was recorded in {store.plain(noted['uri'])}; this is {store.plain(chosen)}", err=True)
     return Place(chosen)
 
 
@@ -140,13 +139,6 @@ def _noted(directory: RunDirectory) -> dict[str, Any]:
 
 def _check_there(uri: str) -> None:
     """MLflow would make an empty one."""
-    if not uri.startswith(store.SQLITE):
-        return
-    path = store.database_of(uri)
-    if not path.is_file() or path.stat().st_size == 0:
+    path = store.database(uri)
+    if path and (not path.is_file() or path.stat().st_size == 0):
         raise UserError(f"there is no MLflow store {path} yet: `clkd run` makes it, or name another by --tracking-uri")
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")

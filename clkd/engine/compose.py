@@ -61,6 +61,7 @@ from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
 from clkd.teachers.member import Member
 from clkd.teachers.network import Snapshot
+from clkd.tracking.fetch import fetch
 from clkd.transfer.base import Transfer
 from clkd.transfer.several import Several
 from clkd.view import View, view_of
@@ -314,6 +315,7 @@ class Composer:
             network=network,
             fit=lambda net, options, teacher=None: fit(net, options, named, anew, self.on_step, teacher),
             finished=lambda wanted: finished(wanted, self.cache, self.base),
+            fetched=lambda model, into: fetch(model, self.scenario.tracking.uri, into),
             rebuilt=lambda about, class_ids: self._rebuilt(about, class_ids, context),
             extended=material.extended,
             kept=self.kept,

@@ -20,9 +20,13 @@ def epochs_of(options: TrainOptions, rows: int, limit: int | None = None) -> tup
     """
     whole, rest = divmod(rows, options.batch_size)
     steps = whole + (rest > 0 and (whole == 0 or not options.drop_last))
-    return max(options.epochs, math.ceil(options.min_steps / steps)), min(steps, limit or steps)
+    epochs = max(options.epochs, math.ceil(options.min_steps / max(steps, 1)))
+    return epochs, min(steps, limit or steps)
 
 
 def planned_steps(options: TrainOptions, stream: Iterable[Experience], limit: int | None = None) -> int:
-    """Steps of all experiences together. What phases add, and what is held out for them, is not counted."""
+    """Steps of all experiences together, of those whose data is still there.
+
+    What phases add, and what is held out for them, is not counted.
+    """
     return sum(math.prod(epochs_of(options, len(experience.train), limit)) for experience in stream)

@@ -8,6 +8,7 @@ import shlex
 from clkd.page.markup import Content, Markup, tag
 from clkd.page.story import Story
 from clkd.page.tables import facts, folded
+from clkd.tracking.store import plain
 
 PACKAGES = ("python", "platform", "torch", "mlflow", "numpy")
 
@@ -66,4 +67,5 @@ def _versions(installed: str) -> list[tuple[str, Content]]:
 
 def _mlflow(story: Story) -> str | None:
     noted = (story.manifest.get("tracking") or {}).get("mlflow") or {}
-    return f"{noted['uri']}, run {noted['run_id']}" if "run_id" in noted else noted.get("uri")
+    uri = plain(noted["uri"]) if "uri" in noted else None
+    return f"{uri}, run {noted['run_id']}" if "run_id" in noted else uri

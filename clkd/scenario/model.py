@@ -413,6 +413,9 @@ def _shift(raw: Any) -> Any:
     return ShiftOptions() if raw is True else raw
 
 
+RegisteredName = Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")]
+
+
 class TrackingOptions(Options):
     """Where the run is recorded beside its own directory."""
 
@@ -427,8 +430,23 @@ class TrackingOptions(Options):
     """One nested run per experience."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Tags for the run in MLflow, beside those that clkd sets."""
+    system_metrics: Annotated[float, Field(ge=1)] | bool = False
+    """Sample what the machine is busy with, every so many seconds; `true` is every 10 (needs psutil)."""
+    log_model: Literal["none", "final", "each"] = "none"
+    """Export the student, after the stream's last experience or after each, as a model that loads without clkd."""
+    register_as: RegisteredName | bool = True
+    """The name in MLflow's registry that its versions get; `true` is the scenario's name, `false` registers none."""
+    alias: str | None = "champion"
+    """The registry's alias that moves to the newest version; `null` leaves all where they are."""
     trackers: tuple[TrackerPart, ...] = ()
     """Further trackers, from plugins."""
+
+    @field_validator("alias")
+    @classmethod
+    def _an_alias(cls, alias: str | None) -> str | None:
+        if alias is not None and (not re.fullmatch(r"[\w-]+", alias) or re.fullmatch(r"latest|[vV][0-9]+", alias)):
+            raise ValueError("give letters, digits, _ and -, but not 'latest' or a version such as 'v1'; or null")
+        return alias
 
 
 class Scenario(Options):

@@ -222,7 +222,7 @@ class TorchvisionOptions(ExternalOptions):
 
 
 class MlflowOptions(ExternalOptions):
-    """A model out of MLflow's registry or a run: `models:/student@champion`, `runs:/…/model`."""
+    """A model out of MLflow's registry or a run: `models:/student@champion`, `runs:/…/student`."""
 
     uri: str
     """Where MLflow has it: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or what a run logged, `runs:/RUN/PATH`."""
@@ -275,4 +275,4 @@ def clkd_register_teachers(register: Register) -> None:
         config=TorchvisionOptions,
         summary="a torchvision classifier",
     )
-    register("mlflow", "clkd.teachers.external:mlflow", config=MlflowOptions, summary="a model from MLflow")
+    register("mlflow", "clkd.teachers.logged:mlflow", config=MlflowOptions, summary="a model from MLflow")

@@ -85,7 +85,7 @@ def _bound(host: str, port: int) -> int:
 def _start(uri: str, host: str, port: int, log: Path) -> subprocess.Popen[bytes]:
     options = {"--backend-store-uri": uri, "--host": host, "--port": str(port), "--workers": "1"}
     words = [word for option in options.items() for word in option]
-    home = store.database_of(uri).parent if uri.startswith(store.SQLITE) else None
+    database = store.database(uri)
     with log.open("wb") as told:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "mlflow", "server", *words],
@@ -93,7 +93,7 @@ def _start(uri: str, host: str, port: int, log: Path) -> subprocess.Popen[bytes]
             stdout=told,
             stderr=subprocess.STDOUT,
             env={**LEAN, **os.environ},
-            cwd=home,
+            cwd=database.parent if database else None,
             start_new_session=True,
         )
 

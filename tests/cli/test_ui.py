@@ -96,7 +96,7 @@ def test_a_store_that_is_not_there_is_not_made(here, clkd):
     ],
 )
 def test_a_mistake_is_told(words, said, add, clkd):
-    add("silent", {})
+    add("silent", {"uri": "http://server"})  # which never answered
     code, out, err = clkd("ui", *words, *(["--tracking-uri", "sqlite:///mlflow.db"] if words == ["."] else []))
     assert (code, out) == (2, "")
     assert said in err
