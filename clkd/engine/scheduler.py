@@ -79,7 +79,9 @@ class Scheduler:
                 self.reporter.begin(self._tests(experience))
         if self.watch:
             with self._timed("report"):
-                self.watch.begin([*self.stream[: experience.index], experience])
+                drift = self.watch.begin([*self.stream[: experience.index], experience])
+            if drift is not None:
+                self.trackers.arrival(self.run, experience, drift)
         with self._timed("teachers"):
             replaced = self.parts.begin(experience, self.run.seed)
         if experience.index == 0 and self.loop.arrive is None:

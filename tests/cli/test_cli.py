@@ -260,4 +260,4 @@ def test_a_plugin_may_not_take_a_commands_name(clkd, tmp_path):
         [sys.executable, "-m", "clkd", "--help"], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0
-    assert "a plugin adds the command 'run', which clkd has already" in done.stderr
+    assert "adds the command 'run', which clkd has already" in done.stderr
