@@ -34,6 +34,7 @@ COMMANDS = (
     "cache",
     "track",
     "report",
+    "ui",
     "reproduce",
     "doctor",
 )

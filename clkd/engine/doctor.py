@@ -24,7 +24,7 @@ from clkd.errors import PluginError, TrackingError, UserError
 from clkd.plugins import load_plugins
 from clkd.ranks import ALONE
 from clkd.teachers.answers import AlteredError, Answers, allocated, folders
-from clkd.tracking.store import SQLITE, check_reachable, resolve_uri
+from clkd.tracking.store import SQLITE, check_reachable, leftover, resolve_uri
 
 SHORT = 2 * 2**30
 """Bytes of disk under which the cache is told to be short of room."""
@@ -128,10 +128,8 @@ def _old_schema(path: Path) -> str | None:
 
 def leftovers() -> Iterator[Finding]:
     """A folder of MLflow's old file store, which newer versions of MLflow do not write."""
-    path = Path("mlruns")
-    if any(path.glob("*/meta.yaml")):
-        remedy = f"mlflow migrate-filestore --source {path.absolute()} --target {SQLITE}mlflow.db, or delete it"
-        yield Finding("note", "store", "./mlruns is a file store of an older MLflow, which nobody reads here", remedy)
+    if found := leftover():
+        yield Finding("note", "store", *found)
 
 
 def plugins() -> Iterator[Finding]:

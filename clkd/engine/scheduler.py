@@ -27,7 +27,7 @@ from clkd.metrics.base import Metric
 from clkd.models.cost import parameter_count
 from clkd.models.student import Student
 from clkd.streams.base import Stream
-from clkd.tracking import reports, shifts
+from clkd.tracking import confusions, reports, shifts
 from clkd.tracking.group import Trackers
 
 
@@ -208,6 +208,7 @@ class Scheduler:
             "accuracy": record.class_incremental[experience.index],
             "accuracy_task_aware": record.task_aware[experience.index],
             "per_class": self._per_class(),
+            "confusion": confusions.told(experience, self.stream.class_names, record.confusion),
             "classes": [self.stream.class_names[c] for c in experience.classes],
             "rows": {"train": len(experience.train), "test": len(experience.test)},
             "digest": digest(experience),

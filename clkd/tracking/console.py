@@ -166,7 +166,8 @@ def _summary(run: Run, result: dict[str, Any]) -> list[tuple[str, str]]:
     if compute := result.get("compute"):
         lines.append(("cost", cost_text(compute)))
     mlflow = run.tracking.get("mlflow", {})
-    return [*lines, ("look at it", _hint(mlflow))] if "run_id" in mlflow else lines
+    lines.append(("read about it", f"clkd report {run.id}"))
+    return [*lines, ("look at it", _hint(run, mlflow))] if "run_id" in mlflow else lines
 
 
 def cost_text(compute: Mapping[str, float]) -> str:
@@ -180,11 +181,11 @@ def cost_text(compute: Mapping[str, float]) -> str:
     return f"{trained}, {held:,.1f} kB of memory"
 
 
-def _hint(mlflow: dict[str, Any]) -> str:
+def _hint(run: Run, mlflow: dict[str, Any]) -> str:
     uri = mlflow["uri"]
     if uri.startswith("http"):
         return f"{uri.rstrip('/')}/#/experiments/{mlflow['experiment_id']}/runs/{mlflow['run_id']}"
-    return f"mlflow ui --workers 1 --backend-store-uri {uri}"
+    return f"clkd ui {run.id}"
 
 
 def _say(text: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from clkd.disk import write_whole
-from clkd.tracking import events, labels, models, reports, shifts
+from clkd.tracking import confusions, events, labels, models, reports, shifts
 from clkd.tracking.base import Tracker
 from clkd.tracking.events import END, EPOCH, EVALUATION, EXPERIENCE, FILE, START, SYSTEM
 from clkd.tracking.points import experience_points, without_nan
@@ -29,7 +29,8 @@ log = logging.getLogger("clkd.tracking")
 class JsonlTracker(Tracker):
     """Appends one JSON object per moment to `metrics.jsonl`, and lists the installed packages in `environment.txt`.
 
-    Where an experience comes with a report, it lies in `reports/`; what was measured of its domain, in `shift/`.
+    The confusion matrix after each experience lies in `confusion/`; where one comes with a report, that lies in
+    `reports/`; what was measured of its domain, in `shift/`.
 
     Keys: `time` (Unix seconds), `event` (start, epoch, evaluation, experience, end), `step` (optimiser steps so far),
     `experience` and `epoch` where they apply (from 0; epochs of a phase go on counting, and name their `phase`),
@@ -56,8 +57,8 @@ class JsonlTracker(Tracker):
         path = run.directory / FILE
         if path.exists():
             _drop_unfinished(path, run.record.trained, run.epoch, run.step)
-            reports.drop(run.directory, run.record.trained)
-            reports.drop(run.directory, run.record.trained, shifts.FOLDER)
+            for folder in (reports.FOLDER, shifts.FOLDER, confusions.FOLDER):
+                reports.drop(run.directory, run.record.trained, folder)
             models.drop(run.directory, run.record.trained)
         self._epochs = {run.record.trained: run.epoch}
         self._waiting.clear()
@@ -96,6 +97,8 @@ class JsonlTracker(Tracker):
             reports.write(run.directory, result["report"])
         if "shift" in result:
             reports.write(run.directory, result["shift"], shifts.FOLDER)
+        if "confusion" in result:
+            reports.write(run.directory, result["confusion"], confusions.FOLDER, indent=None)
 
     def end(self, run: Run, outcome: Outcome) -> None:
         if self._file.closed:

@@ -25,10 +25,10 @@ Report = dict[str, Any]
 # Files
 
 
-def write(directory: Path, report: Report, folder: str = FOLDER) -> None:
+def write(directory: Path, report: Report, folder: str = FOLDER, indent: int | None = 1) -> None:
     """Keep a report (or another record of one experience) in a folder of the run's directory."""
     (directory / folder).mkdir(exist_ok=True)
-    text = json.dumps(without_nan(report), indent=1, allow_nan=False)
+    text = json.dumps(without_nan(report), indent=indent, allow_nan=False)
     write_whole(directory / folder / f"exp_{report['experience']:03d}.json", text + "\n")
 
 

@@ -189,6 +189,15 @@ def impatient() -> Iterator[None]:
         _impatience.end()
 
 
+def leftover() -> tuple[str, str] | None:
+    """A file store of an older MLflow right here, which nobody reads any more: what it is, and what to do."""
+    path = Path("mlruns")
+    if not any(path.glob("*/meta.yaml")):
+        return None
+    remedy = f"mlflow migrate-filestore --source {path.absolute()} --target {SQLITE}mlflow.db, or delete it"
+    return "./mlruns is a file store of an older MLflow, which nobody reads here", remedy
+
+
 def open_client(uri: str) -> MlflowClient:
     """A client of the store that keeps quiet."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

@@ -37,7 +37,7 @@ LEVELS = (
     ROOMS,
     ("registry", "plugins", "scenario", "tracking", "checkpoint"),
     ("engine",),
-    ("testing", "scaffold", "reproduce", "compare", "sweep"),
+    ("testing", "scaffold", "reproduce", "compare", "sweep", "page"),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

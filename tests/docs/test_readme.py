@@ -60,7 +60,7 @@ def draw_pictures(folder: Path, *labels: str) -> None:
 @pytest.mark.slow
 def test_every_command_runs(home: Path) -> None:
     """In the README's order: `--resume last` finds the run before it."""
-    lines = commands()
+    lines = [line for line in commands() if not line.startswith("clkd ui")]  # it runs until it is stopped
     assert len(lines) >= 10
     for line in lines:
         done = run(line.replace("scenarios/*.yaml", "scenarios/split_cifar.yaml"), home)

@@ -6,10 +6,11 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import distributions
+from types import SimpleNamespace
 
 import pytest
 
-from clkd.tracking import events, labels
+from clkd.tracking import confusions, events, labels, reports
 from clkd.tracking.events import FILE
 from clkd.tracking.jsonl import JsonlTracker
 
@@ -139,3 +140,24 @@ def test_the_environment_lists_what_python_knows_to_be_installed():
     assert python == f"python {platform.python_version()}"
     assert packages == sorted(known, key=str.lower)
     assert any(line.startswith("torch==") for line in packages)
+
+
+def confusion(i):
+    matrix = [[0] * 6 for _ in range(6)]
+    matrix[1][1], matrix[1][4], matrix[4][1] = 3, 2, i
+    return confusions.told(SimpleNamespace(index=i, name=f"e{i}"), "abcdef", matrix)
+
+
+def test_a_confusion_matrix_is_kept_without_its_zeros(drive, make_run):
+    run = make_run()
+    tracker = JsonlTracker()
+    tracker.start(run)
+    for i in (0, 1):
+        drive.finish(tracker, run, i, confusion=confusion(i))
+    kept = [json.loads(path.read_text()) for path in reports.files(run.directory, confusions.FOLDER)]
+    assert [each["counts"] for each in kept] == [[[0, 0, 3], [0, 1, 2]], [[0, 0, 3], [0, 1, 2], [1, 0, 1]]]
+    assert kept[1]["classes"] == ["b", "e"], "the others had no row and were not named"
+    assert confusions.square(kept[1]) == [[3, 2], [1, 0]]
+    resumed = make_run(trained=1)
+    JsonlTracker().start(resumed)
+    assert [path.name for path in reports.files(run.directory, confusions.FOLDER)] == ["exp_000.json"]

@@ -117,19 +117,19 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     run = tmp_path / "runs" / "a"
     run.mkdir(parents=True)
     (run / "run.json").write_text(json.dumps({"id": "a"}))
-    assert main(["report"]) == 2
+    assert main(["report", "--text"]) == 2
     assert capsys.readouterr().err == f"clkd: {run} holds no report: it takes a run with --set report=true\n"
     for i in range(2):
         reports.write(run, report(i))
-    assert main(["report"]) == 0
+    assert main(["report", "--text"]) == 0
     assert capsys.readouterr().out == reports.text(report()) + "\n"
-    assert main(["report", "runs/a", "--experience", "0"]) == 0
+    assert main(["report", "--text", "runs/a", "--experience", "0"]) == 0
     assert capsys.readouterr().out.startswith("experience 0: ")
-    assert main(["report", "a", "--json"]) == 0
+    assert main(["report", "--text", "a", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["teachers"]["big"]["rows"] == 10
-    assert main(["report", "a", "--experience", "7"]) == 2
+    assert main(["report", "--text", "a", "--experience", "7"]) == 2
     assert capsys.readouterr().err == f"clkd: {run} holds no report of experience 7 (allowed: 0, 1)\n"
-    assert main(["report", "b"]) == 2
+    assert main(["report", "--text", "b"]) == 2
 
 
 def png(figure):
