@@ -8,7 +8,7 @@ import shlex
 from clkd.page.markup import Content, Markup, tag
 from clkd.page.story import Story
 from clkd.page.tables import facts, folded
-from clkd.tracking.store import plain
+from clkd.tracking.store import hushed, plain
 
 PACKAGES = ("python", "platform", "torch", "mlflow", "numpy")
 
@@ -17,7 +17,7 @@ def configuration(story: Story) -> Content:
     """Commands that can be copied, and the scenario."""
     typed = story.manifest.get("command")
     return [
-        [tag("p", "As it was typed:"), _command(typed)] if typed else None,
+        [tag("p", "As it was typed:"), _command(hushed(typed))] if typed else None,
         tag("p", "Every value as it was then, whatever became of the scenario's file:"),
         _command(_again(story)),
         folded("The scenario as written", tag("pre", story.text("scenario.yaml"))),

@@ -13,6 +13,7 @@ from clkd.compare.summary import Summary, read
 from clkd.engine.directory import RunDirectory
 from clkd.tracking import confusions, events, reports
 from clkd.tracking.events import END, EPOCH, EXPERIENCE, START, Event
+from clkd.tracking.store import hushed
 
 Rows = list[list[float]]
 
@@ -136,9 +137,9 @@ class Story:
         return [reports.read(path, confusions.PARTS) for path in reports.files(self.path, confusions.FOLDER)]
 
     def text(self, name: str) -> str:
-        """A file of the directory; nothing where it is not there."""
+        """A file of the directory, without passwords; nothing where it is not there."""
         file = self.path / name
-        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        return hushed(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else ""
 
 
 def number(value: float | None) -> float:

@@ -15,6 +15,7 @@ from clkd import __version__
 from clkd.scenario.resolve import config_sha, group_name
 from clkd.tracking.points import percent
 from clkd.tracking.result import HEADLINES
+from clkd.tracking.store import hushed
 
 if TYPE_CHECKING:
     from clkd.engine.run import Run
@@ -25,7 +26,7 @@ SAFE = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPa
 
 
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Nested plain data as dotted names and texts; a list of plain values is one text.
+    """Nested plain data as dotted names and texts, without passwords; a list of plain values is one text.
 
     >>> dict(flatten({"train": {"lr": 0.1}, "losses": [{"kind": "kd"}], "groups": [1, 2], "clip": None}))
     {'train.lr': '0.1', 'losses.0.kind': 'kd', 'groups': '[1, 2]', 'clip': 'null'}
@@ -37,7 +38,7 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for i, item in enumerate(value):
             yield from flatten(item, f"{path}.{i}")
     else:
-        yield path, (value if isinstance(value, str) else json.dumps(value))[:LONGEST_VALUE]
+        yield path, hushed(value if isinstance(value, str) else json.dumps(value))[:LONGEST_VALUE]
 
 
 def run_tags(run: Run) -> dict[str, str]:
@@ -51,7 +52,7 @@ def run_tags(run: Run) -> dict[str, str]:
         "clkd.config_sha": config_sha(run.scenario),
         "clkd.plugins": ",".join(run.plugins),
         "clkd.dataset": run.dataset,
-        "mlflow.source.name": run.command,
+        "mlflow.source.name": hushed(run.command),
         "mlflow.source.type": "LOCAL",
     }
     if run.origin:

@@ -64,6 +64,15 @@ def plain(uri: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if is_server(uri) else uri
 
 
+def hushed(text: str) -> str:
+    """Any text, with what is said before the host of an address left out: it may be a password.
+
+    >>> hushed("clkd run tiny.yaml --tracking-uri http://me:secret@here:5000")
+    'clkd run tiny.yaml --tracking-uri http://here:5000'
+    """
+    return re.sub(r"(?<=://)[^/\s@'\"]+@", "", text)
+
+
 def refusal(error: Exception, uri: str) -> str | None:
     """One line for an error that means that the server does not let us in; None for any other."""
     code = getattr(error, "error_code", None)

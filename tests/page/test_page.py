@@ -307,3 +307,15 @@ def test_a_place_that_cannot_be_written_is_told(home, clkd, monkeypatch):
     monkeypatch.chdir(home)
     code, _, err = clkd("report", "runs/first", "--out", "nowhere/x.html")
     assert (code, err) == (1, "clkd: nowhere/x.html cannot be written: No such file or directory: see that it can be\n")
+
+
+def test_no_password_is_on_the_page(copied):
+    """Neither as it was typed nor out of the scenario; the address itself stays."""
+    told = json.loads((copied / "run.json").read_text())
+    told["command"] = "clkd run tiny.yaml --tracking-uri http://me:s3cret@here:5000"
+    (copied / "run.json").write_text(json.dumps(told))
+    (copied / "scenario.yaml").write_text("tracking: {uri: 'https://me:s3cret@there'}\n")
+    page = made_plain(copied)
+    assert "s3cret" not in page
+    assert "--tracking-uri http://here:5000" in page
+    assert "https://there" in page
