@@ -274,7 +274,6 @@ def podnet() -> Fragment:
         "teachers": PREVIOUS,
         "losses": ["nca", {**flat, "weight": weight}, {**stages, "weight": weight}],
         "memory": EXEMPLARS,
-        "train": MIXED,
         "phases": [
             {
                 "name": "balanced",
