@@ -252,7 +252,7 @@ def fdr(size: int, lr: float, at_end: bool, apart: bool) -> float:
 
 
 def agem(eps: float = 1e-7) -> float:
-    """Class-incremental Split MNIST, 2,000 steps of 128 rows each, 100 rows of each class: van de Ven et al.'s A-GEM."""
+    """Class-incremental Split MNIST, 2,000 steps of 128 rows, 100 rows of each class: A-GEM of van de Ven et al."""
     train, tests = mnist()
     classes = torch.randperm(10)
     model = nn.Sequential(nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10))
