@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SCENARIO ?= scenarios/split_cifar.yaml
+PLUGGED := $(VENV)/plugins
+PLACE := import sysconfig; place = sysconfig.get_path('purelib')
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
-.PHONY: run test slow lint schema clean
+.PHONY: run test slow plugins lint docs schema clean
 
 run: $(VENV)/.installed
 	$(BIN)/clkd run $(SCENARIO)
@@ -15,10 +18,26 @@ test: $(VENV)/.installed
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
+# First-party plugins: each by its own tests, then all parts by the laws. Their environment sees all that is in the first,
+# and what they bring and need stays out of that: `make test` is about clkd alone.
+plugins: $(PLUGGED)/.installed
+	set -e; for each in $(PLUGINS); do (cd $$each && $(abspath $(PLUGGED))/bin/python -m pytest); done
+	$(PLUGGED)/bin/python -m clkd plugin check
+
+$(PLUGGED)/.installed: $(VENV)/.installed constraints.txt $(PLUGINS:%=%/pyproject.toml)
+	$(BIN)/python -m venv --without-pip $(PLUGGED)
+	$(BIN)/python -c "$(PLACE); print(f'import site; site.addsitedir({place!r})')" > \
+	  $$($(PLUGGED)/bin/python -c "$(PLACE); print(place)")/first.pth
+	$(PLUGGED)/bin/python -m pip install --quiet --constraint constraints.txt $(PLUGINS:%=--editable './%[test]')
+	touch $@
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs -d build/doctrees . build/site
 
 schema: $(VENV)/.installed
 	$(BIN)/clkd schema > scenarios/clkd.schema.json
@@ -29,4 +48,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build docs/reference *.egg-info

@@ -36,6 +36,7 @@ from typing import Any
 import torch
 
 from clkd.engine.execute import execute
+from clkd.engine.guard import NonFiniteError
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
@@ -152,14 +153,18 @@ def key(task: str, row: str) -> str:
 
 
 def train(task: str, row: str, seed: int) -> dict[str, Any]:
-    """One run, whole: a line of the results."""
+    """One run, whole: a line of the results; its matrix is None if it diverged."""
     with tempfile.TemporaryDirectory() as home:
         path = Path(home) / "scenario.yaml"
         path.write_text(to_yaml({**scenario(task, row), "seed": seed, "output": f"{home}/run"}))
         start = time.process_time()
-        matrix = execute(RunRequest(scenario=path, quiet=True), load_plugins())["accuracy_matrix"]
+        try:
+            matrix = execute(RunRequest(scenario=path, quiet=True), load_plugins())["accuracy_matrix"]
+        except NonFiniteError as error:
+            print(f"  {task}, {row}, seed {seed}: {error}", file=sys.stderr, flush=True)
+            matrix = None
     seconds = round(time.process_time() - start, 1)
-    told = [[value if value is None else round(value, 4) for value in line] for line in matrix]
+    told = matrix and [[value if value is None else round(value, 4) for value in line] for line in matrix]
     return {"key": key(task, row), "task": task, "row": row, "seed": seed, "matrix": told, "seconds": seconds}
 
 
@@ -191,17 +196,23 @@ def keep(results: Path, one: dict[str, Any]) -> None:
     results.parent.mkdir(parents=True, exist_ok=True)
     with results.open("a") as file:
         file.write(json.dumps(one) + "\n")
-    target, source = numbers(one["matrix"])
     where = f"{one['task']}, {one['row']}, seed {one['seed']}"
-    print(f"  {where}: target {target:.1f}, source {source:.1f}, {one['seconds']} s", file=sys.stderr, flush=True)
+    if one["matrix"]:
+        target, source = numbers(one["matrix"])
+        print(f"  {where}: target {target:.1f}, source {source:.1f}, {one['seconds']} s", file=sys.stderr, flush=True)
 
 
 def table(there: Kept, task: str, rows: list[str], seeds: list[int]) -> str:
-    """Markdown, in percent: mean ± standard deviation, and the mean paired difference ± its standard error."""
+    """Markdown, in percent: mean ± standard deviation, and the mean paired difference ± its standard error.
+
+    Runs that diverged are in no mean; how many there were is said beside the seeds.
+    """
     lines = [
         "| strategy | target, % | difference to none | source, % | difference to none | seconds | seeds | weight |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    lost = {place for place, one in there.items() if not one["matrix"]}
+    there = {place: one for place, one in there.items() if place not in lost}
     for row in rows:
         own = {seed: numbers(there[task, row, seed]["matrix"]) for seed in seeds if (task, row, seed) in there}
         base = {seed: numbers(there[task, BASE, seed]["matrix"]) for seed in own if (task, BASE, seed) in there}
@@ -215,7 +226,9 @@ def table(there: Kept, task: str, rows: list[str], seeds: list[int]) -> str:
             paired = f"{statistics.mean(pairs):+.1f}{spread(pairs, len(pairs))}" if pairs and row != BASE else "–"
             cells.append(paired)
         seconds = statistics.mean(there[task, row, seed]["seconds"] for seed in own)
-        lines.append(f"| {row} | {' | '.join(cells)} | {seconds:.1f} | {len(own)} | {ROWS[row][1]} |")
+        gone = sum((task, row, seed) in lost for seed in seeds)
+        count = f"{len(own)}{f' ({gone} diverged)' if gone else ''}"
+        lines.append(f"| {row} | {' | '.join(cells)} | {seconds:.1f} | {count} | {ROWS[row][1]} |")
     return "\n".join(lines)
 
 

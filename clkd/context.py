@@ -35,6 +35,8 @@ class Context:
             is given, `options.weight` times `kd` at `options.temperature`.
         finished: `context.finished("RUN@EXPERIENCE")` is what a finished run's student is, as plain data, and its
             weights: see `clkd.engine.finished`.
+        fetched: `context.fetched("models:/NAME@ALIAS", folder)` brings a model out of the MLflow store that tracking
+            would choose into a folder: the one with its `MLmodel`.
         rebuilt: `context.rebuilt(about, class_ids)` is such a student without its weights, its columns named anew.
         extended: how many classes, the last ones, came by an extension of the stream: what was there before knows
             nothing of them.
@@ -57,6 +59,7 @@ class Context:
     network: Callable[..., Any]
     fit: Callable[..., None]
     finished: Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]
+    fetched: Callable[[str, Path], Path]
     rebuilt: Callable[[dict[str, Any], tuple[int, ...]], Any]
     extended: int = 0
     kept: tuple[Path, ...] = ()

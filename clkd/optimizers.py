@@ -134,6 +134,7 @@ class OptimizerOptions(Options):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     kind: str
+    """Its name; every other key is torch's own keyword."""
 
     if TYPE_CHECKING:
 
@@ -158,6 +159,7 @@ class SchedulerOptions(Options):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     kind: str
+    """Its name; every other key is torch's own keyword."""
     every: Literal["epoch", "step"] = "epoch"
     """When it moves: after each epoch, or after each optimiser step."""
 

@@ -262,6 +262,7 @@ class ViewOptions(Options):
     """What it is normalised with, for each channel that it sees; by default as the rows of the stream are. (The
     deviation of `gray` then is that of channels which rise and fall together.)"""
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """The deviation that goes with `mean`, for each channel that it sees."""
 
 
 class TermOptions(Options):
@@ -272,6 +273,7 @@ class TermOptions(Options):
     between: tuple[str, ...] | None = None
     """`[student, previous]`, `[student.stage3, external.stage3]`, `[student@new]`: model, tap, rows."""
     weight: Scheduled = 1.0
+    """What the loss is multiplied with in the sum: a number, or the schedule that it follows."""
     if_undefined: Literal["error", "skip"] = "error"
     """What happens where an experience's classes or layers leave this loss nothing to teach: the run is refused before
     any training, or goes on without the loss in that experience."""
@@ -288,6 +290,7 @@ class TransferOptions(Options):
     """Keys that every transfer strategy has beside its own."""
 
     weight: Scheduled = 1.0
+    """What the strategy's term is multiplied with in the sum: a number, or the schedule that it follows."""
 
 
 class TeacherOptions(Options):

@@ -12,12 +12,31 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class Mixed:
+    """What mixed rows are made of (`stream.augment.mix`).
+
+    Attributes:
+        y: `[B]` int64, each row's own label, -1 where it has none.
+        other: `[B]` int64, the label of what was mixed into it.
+        share: `[B]` how much of it is the row itself, from 0 to 1; where it is 1, nothing was mixed in.
+    """
+
+    y: Tensor
+    other: Tensor
+    share: Tensor
+
+    def pick(self, at: Tensor | slice) -> Mixed:
+        """The same of some rows."""
+        return Mixed(self.y[at], self.other[at], self.share[at])
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Some rows of the stream. New rows come first, replayed rows after them.
 
     Attributes:
         x: `[B, C, H, W]` uint8 as stored, or float32 once augmented and normalised; `[B, D]` for vectors.
-        y: `[B]` int64 global class ids, -1 where unlabelled.
+        y: `[B]` int64 global class ids, -1 where unlabelled or mixed of two classes.
         sample_id: `[B]` int64, the row's place in its training set: stable over the whole stream.
         domain: `[B]` int64 domain ids.
         experience: `[B]` int64, the experience in which the row arrived.
@@ -31,6 +50,7 @@ class Batch:
         weak: the same rows in the view that `x` was made of, where `x` is a strong one.
         labelled: `[n]` int64 on the CPU, the places of those new rows that have a label; None where all do. (Known
             there, so that a memory can count them without waiting for a GPU.)
+        mixed: what each row is made of, where rows were mixed with each other.
     """
 
     x: Tensor
@@ -45,6 +65,7 @@ class Batch:
     draws: tuple[int, ...] = ()
     weak: Batch | None = None
     labelled: Tensor | None = None
+    mixed: Mixed | None = None
 
     def __len__(self) -> int:
         return self.y.shape[0]  # five times as fast as its len()
@@ -86,6 +107,7 @@ class Batch:
             extra={name: column[replayed] for name, column in self.extra.items()} if stop > self.new else {},
             weak=None if self.weak is None else self.weak.rows(start, stop),
             labelled=self.labelled if start == 0 and stop >= self.new else None,
+            mixed=None if self.mixed is None else self.mixed.pick(cut),
         )
 
     def pick(self, new: Tensor, *draws: Tensor) -> Batch:
@@ -108,6 +130,7 @@ class Batch:
             extra={name: column[replayed] for name, column in self.extra.items()},
             draws=tuple(map(len, draws)),
             weak=None if self.weak is None else self.weak.pick(new, *draws),
+            mixed=None if self.mixed is None else self.mixed.pick(at),
         )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -133,7 +156,11 @@ class Batch:
         if len(replayed) > 1:
             beside = {name: torch.cat([rows.extra[name] for rows in replayed]) for name in beside}
         lengths = tuple(map(len, replayed))
-        return Batch(**parts, new=len(self), extra=beside, draws=lengths, weak=None, labelled=self.labelled)
+        return Batch(**parts, new=len(self), extra=beside, draws=lengths, weak=None, labelled=self.labelled, mixed=None)
+
+    def by_itself(self) -> Batch:
+        """The same rows with the labels that they have by themselves, before they were mixed."""
+        return self if self.mixed is None else replace(self, y=self.mixed.y, mixed=None)
 
     def seen_as(self, x: Tensor, view: Tensor | None = None) -> Batch:
         """The same rows with `x` augmented and normalised; the stored pixels move to `raw`."""

@@ -28,7 +28,12 @@ PICTURES = (".png", ".pdf", ".svg")
 )
 @click.option("--against", metavar="RUN|GROUP", help="Test the others against this one, not against the best.")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "markdown", "latex", "csv"]), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["table", "markdown", "latex", "csv"]),
+    default="table",
+    show_default=True,
+    help="How the table is printed.",
 )
 @click.option(
     "--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw the first metric over its cost."

@@ -14,7 +14,9 @@ import click
 from clkd import __version__
 from clkd.cli.common import State
 from clkd.errors import ClkdError, EchoError, PluginError, one_line
-from clkd.plugins import load_plugins
+from clkd.plugins import Plugins, load_plugins
+
+log = logging.getLogger("clkd")
 
 COMMANDS = (
     "run",
@@ -60,12 +62,34 @@ class Commands(click.Group):
     def _added(self) -> dict[str, click.Command]:
         """The commands of plugins; loaded once, and not at all for a command of clkd's own."""
         if not self.commands:
-            added = click.Group("added")
-            load_plugins().manager.hook.clkd_register_commands(cli=added)
-            for name in set(added.commands) & set(COMMANDS):
-                raise PluginError(f"a plugin adds the command '{name}', which clkd has already: rename it")
-            self.commands = dict(added.commands)
+            self.commands = added_commands(load_plugins())
         return dict(self.commands)
+
+
+def added_commands(plugins: Plugins) -> dict[str, click.Command]:
+    """What plugins add. One that fails in it adds nothing, and a warning says so: the others' commands are still there.
+
+    Raises:
+        PluginError: two plugins, or a plugin and clkd, have a command of one name.
+    """
+    owner = dict.fromkeys(COMMANDS, "clkd")
+    found: dict[str, click.Command] = {}
+    for each in sorted(plugins.manager.hook.clkd_register_commands.get_hookimpls(), key=lambda impl: impl.plugin_name):
+        own = click.Group("own")
+        try:
+            each.function(cli=own)
+        except (Exception, SystemExit) as error:  # a stranger may raise anything; it is reported, with its name
+            reason = f"{type(error).__name__}: {one_line(' '.join(str(error).split()))}"
+            log.warning("plugin '%s' adds no command: %s", each.plugin_name, reason)
+            continue
+        for name, command in own.commands.items():
+            if name in owner:
+                raise PluginError(
+                    f"'{each.plugin_name}' adds the command '{name}', which {owner[name]} has already: rename it, or "
+                    "uninstall one of them"
+                )
+            owner[name], found[name] = f"'{each.plugin_name}'", command
+    return found
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

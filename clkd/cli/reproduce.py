@@ -29,7 +29,14 @@ from clkd.reproduce.table import Table, find, names
 )
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, a thread each.")
 @click.option("--dry-run", is_flag=True, help="Make no runs: print what is there.")
-@click.option("--format", "form", type=click.Choice(["table", "markdown"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "markdown"]),
+    default="table",
+    show_default=True,
+    help="How the table is printed.",
+)
 @click.option(
     "--write",
     "page",

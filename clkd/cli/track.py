@@ -53,7 +53,7 @@ def _brought(directory: RunDirectory, uri: str | None) -> Synced:
     noted = directory.manifest().get("tracking", {}).get("mlflow", {})
     try:
         with claimed(directory.path / LOCK, "bringing it into MLflow"):
-            return sync(directory.path, uri, noted.get("uri"))
+            return sync(directory.path, uri, noted)
     except HeldError:
         return Synced()
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clkd.data.mix import Mix
 from clkd.data.strong import Strong
 from clkd.errors import UserError
 from clkd.signals import Batch
@@ -26,6 +27,7 @@ class Augment:
         flip: mirror left to right, half of the time.
         views: how many views each row has, fixed for good, which epochs go through in turn; None draws each time anew.
         strong: makes the student's view of that one; it is then drawn anew each time, whatever `views` says.
+        mix: mixes rows with each other before that, anew each time; all teachers see them mixed.
     """
 
     def __init__(
@@ -36,18 +38,19 @@ class Augment:
         flip: bool = False,
         views: int | None = None,
         strong: Strong | None = None,
+        mix: Mix | None = None,
     ) -> None:
-        self.mean, self.std, self.crop, self.flip, self.strong = mean, std, crop, flip, strong
+        self.mean, self.std, self.crop, self.flip, self.strong, self.mix = mean, std, crop, flip, strong, mix
         self.views = views if crop or flip else 1
 
     def to(self, device: torch.device | str) -> Augment:
         """The same augmentation for rows on `device`."""
         strong = self.strong.to(device) if self.strong else None
-        return Augment(self.mean.to(device), self.std.to(device), self.crop, self.flip, self.views, strong)
+        return Augment(self.mean.to(device), self.std.to(device), self.crop, self.flip, self.views, strong, self.mix)
 
     def fixed_for(self, sees: Literal["student", "weak"]) -> int | None:
         """How many fixed views of each row a teacher is shown that `sees` the student's view, or the weak one."""
-        return None if self.strong and sees == "student" else self.views
+        return None if self.mix or (self.strong and sees == "student") else self.views
 
     def look(self, rows: Batch, generator: torch.Generator, epoch: int) -> Batch:
         """The rows as they are trained on: in a view drawn anew, or in one of each row's fixed views.
@@ -56,6 +59,8 @@ class Augment:
         view that their memory stored something about, or else in one that is drawn.
         """
         seen = self._weak(rows, generator, epoch)
+        if self.mix:
+            seen = self.mix(seen, generator)
         if self.strong is None:
             return seen
         x = self.strong(seen.x, generator)

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from clkd.context import Context
 from clkd.data.augment import Augment
+from clkd.data.mix import Mix
 from clkd.data.store import Store
 from clkd.data.strong import Strong
 from clkd.engine.alignment import request_layers
@@ -60,6 +61,7 @@ from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
 from clkd.teachers.member import Member
 from clkd.teachers.network import Snapshot
+from clkd.tracking.fetch import fetch
 from clkd.transfer.base import Transfer
 from clkd.transfer.several import Several
 from clkd.view import View, view_of
@@ -206,7 +208,11 @@ class Composer:
         if options.strong:
             strong = Strong(store.mean, store.std, **options.strong.model_dump())
             strong.refuse_vectors(store.shape)
-        augment = Augment(store.mean, store.std, options.crop, options.flip, options.views, strong)
+        mix = None
+        if options.mix:
+            mix = Mix(**options.mix.model_dump())
+            mix.refuse_vectors(store.shape)
+        augment = Augment(store.mean, store.std, options.crop, options.flip, options.views, strong, mix)
         return augment.to(self.device)
 
     def _peers(self, context: Context) -> dict[str, Student]:
@@ -311,6 +317,7 @@ class Composer:
             network=network,
             fit=lambda net, options, teacher=None: fit(net, options, named, anew, self.on_step, teacher),
             finished=lambda wanted: finished(wanted, self.cache, self.base),
+            fetched=lambda model, into: fetch(model, self.scenario.tracking.uri, into),
             rebuilt=lambda about, class_ids: self._rebuilt(about, class_ids, context),
             extended=material.extended,
             kept=self.kept,

@@ -6,11 +6,12 @@ from torch import nn
 
 from clkd.engine.compose import Composition
 from clkd.engine.parts import Parts
+from clkd.engine.planned import planned_steps
 from clkd.engine.term import STUDENT, Term
 from clkd.memory.base import Memory
 from clkd.models.cost import multiply_accumulates, parameter_count
 from clkd.options import Part
-from clkd.scenario.model import PhaseOptions, Scenario, StreamOptions
+from clkd.scenario.model import Augment, PhaseOptions, Scenario, StreamOptions, TrainOptions
 from clkd.schedules.base import Schedule
 from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
@@ -68,6 +69,7 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
         lines["gradient"] = f"{scenario.train.gradient.name}, against replayed rows"
     if scenario.memory.name != "none":
         lines["memory"] = _memory(scenario.memory, parts.memory)
+    lines["training"] = _training(scenario.train, stream)
     lines |= {f"phase {phase.name}": _phase(phase) for phase in scenario.phases}
     return lines
 
@@ -95,10 +97,17 @@ def _arrival(options: StreamOptions, stream: Stream) -> str:
         *(f"{name} {value:g} %" for name, value in percent if value),
         *(["imbalanced"] if options.imbalance else []),
         *(["online"] if options.online else []),
+        *([options.augment.mix.kind] if isinstance(options.augment, Augment) and options.augment.mix else []),
         *([] if options.boundaries else ["no boundaries"]),
     ]
     names = ", ".join(experience.name for experience in stream[:6]) + (", …" if len(stream) > 6 else "")
     return f"{', '.join(told)}, {len(stream)} experiences: {names}"
+
+
+def _training(options: TrainOptions, stream: Stream) -> str:
+    epochs = "epochs" if options.min_steps else f"{options.epochs} epoch{'s' * (options.epochs > 1)}"
+    steps = planned_steps(options, stream)
+    return f"{epochs} of batches of {options.batch_size} by {options.optimizer.kind}, {steps:,} steps in all"
 
 
 def _phase(phase: PhaseOptions) -> str:

@@ -19,11 +19,13 @@ from clkd.engine.compose import Composer, Composition
 from clkd.engine.describe import describe, facts
 from clkd.engine.device import choose_device
 from clkd.engine.directory import RunDirectory
+from clkd.engine.export import Exporter
 from clkd.engine.fork import take_over
 from clkd.engine.guard import NonFiniteError
 from clkd.engine.job import Job, open_job
 from clkd.engine.loop import Loop, is_check
 from clkd.engine.phases import Phases
+from clkd.engine.planned import planned_steps
 from clkd.engine.provenance import fitting
 from clkd.engine.report import Reporter
 from clkd.engine.retrace import retrace
@@ -103,6 +105,9 @@ class _Execution:
         self.hook = (plugins.manager if ranks.first else plugin_manager()).hook
         self.make_run = partial(_make_run, job, composed, request.command, composer.device, plugins)
         self.run = self.make_run()
+        self.run.planned = planned_steps(
+            job.scenario.train, composed.stream[: request.limit_experiences], job.limit_batches
+        )
         self.trackers = build_trackers(job.scenario, plugins.registry, request.quiet) if ranks.first else Trackers(())
         self.loop = Loop(
             composed.parts,
@@ -179,6 +184,7 @@ class _Execution:
             look=self._look,
             reporter=self._reporter(),
             watch=self._watch(),
+            export=self._exporter(),
         )
 
     def _reporter(self) -> Reporter | None:
@@ -198,6 +204,12 @@ class _Execution:
     def _watch(self) -> ShiftWatch | None:
         scenario, options = self.job.scenario, self.job.scenario.shift
         return ShiftWatch(self.composed.parts, options, scenario.seed) if isinstance(options, ShiftOptions) else None
+
+    def _exporter(self) -> Exporter | None:
+        when, parts = self.job.scenario.tracking.log_model, self.composed.parts
+        if when == "none" or not self.ranks.first:
+            return None
+        return Exporter(self.run, parts.student, parts.augment, self.composed.stream.class_names, when)
 
     def _on_step(self, progress: Progress) -> None:
         """Between two steps, everything is where the next one finds it: a run is saved and stops here."""

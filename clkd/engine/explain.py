@@ -82,6 +82,7 @@ def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, in
         "name": experience.name,
         "unlabelled": 0 if labelled is None else int((~labelled).sum()),
         "rows": len(experience.train),
+        "mixed": parts.augment.mix.kind if parts.augment.mix else None,
         "new_classes": list(experience.new_classes),
         "old_classes": list(experience.old_classes),
         "loss": formula(scene, scenario),
@@ -275,6 +276,8 @@ def _block(each: dict[str, Any]) -> list[str]:
     lines = [f"new {classes(new)}; old {classes(old)}"]
     if each["unlabelled"]:
         lines.append(f"{each['unlabelled']:,} of {each['rows']:,} rows have no label")
+    if each["mixed"]:
+        lines.append(f"rows are mixed with each other ({each['mixed']}), and all see them so")
     lines.append(f"loss = {each['loss']}")
     lines += [f"{name} waits: {teacher} has nothing to say yet" for name, teacher in each["waiting"].items()]
     lines += [f"{name} is left out: {reason}" for name, reason in each["left_out"].items()]

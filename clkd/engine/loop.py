@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from clkd.engine.carry import carry_state
 from clkd.engine.course import Course
 from clkd.engine.guard import Guard, NonFiniteError, refuse_broken_weights
 from clkd.engine.parts import Parts
+from clkd.engine.planned import epochs_of
 from clkd.engine.shares import named as metrics_of
 from clkd.engine.step import Step
 from clkd.experience import Experience
@@ -112,14 +112,7 @@ class Loop:
         p = self.progress
         p.experience, p.experiences = experience.index, experience.count
         p.old_classes, p.seen_classes = len(experience.old_classes), len(experience.seen)
-        steps = self._steps(rows)
-        p.epochs = max(self.options.epochs, math.ceil(self.options.min_steps / steps))
-        p.epoch_steps = min(steps, self.limit_batches or steps)
-
-    def _steps(self, rows: int) -> int:
-        """Batches in an epoch."""
-        whole, rest = divmod(rows, self.options.batch_size)
-        return whole + (rest > 0 and (whole == 0 or not self.options.drop_last))
+        p.epochs, p.epoch_steps = epochs_of(self.options, rows, self.limit_batches)
 
     def _fresh_optimizer(self, replaced: list[tuple[nn.Parameter, nn.Parameter]]) -> Optimizer:
         fresh = build_optimizer(self.options.optimizer, self.parts.parameters())

@@ -6,12 +6,14 @@ from clkd.engine.parts import Parts
 from clkd.errors import UserError
 from clkd.memory.base import Memory
 from clkd.memory.retrieval import Retrieval
+from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.stored import Stored
 
 
 def refuse(parts: Parts, stream: Stream) -> None:
     """Raises `UserError` for the first thing that cannot work, before anything is trained."""
+    refuse_mixed(parts)
     refuse_lost_views(parts)
     refuse_fixed_views(parts)
     refuse_apart(parts)
@@ -31,6 +33,33 @@ def refuse_mixing(parts: Parts) -> None:
         )
     if type(parts.retrieval) is not Retrieval:
         raise UserError("train.mix_memory: all that is kept comes once an epoch: leave out memory.retrieval")
+
+
+def refuse_mixed(parts: Parts) -> None:
+    """A mixed row is of two classes, and perhaps of two domains: who takes it for a row of one is not asked."""
+    if parts.augment.mix is None:
+        return
+    for place, term in enumerate(parts.terms):
+        if term.loss.reads_labels and not term.loss.reads_mixed:
+            raise UserError(
+                f"losses.{place}: {term.name} reads one label of a row, and a mixed row has two: use cross_entropy or "
+                "a loss between student and teacher about all rows, or leave out stream.augment.mix"
+            )
+    if parts.memory.needs:
+        raise UserError(
+            f"memory: {type(parts.memory).__name__} goes by what the student says of single rows, and here it sees "
+            "them mixed: leave out stream.augment.mix, or use a memory that goes by labels and stores nothing"
+        )
+    if parts.transfer.reads() != Needs(logits=False):
+        raise UserError(
+            f"transfer: {type(parts.transfer).__name__} compares rows of one domain with those of another, and a mixed "
+            "row may be of both: leave out stream.augment.mix"
+        )
+    if parts.own_views:
+        raise UserError(
+            f"peers.{parts.own_views[0]}.own_view: rows that are mixed have one view for all, whose labels they share: "
+            "leave it at false, or leave out stream.augment.mix"
+        )
 
 
 def refuse_lost_views(parts: Parts) -> None:

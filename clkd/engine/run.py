@@ -33,6 +33,7 @@ class Run:
         phase: which further training of the experience is under way, if one is.
         unevaluated: whether that experience was trained and ended, and only its evaluation is missing.
         step: optimiser steps so far.
+        planned: how many there will be, about.
         resumed: whether this process continues an earlier one.
         origin: the run that this one goes on from (`run`, `experience`, `mlflow`), if it does.
         report: on what the experience that was trained last has transferred, until it is told.
@@ -60,6 +61,7 @@ class Run:
     phase: str | None = None
     unevaluated: bool = False
     step: int = 0
+    planned: int = 0
     resumed: bool = False
     plugins: list[str] = field(default_factory=list)
     tracking: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -13,6 +13,7 @@ import pluggy
 import torch
 
 from clkd.engine.evaluate import evaluate, known_experiences
+from clkd.engine.export import Exporter
 from clkd.engine.loop import Loop
 from clkd.engine.material import digest
 from clkd.engine.parts import Hygiene, Parts
@@ -48,6 +49,7 @@ class Scheduler:
     """Called often while nothing is trained: may stop the run."""
     reporter: Reporter | None = None
     watch: ShiftWatch | None = None
+    export: Exporter | None = None
     warped: Warped = field(default_factory=Warped)
     _since: dict[str, float] = field(default_factory=dict)
 
@@ -60,6 +62,9 @@ class Scheduler:
                 self.hook.clkd_experience_start(run=self.run, experience=experience)
                 self._train(experience)
             result = self._evaluate(experience)
+            if self.export:
+                with self._timed("export"):
+                    self.export(experience)
             with self._timed("tracking"):
                 self.trackers.experience(self.run, experience, result)
             self.run.epoch, self.run.unevaluated, self.run.report, self.run.shift = 0, False, None, None
@@ -74,7 +79,9 @@ class Scheduler:
                 self.reporter.begin(self._tests(experience))
         if self.watch:
             with self._timed("report"):
-                self.watch.begin([*self.stream[: experience.index], experience])
+                drift = self.watch.begin([*self.stream[: experience.index], experience])
+            if drift is not None:
+                self.trackers.arrival(self.run, experience, drift)
         with self._timed("teachers"):
             replaced = self.parts.begin(experience, self.run.seed)
         if experience.index == 0 and self.loop.arrive is None:

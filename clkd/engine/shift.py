@@ -49,12 +49,15 @@ class ShiftWatch:
     seed: int
     _before: dict[str, Any] | None = field(default=None, init=False)
 
-    def begin(self, experiences: Sequence[Experience]) -> None:
-        """Before the last of these experiences, which are all up to it, is trained."""
+    def begin(self, experiences: Sequence[Experience]) -> dict[str, Any] | None:
+        """Before the last of these experiences, which are all up to it, is trained.
+
+        Returns what the monitor says of its rows, as plain data; None where there is nothing to compare them with.
+        """
         *past, new = experiences
         self._before = None
         if not past:
-            return
+            return None
         with self._aside():
             known = {domain: self._features(rows, new.index, domain) for domain, rows in _domains(past).items()}
             known = {domain: layers for domain, layers in known.items() if layers}
@@ -63,13 +66,15 @@ class ShiftWatch:
         if known and incoming:
             draws = generator(self.seed, "drift", new.index)
             found = drift(incoming, known, self.options.false_alarms, self.options.permutations, draws)
-            self._before["drift"] = found._asdict()
+            self._before["drift"] = said = found._asdict()
             if found.alarm:
                 log.warning(
                     "experience %d (%s): its rows are of no known domain (nearest: domain %d, p = %.3g; of rows of a "
                     "known domain this is said with a probability of %g at most)",
                     new.index, new.name, found.nearest, found.p, self.options.false_alarms,
                 )  # fmt: skip
+            return said
+        return None
 
     def end(self, experiences: Sequence[Experience]) -> dict[str, Any] | None:
         """What was found, as plain data; None after the first experience."""

@@ -132,7 +132,7 @@ class Step:
         memory = self.parts.memory
         kinds, own = ((batch.new, *batch.draws), len(share)) if memory.compares else ((batch.new,), share.new)
         said = self.ranks.whole(student.rows(0, own), kinds, memory.needs)
-        memory.observe(*memory.eligible(batch.rows(0, sum(kinds)), said))
+        memory.observe(*memory.eligible(batch.rows(0, sum(kinds)).by_itself(), said))
 
     def _own_views(self, rows: Batch, noise: torch.Generator) -> dict[str, Tensor]:
         """This rank's share of the rows as each peer sees them that has a view of its own; no one else's draws move."""

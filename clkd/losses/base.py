@@ -42,6 +42,16 @@ class Loss(nn.Module):
     progress: Progress | None = None
     """Where training stands; set before each `forward`, for options that follow a schedule."""
 
+    reads_mixed: ClassVar[bool] = False
+    """Whether it knows the two labels of a mixed row (`Batch.mixed`). One that `reads_labels` and does not is refused
+    where rows are mixed."""
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether labels decide what it says: so it is taken to be if it is about the student alone, or `takes` rows by
+        their labels, unless a class says otherwise."""
+        return (self.sides == 1 and not self.regularises) or type(self).takes is not Loss.takes
+
     @property
     def needs_boundaries(self) -> bool:
         """Whether it has to be told where experiences begin and end, so that a stream without boundaries refuses it.

@@ -28,6 +28,8 @@ class BinaryCrossEntropy(CrossEntropy):
     tensor([1.3863])
     """
 
+    reads_mixed: ClassVar[bool] = False
+
     def __init__(self, over: Literal["all", "seen", "new"] = "seen") -> None:
         super().__init__(over)
 

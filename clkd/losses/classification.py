@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -29,7 +30,8 @@ class CrossEntropy(Loss):
     trains new classes only, whatever is replayed, and `over: old` those of the past alone. With `over: batch` those
     compete that are a label of the rows which the term is about (of `student@new`: Caccia et al. 2022, "ER-ACE").
     Values come as `[B]`, scaled so that their mean is that mean; of a batch without any label it is 0, with the
-    gradient 0.
+    gradient 0. A row that is mixed of two has `λ·CE(own label) + (1 − λ)·CE(other label)` (Zhang et al. 2018, section
+    2), and takes part if both labels do.
 
     >>> from clkd.signals import Batch
     >>> loss, i = CrossEntropy(), torch.zeros(2, dtype=torch.long)
@@ -40,6 +42,7 @@ class CrossEntropy(Loss):
     """
 
     sides: ClassVar[int] = 1
+    reads_mixed: ClassVar[bool] = True
     columns: Tensor
     """`[K]` the columns that compete."""
     target: Tensor
@@ -106,17 +109,27 @@ class CrossEntropy(Loss):
         self.certain = self.chosen not in ("new", "old") and labels <= self.competing
 
     def takes(self, batch: Batch) -> Tensor:
-        return self.target[batch.y] != IGNORE
+        return reduce(torch.logical_and, [target != IGNORE for target in self._targets(batch)])
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
-        logits = take(logits_of(a), self.columns, self.prefix)
-        target = self.target[batch.y]
+        logits, targets = take(logits_of(a), self.columns, self.prefix), self._targets(batch)
+        if self.chosen == "batch":
+            logits = present_only(logits, targets[0] if len(targets) == 1 else torch.cat(targets))
+        rows = self._rows(logits, targets[0])
+        if (mixed := batch.mixed) is not None:
+            rows = mixed.share * rows + (1 - mixed.share) * self._rows(logits, targets[1])
+        return rows if self.certain else among(rows, self.takes(batch))
+
+    def _targets(self, batch: Batch) -> list[Tensor]:
+        """The column of each row's label, and of the other's where it is mixed of two."""
+        mixed = batch.mixed
+        return [self.target[y] for y in ([batch.y] if mixed is None else [mixed.y, mixed.other])]
+
+    def _rows(self, logits: Tensor, target: Tensor) -> Tensor:
+        """`[B]`, whatever the rows' targets are worth."""
         if self.chosen == "own":
-            rows = own_task_rows(logits, target, self.task, self.label_smoothing)
-        else:
-            logits = present_only(logits, target) if self.chosen == "batch" else logits
-            rows = F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
-        return rows if self.certain else among(rows, target != IGNORE)
+            return own_task_rows(logits, target, self.task, self.label_smoothing)
+        return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
 
 
 def present_only(logits: Tensor, target: Tensor) -> Tensor:

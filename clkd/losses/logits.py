@@ -159,6 +159,10 @@ class LogitLoss(Loss):
         values = values if said.rows is None else among(values, said.rows)
         return values if len(values) == len(batch) else values.reshape(len(batch), -1).mean(1)
 
+    @property
+    def reads_labels(self) -> bool:
+        return self.labelled or self.rows != "all"
+
     def takes(self, batch: Batch) -> Tensor | None:
         if batch.y.dim() > 1:
             return None

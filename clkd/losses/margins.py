@@ -32,6 +32,8 @@ class NCA(CrossEntropy):
     [0.25]
     """
 
+    reads_mixed: ClassVar[bool] = False
+
     def __init__(self, margin: float = 0.6, over: Literal["all", "seen", "new"] = "seen") -> None:
         super().__init__(over)
         self.margin = margin

@@ -34,6 +34,7 @@ class VirtualTeacher(CrossEntropy):
     """
 
     sides: ClassVar[int] = 1
+    reads_mixed: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -85,7 +85,7 @@ class Table:
         slots = at.to(self.device, non_blocking=True)
         rows = {name: column.index_select(0, slots) for name, column in self.columns.items()}
         extra = {name.removeprefix(EXTRA): rows.pop(name) for name in list(rows) if name.startswith(EXTRA)}
-        return Batch(**rows, new=0, extra=extra, draws=(), weak=None)
+        return Batch(**rows, new=0, extra=extra, draws=(), weak=None, mixed=None)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor | None:
         """At most `n` different slots (`[n]` int64 on the CPU), each set equally likely; None while there are none."""

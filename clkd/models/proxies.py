@@ -69,7 +69,7 @@ class SplitCosine(Head):
         directions = F.normalize(weight, dim=2).flatten(0, 1)
         cosines = F.linear(F.normalize(features, dim=1), directions)
         if weight.shape[1] > 1:
-            cosines = cosines.reshape(len(features), *weight.shape[:2])
+            cosines = cosines.reshape(features.shape[0], *weight.shape[:2])
             cosines = (cosines.softmax(2) * cosines).sum(2)
         return self.scale * cosines
 

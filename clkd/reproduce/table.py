@@ -55,7 +55,9 @@ class TableOptions(Options):
     """A file of `clkd/reproduce/tables`."""
 
     title: str
+    """What its heading says."""
     paper: str = ""
+    """Authors, year and title, and which table of the paper it is."""
     provenance: str = ""
     """Where the published numbers and settings are from, and whether they were checked."""
     spread: Literal["sd", "sem"] = "sd"
@@ -63,6 +65,7 @@ class TableOptions(Options):
     seeds: Annotated[int, Field(gt=1)] | None = None
     """How many runs the published numbers are means of."""
     metric: str = "average_accuracy"
+    """The metric that is compared (`clkd list metrics`)."""
     differs: tuple[str, ...] = ()
     """What is not as in the paper, for all rows."""
     scenario: dict[str, Any] | None = None
@@ -72,6 +75,7 @@ class TableOptions(Options):
     set: Settings = Field(default_factory=dict)
     """What is changed in all rows `of` the other table."""
     rows: dict[str, RowOptions] = Field(default_factory=dict)
+    """By name, in the order of the table."""
 
     @model_validator(mode="after")
     def _rows_of_one_kind(self) -> TableOptions:

@@ -1,7 +1,8 @@
-"""What a part can be told, in words: the name, type, default and meaning of each option."""
+"""What a part can be told, in words: the name, type with its range, default and meaning of each option."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -20,7 +21,7 @@ def describe_options(model: type[BaseModel]) -> list[dict[str, Any]]:
 
     >>> from clkd.options import TransferOptions
     >>> describe_options(TransferOptions)
-    [{'name': 'weight', 'type': 'schedule or number', 'required': False, 'default': '1.0', 'doc': ''}]
+    [{'name': 'weight', 'type': 'schedule or number', 'required': False, 'default': '1.0', 'doc': "What ..."}]
     """
     return [
         {
@@ -42,7 +43,7 @@ def _default(info: FieldInfo) -> str:
 
 def _type_of(info: FieldInfo) -> str:
     part = next((mark for mark in info.metadata if isinstance(mark, PartField)), None)
-    return _part_words(part) if part else _words(info.annotation)
+    return _part_words(part) if part else _words(info.annotation) + _range(info.metadata)
 
 
 def _part_words(part: PartField) -> str:
@@ -54,11 +55,14 @@ def _words(annotation: Any) -> str:
 
     >>> _words(tuple[int, ...] | None)
     'list of integer, or null'
+    >>> from pydantic import Field
+    >>> _words(Annotated[float, Field(ge=0, le=1)] | None)
+    'number ≥ 0 and ≤ 1, or null'
     """
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         part = next((mark for mark in inner[1:] if isinstance(mark, PartField)), None)
-        return _part_words(part) if part else _words(inner[0])
+        return _part_words(part) if part else _words(inner[0]) + _range(inner[1:])
     if origin in (Union, UnionType):
         return ", or ".join(_words(each) for each in inner)
     if origin is Literal:
@@ -68,3 +72,15 @@ def _words(annotation: Any) -> str:
     if origin is dict:
         return f"mapping of {_words(inner[1])}"
     return _WORDS.get(annotation) or getattr(annotation, "__name__", str(annotation)).removesuffix("Options").lower()
+
+
+_LIMITS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "min_length": "with {} or more",
+           "pattern": "like {}"}  # fmt: skip
+
+
+def _range(marks: Iterable[Any]) -> str:
+    """What a value's marks allow, to follow its type; empty if that is everything."""
+    flat = [each for mark in marks for each in (mark.metadata if isinstance(mark, FieldInfo) else [mark])]
+    found = ((said, getattr(mark, name, None)) for mark in flat for name, said in _LIMITS.items())
+    words = " and ".join(said.format(limit) for said, limit in found if limit is not None)
+    return f" {words}" if words else ""

@@ -30,6 +30,14 @@ from clkd.options import (
 Positive = Annotated[int, Field(gt=0)]
 
 
+CHANGES = ("rotate", "shear", "translate", "brightness", "contrast", "posterize", "solarize", "cutout", "noise")
+"""What makes a view strong."""
+
+
+def _by_its_kind(raw: Any) -> Any:
+    return {"kind": raw} if isinstance(raw, str) else raw
+
+
 class Strong(Options):
     """Stronger changes, on top of the view that crop and flip gave. Each row draws its own."""
 
@@ -37,20 +45,44 @@ class Strong(Options):
     """Turn by up to so many degrees, either way."""
     brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Add up to so much to all pixels, or take it away, where black is 0 and white is 1."""
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    """Slant by up to so many degrees, either way."""
+    translate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Move down or up, and right or left, by up to so much of the side."""
     contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Multiply the distance of pixels from the row's mean by 1 ± up to so much."""
+    posterize: Annotated[int, Field(ge=0, le=7)] = 0
+    """Take away so many of the 8 bits of each pixel."""
+    solarize: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Invert what is brighter than a threshold, which lies up to so far below white."""
     cutout: Annotated[int, Field(ge=0)] = 0
     """Paint over a square of so many pixels a side, at a random place, with the data's mean."""
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Add normal noise of this deviation, in deviations of the data: the one change that vectors know."""
+    choose: Positive | None = None
+    """Of all these, make so many of each row, drawn for it, as RandAugment does; by default all of them."""
     rows: Literal["all", "unlabelled"] = "all"
     """Which rows the student sees like this; others it sees in the weak view, as FixMatch does with labelled ones."""
 
     @model_validator(mode="after")
     def _changes(self) -> Strong:
-        if not any((self.rotate, self.brightness, self.contrast, self.cutout, self.noise)):
-            raise ValueError("a strong view changes something: give rotate, brightness, contrast, cutout or noise")
+        given = [name for name in CHANGES if getattr(self, name)]
+        if not given:
+            raise ValueError(f"a strong view changes something: give {', '.join(CHANGES[:-1])} or {CHANGES[-1]}")
+        if self.choose is not None and self.choose > len(given):
+            raise ValueError(f"cannot choose {self.choose} of {len(given)} changes, which are {', '.join(given)}")
         return self
+
+
+class Mix(Options):
+    """Mixing rows with each other: each new row with a new one, each replayed one with one of its draw."""
+
+    kind: Literal["mixup", "cutmix"]
+    """`mixup` blends both rows' pixels; `cutmix` pastes a box of the other one."""
+    alpha: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """A row's own share is drawn from Beta(alpha, alpha): at 1 each is equally likely, near 0 all are near 0 or 1."""
+    rows: Literal["all", "new"] = "all"
+    """Which rows are mixed."""
 
 
 class Augment(Options):
@@ -66,6 +98,8 @@ class Augment(Options):
     strong: Strong | None = None
     """What is done to the student's view beside; drawn anew each time. A teacher sees the view without it if it says
     `sees: weak`."""
+    mix: Annotated[Mix | None, BeforeValidator(_by_its_kind)] = None
+    """Mix rows with each other (`mixup`, `cutmix`, or options), before they are made strong; all see them mixed."""
 
 
 MOST_DRAWS = 100
@@ -92,7 +126,9 @@ class Normalize(Options):
     """What rows are normalised with: per channel on the [0, 1] scale for images, per feature for vectors."""
 
     mean: tuple[float, ...]
+    """What is taken away."""
     std: tuple[Annotated[float, Field(gt=0)], ...]
+    """What is then divided by."""
 
 
 def _normalized_by(raw: Any) -> Any:
@@ -148,7 +184,9 @@ class Extension(Options):
     """Data that came later (`clkd extend`): its experiences follow those before it. Classes are the same by name."""
 
     dataset: DatasetPart
+    """Where its images and labels come from."""
     split: StreamPart
+    """How it is cut into experiences."""
     labelled: Labelled = 1.0
     """As `stream.labelled`, for these rows."""
     imbalance: Imbalance | None = None
@@ -161,7 +199,9 @@ class StreamOptions(Options):
     """The data, and how it is cut into experiences."""
 
     dataset: DatasetPart
+    """Where images and labels come from (`clkd list datasets`)."""
     split: StreamPart
+    """How the data is cut into experiences, `by` what (`clkd list streams`)."""
     labelled: Labelled = 1.0
     """The share of each experience's training rows, class by class (at least one row each), that keep their label,
     drawn from the seed; or one share for each experience, such as `[1, 0, 0.1]`, of which 0 means no label at all. The
@@ -197,7 +237,9 @@ class StudentOptions(Options):
     """The model that is trained."""
 
     model: ModelPart
+    """The backbone, which turns rows into features (`clkd list models`)."""
     head: HeadPart
+    """The classifier on it, which may grow with the classes (`clkd list heads`)."""
     view: ViewOptions | None = None
     """What it sees of the stream's rows, such as `{channels: gray}`; teachers see them whole, or in their own views."""
 
@@ -221,6 +263,7 @@ class TrainOptions(Options):
     """How each experience is trained."""
 
     epochs: Positive = 1
+    """Passes over each experience's rows."""
     min_steps: Annotated[int, Field(ge=0)] = 0
     """Train at least this many steps in every experience, by more epochs where it is small."""
     batch_size: Positive = 64
@@ -234,8 +277,11 @@ class TrainOptions(Options):
     """Go once an epoch over the experience's rows and all that memory keeps, shuffled together, as iCaRL and those
     after it do: `batch_size` then counts both. By default each step draws replayed rows beside its new ones."""
     eval_batch_size: Positive = 512
+    """Test rows that are looked at together. It changes speed and memory, no weight."""
     optimizer: OptimizerOptions
+    """An optimizer of torch (`sgd`, `adam`, …) and torch's own keywords."""
     scheduler: SchedulerOptions | None = None
+    """What the learning rate follows within each experience; by default it stands still."""
     gradient: GradientPart | None = None
     """What is done to each step's gradient for the sake of replayed rows (`clkd list gradients`), which are then not
     learned from like new ones; by default nothing."""
@@ -243,7 +289,7 @@ class TrainOptions(Options):
     """Evaluate on the test rows of all experiences so far also during training, whenever so many optimiser steps of the
     run were taken: each time costs what an evaluation at an experience's end does, and changes no weight."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """The longest that each student's gradient may be."""
+    """Scale each step's gradient down to this norm where it is longer; by default never."""
     clip_value: Annotated[float, Field(gt=0)] | None = None
     """The largest that any number of a gradient may be, either way: others are cut off there."""
     gradient_noise: GradientNoise | None = None
@@ -287,9 +333,11 @@ class PhaseOptions(Options):
     losses: tuple[str, ...] = ()
     """Terms of the scenario, by name; by default plain cross-entropy with the labels."""
     epochs: Positive = 1
+    """Passes over the phase's rows."""
     batch_size: Positive | None = None
     """By default `train.batch_size`."""
     optimizer: OptimizerOptions
+    """The phase's own; it starts afresh each time."""
     scheduler: SchedulerOptions | None = None
     """Over the phase's own length."""
     reset: bool = False
@@ -380,6 +428,9 @@ def _shift(raw: Any) -> Any:
     return ShiftOptions() if raw is True else raw
 
 
+RegisteredName = Annotated[str, Field(min_length=1, pattern=r"^[^/:]+$")]
+
+
 class TrackingOptions(Options):
     """Where the run is recorded beside its own directory."""
 
@@ -393,15 +444,33 @@ class TrackingOptions(Options):
     child_runs: bool = True
     """One nested run per experience."""
     tags: dict[str, str] = Field(default_factory=dict)
+    """Tags for the run in MLflow, beside those that clkd sets."""
+    system_metrics: Annotated[float, Field(ge=1)] | bool = False
+    """Sample what the machine is busy with, every so many seconds; `true` is every 10 (needs psutil)."""
+    log_model: Literal["none", "final", "each"] = "none"
+    """Export the student, after the stream's last experience or after each, as a model that loads without clkd."""
+    register_as: RegisteredName | bool = True
+    """The name in MLflow's registry that its versions get; `true` is the scenario's name, `false` registers none."""
+    alias: str | None = "champion"
+    """The registry's alias that moves to the newest version; `null` leaves all where they are."""
     trackers: tuple[TrackerPart, ...] = ()
     """Further trackers, from plugins."""
+
+    @field_validator("alias")
+    @classmethod
+    def _an_alias(cls, alias: str | None) -> str | None:
+        if alias is not None and (not re.fullmatch(r"[\w-]+", alias) or re.fullmatch(r"latest|[vV][0-9]+", alias)):
+            raise ValueError("give letters, digits, _ and -, but not 'latest' or a version such as 'v1'; or null")
+        return alias
 
 
 class Scenario(Options):
     """One execution, whole. `clkd show` prints it with every default filled in."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    """What runs, groups and MLflow's experiment are called: letters, digits, `_`, `.` and `-`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """What every random draw of the run is derived from. The same seed gives the same bits on one machine."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
     output: str | None = None
@@ -409,24 +478,34 @@ class Scenario(Options):
     method: str | None = None
     """A preset that fills in whatever this file leaves out (`clkd list methods`)."""
     stream: StreamOptions
+    """The data, and how it arrives."""
     student: StudentOptions
+    """The model that is trained."""
     peers: dict[str, PeerOptions] = Field(default_factory=dict)
     """Further students by name, for `between`, for an ensemble's `members` and for `of` at teachers."""
     teachers: dict[str, TeacherPart] = Field(default_factory=dict)
+    """By the names that `between` and other teachers call them (`clkd list teachers`)."""
     losses: Annotated[tuple[LossPart, ...], Field(min_length=1)]
+    """The terms that are summed in each step, in this order (`clkd list losses`)."""
     memory: MemoryPart
+    """What is kept of the past and replayed (`clkd list memories`)."""
     transfer: TransferPart
+    """What makes domains comparable (`clkd list transfers`); one, or a list of them."""
     metrics: tuple[MetricPart, ...]
+    """What is computed from the accuracies (`clkd list metrics`)."""
     train: TrainOptions
+    """How each experience is trained."""
     phases: tuple[PhaseOptions, ...] = ()
     """Further trainings at each experience's end, one after another."""
     checkpoint: CheckpointOptions = CheckpointOptions()
+    """When the run is saved, and how much of it is kept."""
     report: Annotated[ReportOptions | bool, BeforeValidator(_on_or_spelt_out)] = False
     """What was transferred in each experience: `true`, or options; by default nothing is said of it."""
     shift: Annotated[ShiftOptions | bool, BeforeValidator(_shift)] = False
     """How far domains are apart, and whether what comes in is of a known one: `true`, or options; by default nothing is
     said of it."""
     tracking: TrackingOptions = TrackingOptions()
+    """Where the run is recorded beside its own directory."""
 
     @field_validator("device")
     @classmethod

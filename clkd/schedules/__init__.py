@@ -19,6 +19,7 @@ class ConstantOptions(Options):
     """Options of `constant`."""
 
     value: float = 1.0
+    """What it always says."""
 
 
 class WarmupOptions(Options):
@@ -27,7 +28,9 @@ class WarmupOptions(Options):
     value: float = 1.0
     """What it rises to, from 0."""
     epochs: Annotated[float, Field(gt=0)] | None = None
+    """How long it rises in each experience."""
     steps: Annotated[int, Field(gt=0)] | None = None
+    """The same in optimiser steps."""
 
     @model_validator(mode="after")
     def _one_length(self) -> WarmupOptions:
@@ -40,7 +43,9 @@ class RampOptions(Options):
     """Options of `linear` and `cosine`. By default it takes the whole experience, and begins anew in each."""
 
     start: float = 0.0
+    """What it begins with."""
     end: float = 1.0
+    """What it ends with, and stays at."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """How long it takes, counted in each experience."""
     steps: Annotated[int, Field(gt=0)] | None = None

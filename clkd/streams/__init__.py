@@ -125,6 +125,7 @@ class RepeatedOptions(SplitOptions):
     """Classes that come again."""
 
     experiences: Positive
+    """How many."""
     repetition: Annotated[float, Field(ge=0, le=1)]
     """The probability with which a class that has come before comes again in an experience."""
     first_occurrence: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -149,6 +150,7 @@ class DomainLook(Options):
     """One domain: all images changed alike."""
 
     kind: Look
+    """What is done to the images; `clean` leaves them as they are."""
     severity: Annotated[float, Field(gt=0, le=5)] | None = None
     """Of a corruption, from 1 to 5 as in CIFAR-10-C, or in between; 3 by default."""
     angle: float | None = None
@@ -248,6 +250,7 @@ class DataOptions(SplitOptions):
     """More of the same: a random share of the training rows in each experience."""
 
     experiences: Positive
+    """How many; rows are spread evenly over them."""
 
 
 class GivenOptions(SplitOptions):

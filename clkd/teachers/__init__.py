@@ -88,6 +88,7 @@ class EnsembleOptions(Options):
     members: Annotated[tuple[str, ...], Field(min_length=2)]
     """Names of other teachers of this scenario, of its peers, or `student`."""
     mean: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged: the members' probabilities, or their logits."""
     weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """How much each member counts, in their order; only the ratios matter. By default all count the same."""
     by: Literal["weight", "entropy", "class", "least_loss", "min_logit"] = "weight"
@@ -108,6 +109,7 @@ class SnapshotOptions(FollowerOptions):
     last: Positive | None = 3
     """How many are kept; `null` keeps all, which takes one student's memory for every experience."""
     mean: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged: their probabilities, or their logits."""
     by: Literal["weight", "entropy", "class"] = "class"
     """As of an ensemble: a row hears those past selves that know its class, all of them, or the surer ones more."""
 
@@ -126,10 +128,15 @@ class Recipe(Options):
     """How networks are fitted that are to teach."""
 
     model: ModelPart
+    """Its backbone (`clkd list models`), with a linear head."""
     epochs: Positive = 10
+    """Passes over all training rows of the stream."""
     batch_size: Positive = 128
+    """Rows in a step."""
     optimizer: OptimizerOptions = OptimizerOptions(kind="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    """As `train.optimizer`."""
     scheduler: SchedulerOptions | None = SchedulerOptions(kind="one_cycle", every="step", max_lr=0.1)
+    """As `train.scheduler`, over the whole fit; `null` for none."""
     seed: int = 0
     """The teacher's own: the run's seed does not count, so that one teacher serves all seeds of a scenario."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
@@ -200,20 +207,25 @@ class CheckpointOptions(ExternalOptions):
     `state.safetensors` of a run's checkpoint."""
 
     path: str
+    """The file; a relative path starts at the scenario file."""
     model: ModelPart
+    """The backbone that the weights belong to, with a linear head."""
 
 
 class TorchvisionOptions(ExternalOptions):
     """A torchvision classifier with its own classes, from a local weights file or torchvision's own names."""
 
     model: str
+    """Its name in torchvision, such as `resnet18`."""
     weights: str
+    """A file, or what torchvision calls them, such as `IMAGENET1K_V1`."""
 
 
 class MlflowOptions(ExternalOptions):
-    """A model out of MLflow's registry or a run: `models:/student@champion`, `runs:/…/model`."""
+    """A model out of MLflow's registry or a run: `models:/student@champion`, `runs:/…/student`."""
 
     uri: str
+    """Where MLflow has it: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or what a run logged, `runs:/RUN/PATH`."""
     trust: bool = False
     """Load a model that was saved as a pickle, or that brings code with it: either can run any code."""
 
@@ -269,4 +281,4 @@ def clkd_register_teachers(register: Register) -> None:
         config=TorchvisionOptions,
         summary="a torchvision classifier",
     )
-    register("mlflow", "clkd.teachers.external:mlflow", config=MlflowOptions, summary="a model from MLflow")
+    register("mlflow", "clkd.teachers.logged:mlflow", config=MlflowOptions, summary="a model from MLflow")

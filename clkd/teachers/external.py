@@ -1,11 +1,9 @@
-"""Teachers from outside: loaded from a file, from torchvision or from MLflow."""
+"""Teachers from outside: loaded from a file or from torchvision."""
 
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,71 +80,36 @@ def torchvision(
     )
 
 
-def mlflow(
-    uri: str,
-    context: Context,
-    classes: tuple[int | str | None, ...] | None = None,
-    view: ViewOptions | None = None,
-    trust: bool = False,
-) -> NetworkTeacher:
-    """A PyTorch model that MLflow keeps; only its logits are read. Pickles, and code beside it, need `trust`."""
-    import mlflow.pytorch as store
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import get_model_info
-
-    try:
-        if not trust and "code" in _flavour(get_model_info(uri)):
-            raise UserError(f"the model '{uri}' brings code of its own: set `trust: true` if you know what it does")
-        with _pickles(trust):
-            # Naming the module keeps MLflow from importing one that the model names, before it looks at anything else.
-            given = {} if trust else {"pickle_module": pickle}
-            module: nn.Module = store.load_model(uri, map_location=context.device, **given)  # type: ignore[no-untyped-call]  # mlflow's
-    except MlflowException as error:
-        way_out = "; `trust: true` allows it" if "pickle" in error.message else ""
-        raise UserError(f"the model '{uri}' cannot be loaded from MLflow: {error.message}{way_out}") from error
-    return Foreign(module, context, classes, view_of(view, context.mean, context.std, context.shape))
-
-
-def _flavour(info: Any) -> dict[str, Any]:
-    """What the model says of itself as a PyTorch model: `code` is a folder that loading would put on Python's path."""
-    return {key: value for key, value in info.flavors.get("pytorch", {}).items() if value is not None}
-
-
-@contextmanager
-def _pickles(allowed: bool) -> Iterator[None]:
-    """MLflow unpickles models unless its environment forbids it; here they are unpickled only if that is `allowed`."""
-    name = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
-    before = os.environ.get(name)
-    os.environ[name] = str(allowed).lower()
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
 class Foreign(NetworkTeacher):
     """A module that is not clkd's: rows in, logits out, no features."""
 
     def __init__(
-        self, module: nn.Module, context: Context, classes: tuple[int | str | None, ...] | None, view: View | None
+        self,
+        module: nn.Module,
+        context: Context,
+        classes: tuple[int | str | None, ...] | None,
+        view: View | None,
+        copy: Copy | None = None,
+        program: str = "",
     ) -> None:
         probe = torch.zeros(2, *context.shape, device=context.device)
         with torch.no_grad():
             outputs = module(probe if view is None else view(probe)).shape[1]
-        super().__init__(_Speaker(module, class_ids(classes, outputs, context), context.device), view)
+        super().__init__(Speaker(module, class_ids(classes, outputs, context), context.device, program), view, copy)
 
 
-class _Speaker(nn.Module):
-    """Makes a module speak signals."""
+class Speaker(nn.Module):
+    """Makes a module speak signals. `program` is what its operations are known by, where layers do not tell them."""
 
-    def __init__(self, module: nn.Module, class_ids: tuple[int, ...], device: torch.device) -> None:
+    def __init__(self, module: nn.Module, class_ids: tuple[int, ...], device: torch.device, program: str = "") -> None:
         super().__init__()
         self.module = module
+        self.program = program
         self.class_ids = class_ids
         self._ids = torch.tensor(class_ids, device=device)
+        for each in self.modules():  # not by `eval`, which an exported graph forbids: it is in that mode for good
+            each.training = False
+        self.requires_grad_(False)
 
     def signals(self, x: Tensor, needs: Needs) -> Signals:
         return Signals(self.module(x), self._ids)
@@ -166,6 +129,9 @@ class _Speaker(nn.Module):
 
     def layout(self) -> dict[str, Any]:
         return {}
+
+    def extra_repr(self) -> str:
+        return self.program
 
 
 def class_ids(classes: tuple[int | str | None, ...] | None, outputs: int, context: Context) -> tuple[int, ...]:

@@ -79,14 +79,9 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 def _view(about: Mapping[str, Any], asked: ViewOptions | None, context: Context) -> View | None:
     """From the stream's rows to that run's; what the scenario asks for goes first."""
     theirs, ours = tuple(about["shape"]), context.shape
-    derived = {**_shaped(theirs, ours), **({} if asked is None else asked.model_dump(exclude_none=True))}
-    plain = view_of(ViewOptions(**derived), context.mean, context.std, ours)
-    seen = ours if plain is None else plain.shape(ours)
-    if seen != theirs:
-        raise UserError(
-            f"view: that run's rows are {_by(theirs)}, and these would be {_by(seen)} of {_by(ours)}: say what it sees "
-            "of them, as in view: {channels: [0], size: 32}"
-        )
+    wanted = {} if asked is None else asked.model_dump(exclude_none=True)
+    derived = {**_shaped(theirs, ours), **wanted}
+    shaped(theirs, wanted, context, "that run")
     mean, std = torch.tensor(about["mean"]), torch.tensor(about["std"])
     same = torch.equal(mean, context.mean.cpu()) and torch.equal(std, context.std.cpu())
     if not derived and same:
@@ -94,6 +89,23 @@ def _view(about: Mapping[str, Any], asked: ViewOptions | None, context: Context)
     return view_of(
         ViewOptions(**{"mean": about["mean"], "std": about["std"], **derived}), context.mean, context.std, ours
     )
+
+
+def shaped(theirs: tuple[int, ...], wanted: Mapping[str, Any], context: Context, whose: str) -> View | None:
+    """From the stream's rows to those of `theirs`: by size and channels that can be derived, and what is `wanted`.
+
+    Raises:
+        UserError: that does not lead there.
+    """
+    ours = context.shape
+    view = view_of(ViewOptions(**{**_shaped(theirs, ours), **wanted}), context.mean, context.std, ours)
+    seen = ours if view is None else view.shape(ours)
+    if seen != theirs:
+        raise UserError(
+            f"view: {whose}'s rows are {_by(theirs)}, and these would be {_by(seen)} of {_by(ours)}: say what it sees "
+            "of them, as in view: {channels: [0], size: 32}"
+        )
+    return view
 
 
 def _shaped(theirs: tuple[int, ...], ours: tuple[int, ...]) -> dict[str, Any]:

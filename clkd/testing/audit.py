@@ -8,7 +8,7 @@ import logging
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -189,11 +189,20 @@ def _part(entry: Entry, tiny: Tiny, plugins: Plugins) -> PartAudit:
         return PartAudit(kind, entry.name, "not tried", one_line(str(error)))
     except Exception as error:  # as above
         return PartAudit(kind, entry.name, "broken", f"{type(error).__name__}: {one_line(str(error))}")
+    if refused := _refused(laws):
+        return PartAudit(kind, entry.name, "not tried", refused)
     broken, out = [law.law for law in laws if law.status == "broken"], [law for law in laws if law.status == "out"]
     if broken:
         return PartAudit(kind, entry.name, "broken", f"laws {', '.join(broken)}", laws)
     opted = f", {len(out)} opted out of" if out else ""
     return PartAudit(kind, entry.name, "ok", f"{len(laws) - len(out)} laws kept{opted}", laws)
+
+
+def _refused(laws: Sequence[Verdict]) -> str:
+    """What every law was told alike, if it was a mistake of the user's: what the part needs (a file) is not here."""
+    told = {law.reason for law in laws if law.status != "out"}
+    reason = told.pop() if len(told) == 1 else ""
+    return reason.removeprefix("UserError: ") if reason.startswith("UserError: ") else ""
 
 
 def _faults(entry: Entry) -> list[str]:

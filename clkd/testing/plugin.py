@@ -1,6 +1,6 @@
 """The pytest plugin: fixtures for tests of clkd plugins. pytest finds it by itself where clkd is installed.
 
-A test file says what it tests by overriding the fixture `clkd_plugins`:
+A test file says what it tests by overriding the fixture `clkd_plugins`::
 
     @pytest.fixture
     def clkd_plugins():

@@ -162,8 +162,10 @@ def _tell(tracker: Tracker, run: Run, metrics: dict[str, float] = USUAL) -> None
 
 
 def _experience(tracker: Tracker, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
-    """Two epochs, an evaluation within them, and the one at the end."""
+    """What the drift monitor says of its rows, two epochs, an evaluation within them, and the one at the end."""
     i = experience.index
+    if i:
+        tracker.arrival(run, experience, {"alarm": True, "p": 0.02, "nearest": 0, "domains": {0: 0.02}})
     for _ in range(2):
         run.step += 10
         tracker.epoch(run, experience, metrics)

@@ -19,7 +19,10 @@ class ConsoleOptions(Options):
 
 
 class JsonlOptions(Options):
-    """Nothing to choose: `metrics.jsonl` lies in the run's directory."""
+    """What stands in `metrics.jsonl`, which lies in the run's directory."""
+
+    system_metrics: float | None = None
+    """Seconds between two samples of what the machine is busy with; none by default."""
 
 
 class MlflowOptions(Options):
@@ -33,6 +36,10 @@ class MlflowOptions(Options):
     """One nested run per experience."""
     tags: dict[str, str] | None = None
     """Further tags of the run."""
+    registered: str | None = None
+    """The name in MLflow's registry of the run's exported students; by default they are not registered."""
+    alias: str | None = "champion"
+    """The registry's alias that moves to the newest of them."""
     required: bool = False
     """Whether a run waits for the store before it trains."""
 

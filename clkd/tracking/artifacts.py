@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clkd.tracking import labels, reports, shifts
+from clkd.tracking import events, history, labels, reports, shifts
 from clkd.tracking.events import FILE
 from clkd.tracking.points import without_nan
 
@@ -19,9 +19,12 @@ CONSTANT = {"scenario.yaml": "scenario.yaml", "config.resolved.yaml": "resolved.
 """Artifact, and the file of the run's directory that it is a copy of."""
 GROWING = {"environment.txt": "environment.txt", "result.json": "result.json", FILE: FILE}
 MATRIX = ("accuracy_matrix.csv", "accuracy_matrix.json", "figures/accuracy_matrix.png", "figures/forgetting.png")
+CURVES = ("figures/class_accuracy.png", "figures/loss_terms.png", "tables/class_accuracy.json")
+TABLES = ("tables/accuracy_matrix.json", "tables/class_accuracy.json")
+"""What MLflow shows as tables."""
 REPORTED = ("figures/agreement.png", "figures/cka.png")
 SHIFTED = "figures/shift.png"
-CHANGING = frozenset((*GROWING, *MATRIX, *REPORTED, SHIFTED))
+CHANGING = frozenset((*GROWING, *MATRIX, *CURVES, *TABLES, *REPORTED, SHIFTED))
 """What is another one each time that a run ends."""
 
 Content = Callable[[], "Path | str | Figure"]
@@ -40,7 +43,7 @@ def of(directory: Path, rows: list[list[float]], title: str, over: bool) -> dict
         name: _copy(name, directory / file) for name, file in copies.items() if (directory / file).exists()
     }
     found |= _reports(directory, title, over) | _shifts(directory, title, over)
-    return {**found, **_matrix(rows, title)} if over and rows else found
+    return {**found, **_matrix(rows, title), **_curves(directory, title)} if over and rows else found
 
 
 def found(client: MlflowClient, run: str) -> set[str]:
@@ -95,8 +98,35 @@ def _matrix(rows: list[list[float]], title: str) -> dict[str, Content]:
         lambda: json.dumps(without_nan({"accuracy_matrix": rows}), indent=2),
         _drawn("accuracy_matrix", rows, title),
         _drawn("forgetting", rows, title),
+        lambda: json.dumps(without_nan(_triangle(rows))),
     )
-    return dict(zip(MATRIX, made, strict=True))
+    return dict(zip((*MATRIX, TABLES[0]), made, strict=True))
+
+
+def _triangle(rows: list[list[float]]) -> dict[str, Any]:
+    curves = {f"exp_{i:02d}": dict(enumerate(row)) for i, row in enumerate(rows)}
+    return history.table(curves, "after", "on exp_{:02d}")
+
+
+def _curves(directory: Path, title: str) -> dict[str, Content]:
+    """What became of classes and of loss terms, if anything is told of them."""
+    told, _ = events.read(directory / FILE)
+    classes, terms = history.class_accuracy(told), history.loss_terms(told)
+    made = (
+        _drawn("class_accuracy", classes, title) if classes else None,
+        _drawn("loss_terms", terms, title) if terms else None,
+        (lambda: json.dumps(history.table(classes, "class"))) if classes else None,
+    )
+    return {name: content for name, content in zip(CURVES, made, strict=True) if content}
+
+
+def shown_as_tables(names: Iterable[str]) -> str:
+    """The tag by which MLflow knows which artifacts are tables.
+
+    >>> shown_as_tables(["scenario.yaml", "tables/accuracy_matrix.json"])
+    '[{"path": "tables/accuracy_matrix.json", "type": "table"}]'
+    """
+    return json.dumps([{"path": name, "type": "table"} for name in names if name in TABLES])
 
 
 def _drawn(name: str, values: Any, title: str) -> Content:

@@ -17,6 +17,10 @@ class Tracker:
     def start(self, run: Run) -> None:
         """Once per process, before training; `run.resumed` tells whether it was started before."""
 
+    def arrival(self, run: Run, experience: Experience, drift: dict[str, Any]) -> None:
+        """Before an experience is trained, where `shift` is measured: what the drift monitor says of its rows (`alarm`,
+        `p`, `nearest` and `domains`: see `clkd.metrics.shift.Drift`). Once more where a run goes on within it."""
+
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
         """After each epoch: means over the epoch, named as MLflow shows them (`train/loss`, `train/loss_kd`)."""
 

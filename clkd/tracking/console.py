@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,10 @@ class ConsoleTracker(Tracker):
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self._epoch: tuple[tuple[int, str | None], int] = ((-1, None), 0)
+        self._began = 0.0, 0
 
     def start(self, run: Run) -> None:
+        self._began = time.monotonic(), run.step
         if run.stand_in:
             _say(
                 f"NOTE: {run.stand_in} stands in for {run.dataset}, which could not be had: take the numbers as a trial"
@@ -66,7 +69,15 @@ class ConsoleTracker(Tracker):
             shown = {name: value for name, value in metrics.items() if not name.startswith(f"{start}weighted_")}
             terms = "  ".join(f"{name.removeprefix(start)} {value:.4g}" for name, value in shown.items())
             phase = f" phase {run.phase}" if run.phase else ""
-            _say(f"{_place(experience)}{phase} epoch {epoch}/{run.epochs}  {terms}")
+            _say(f"{_place(experience)}{phase} epoch {epoch}/{run.epochs}  {terms}{self._left(run)}")
+
+    def _left(self, run: Run) -> str:
+        """How long it will take yet, if the steps to come take as long as this process's took, evaluation included."""
+        since, step = self._began
+        done, ahead = run.step - step, run.planned - run.step
+        if run.phase or done <= 0 or ahead <= 0:
+            return ""
+        return f"  about {duration((time.monotonic() - since) / done * ahead)} left"
 
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
         if self.quiet:
@@ -99,6 +110,19 @@ def matrix_text(matrix: list[list[float]], rows: int) -> str:
     head = " " * 4 + "".join(f"{j:>{WIDTH}}" for j in range(rows))
     lines = [f"{i:>4}" + "".join(f"{percent(value):>{WIDTH}}" for value in matrix[i][: i + 1]) for i in range(rows)]
     return "\n".join([head, *lines])
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> [duration(seconds) for seconds in (0.2, 59.4, 100, 3590, 9000)]
+    ['1 s', '59 s', '1 min 40 s', '59 min 50 s', '2 h 30 min']
+    """
+    whole = max(round(seconds), 1)
+    minutes, rest = divmod(whole, 60)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def peer_lines(metrics: Mapping[str, float]) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 
 FILE = "metrics.jsonl"
 START, EPOCH, EVALUATION, EXPERIENCE, END = "start", "epoch", "evaluation", "experience", "end"
-WITHIN = (EPOCH, EVALUATION)
+SYSTEM = "system"
+WITHIN = (EPOCH, EVALUATION, SYSTEM)
 """What comes while an experience is trained."""
 
 Event = dict[str, Any]

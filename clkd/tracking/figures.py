@@ -130,6 +130,51 @@ def forgetting(rows: list[list[float]], title: str = "") -> Figure:
     return figure
 
 
+def class_accuracy(curves: Mapping[str, Mapping[int, float]], title: str = "") -> Figure:
+    """Heat map: the accuracy of each class in percent (a row each) after each experience (columns).
+
+    >>> class_accuracy({"cat": {0: 0.9, 1: 0.5}, "dog": {1: 0.75}}).axes[0].get_xlabel()
+    'after training on experience'
+    """
+    count = 1 + max(at for curve in curves.values() for at in curve)
+    grid = np.full((len(curves), count), np.nan)
+    for row, curve in zip(grid, curves.values(), strict=True):
+        for at, value in curve.items():
+            row[at] = 100 * value
+    figure = Figure(figsize=(min(3.5 + 0.5 * count, 16), min(1.6 + 0.28 * len(curves), 24)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(grid, cmap=COLOURS, vmin=0, vmax=100, aspect="auto")
+    axes.set(xlabel="after training on experience", ylabel="class", xticks=_ticks(count), title=title)
+    shown = _ticks(len(curves), most=60)
+    axes.set_yticks(shown, [_plain(name) for at, name in enumerate(curves) if at in shown])
+    figure.colorbar(image, ax=axes, label="accuracy in percent")
+    if count <= MOST_NUMBERS and len(curves) <= 2 * MOST_NUMBERS:
+        _number(axes, grid, ".0f", middle=55)
+    return figure
+
+
+def loss_terms(curves: Mapping[str, Mapping[int, float]], title: str = "") -> Figure:
+    """One curve for each loss term, weighted, by step; black is their sum.
+
+    >>> loss_terms({"loss": {10: 2.0, 20: 1.0}, "loss_kd": {20: 0.5}}).axes[0].get_legend_handles_labels()[1]
+    ['loss', 'loss_kd']
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (name, curve) in enumerate(curves.items()):
+        shade = "black" if name == "loss" else colormaps["viridis"](0.85 * place / max(len(curves) - 1, 1))
+        axes.plot(list(curve), list(curve.values()), marker=".", label=_plain(name), color=shade)
+    axes.set(xlabel="step", ylabel="loss term (mean over the epoch)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _plain(name: str) -> str:
+    """A name of a class or a term that fits; between two dollars would be a formula."""
+    return name[:24].replace("$", r"\$")
+
+
 def _number(axes: Axes, grid: NDArray[np.float64], form: str, middle: float) -> None:
     """Write each cell's value into it: black on what is brighter than the middle."""
     for (i, j), value in np.ndenumerate(grid):

@@ -62,6 +62,10 @@ class Trackers(Tracker):
         for guest in self._guests:
             self._call(guest, "start", run)
 
+    def arrival(self, run: Run, experience: Experience, drift: dict[str, Any]) -> None:
+        for guest in self._guests:
+            self._call(guest, "arrival", run, experience, drift)
+
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
         for guest in self._guests:
             if guest.failures < PATIENCE or guest.tracker.name in ORDER:

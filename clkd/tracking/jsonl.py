@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from clkd.disk import write_whole
-from clkd.tracking import events, labels, reports, shifts
+from clkd.tracking import events, labels, models, reports, shifts
 from clkd.tracking.base import Tracker
-from clkd.tracking.events import END, EPOCH, EVALUATION, EXPERIENCE, FILE, START
+from clkd.tracking.events import END, EPOCH, EVALUATION, EXPERIENCE, FILE, START, SYSTEM
 from clkd.tracking.points import experience_points, without_nan
+from clkd.tracking.system import Sampler
 
 if TYPE_CHECKING:
     from clkd.engine.run import Outcome, Run
@@ -32,14 +33,18 @@ class JsonlTracker(Tracker):
 
     Keys: `time` (Unix seconds), `event` (start, epoch, evaluation, experience, end), `step` (optimiser steps so far),
     `experience` and `epoch` where they apply (from 0; epochs of a phase go on counting, and name their `phase`),
-    `metrics` by name, null where a value is not a number. A start says who the run is (`name`, `device`, `tags`), an
-    experience what it was about (`name`, `classes`, `digest` of its rows), an end how it ended (`status`, `error`).
-    Experiences that another run has trained (`clkd run --from`) are `carried`.
+    `metrics` by name, null where a value is not a number. A start says who the run is (`name`, `device`, `tags`,
+    `description`), an experience what it was about (`name`, `classes`, `digest` of its rows), an end how it ended
+    (`status`, `error`). Experiences that another run has trained (`clkd run --from`) are `carried`. With
+    `system_metrics` (seconds), lines of the event `system` hold `samples` of what the machine was busy with.
     """
 
     name = "jsonl"
 
-    def __init__(self) -> None:
+    def __init__(self, system_metrics: float | None = None) -> None:
+        self._every = system_metrics
+        self._sampler: Sampler | None = None
+        self._began = 0.0
         self._epochs: dict[int, int] = {}
         self._warned: set[str] = set()
         self._file: IO[bytes]
@@ -53,16 +58,25 @@ class JsonlTracker(Tracker):
             _drop_unfinished(path, run.record.trained, run.epoch, run.step)
             reports.drop(run.directory, run.record.trained)
             reports.drop(run.directory, run.record.trained, shifts.FOLDER)
+            models.drop(run.directory, run.record.trained)
         self._epochs = {run.record.trained: run.epoch}
         self._waiting.clear()
         self._file = path.open("ab", buffering=0)
         weakref.finalize(self, self._file.close)  # of a run that nobody ends
-        about = {"name": run.scenario.name, "device": run.device, "tags": labels.run_tags(run)}
+        about = {
+            "name": run.scenario.name,
+            "device": run.device,
+            "tags": labels.run_tags(run),
+            "description": dict(run.description),
+        }
         self._append(run, {"event": START, **about, "metrics": run.facts})
+        self._began = _first_time(path)
+        self._sampler = Sampler(self._every) if self._every else None
         for index, points in enumerate([] if run.resumed else run.carried):
             self._append(run, {"event": EXPERIENCE, "experience": index, "carried": True, "metrics": points})
 
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
+        self._tell_samples(run)
         epoch = self._epochs.get(experience.index, 0)
         self._epochs[experience.index] = epoch + 1
         about = {"phase": run.phase} if run.phase else {}
@@ -73,6 +87,7 @@ class JsonlTracker(Tracker):
         self._append(run, {"event": EVALUATION, "experience": experience.index, "metrics": metrics})
 
     def experience(self, run: Run, experience: Experience, result: dict[str, Any]) -> None:
+        self._tell_samples(run)
         about = {"name": experience.name, "classes": list(experience.classes), "digest": result.get("digest")}
         points = experience_points(run, experience, result)
         entry = {"event": EXPERIENCE, "experience": experience.index, **about, "metrics": points}
@@ -88,10 +103,20 @@ class JsonlTracker(Tracker):
         metrics = outcome.result.get("metrics", {})
         entry = {"event": END, "status": outcome.status, "error": outcome.error, "metrics": metrics}
         try:
+            self._tell_samples(run)
             self._append(run, entry, sync=True)
             self._list_packages(run)
         finally:
+            if self._sampler:
+                self._sampler.close()
             self._file.close()
+
+    def _tell_samples(self, run: Run) -> None:
+        """What the machine did since the last time; the step is seconds since the run began."""
+        samples = self._sampler.drain() if self._sampler else []
+        if samples:
+            told = [{"step": round(each["time"] - self._began), **each} for each in samples]
+            self._append(run, {"event": SYSTEM, "metrics": {}, "samples": told})
 
     def _append(self, run: Run, entry: dict[str, Any], sync: bool = False) -> None:
         self._warn_of_infinity(entry["metrics"])
@@ -131,12 +156,19 @@ def _drop_unfinished(path: Path, trained: int, epochs: int, steps: int) -> None:
     write_whole(path, "".join(f"{line.decode()}\n" for line in kept))
 
 
+def _first_time(path: Path) -> float:
+    """When the run was first started, perhaps by an earlier process."""
+    with path.open("rb") as file:
+        told = map(events.parse, file)
+        return next((float(event["time"]) for event in told if event and "time" in event), time.time())
+
+
 def _keep(line: bytes, trained: int, epochs: int, steps: int) -> bool:
     event = events.parse(line)
     if event is None:
         log.warning("%s: dropped a torn line: %.60s", FILE, line.decode(errors="replace"))
         return False
-    experience = event.get("experience", -1)
+    experience = event.get("experience", -1)  # of a start, an end and samples, which are never told again
     if experience == trained and event["event"] == EPOCH:
         return bool(event["epoch"] < epochs)
     if experience == trained and event["event"] == EVALUATION:

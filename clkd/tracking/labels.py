@@ -58,6 +58,8 @@ def run_tags(run: Run) -> dict[str, str]:
         tags |= {"clkd.forked_from": run.origin["run"], "clkd.forked_at": str(run.origin["experience"])}
         if run.origin["mlflow"]:
             tags["clkd.forked_from_mlflow"] = run.origin["mlflow"]
+    if method := getattr(run.scenario, "method", None):
+        tags["clkd.method"] = method
     if run.stand_in:
         tags["clkd.stand_in"] = run.stand_in
     return {name: value[:LONGEST_TAG] for name, value in tags.items()}
@@ -97,15 +99,37 @@ def _requirement(dist: Distribution) -> str:
     return f"{head.get('Name')}=={head.get('Version')}"
 
 
-def note(name: str, tags: Mapping[str, str], metrics: Mapping[str, Any], rows: list[list[float]]) -> str:
-    """The run's page in markdown: headline numbers, then the accuracy matrix `rows` if it fits into a tag."""
+def description(name: str, about: Mapping[str, str]) -> str:
+    """What a scenario is, in markdown: stream, student, teachers, loss, memory.
+
+    >>> print(description("tiny", {"student": "mlp", "loss": "1·KD(student ‖ previous)"}))
+    **tiny**
+    <BLANKLINE>
+    - student: mlp
+    - loss: 1·KD(student ‖ previous)
+    """
+    return "\n".join([f"**{name}**", "", *(f"- {key}: {text}" for key, text in about.items())])[:LONGEST_TAG]
+
+
+def note(
+    name: str,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, Any],
+    rows: list[list[float]],
+    about: Mapping[str, str] = {},  # it is only read
+) -> str:
+    """The run's page in markdown: headline numbers, the accuracy matrix `rows` and what the run is about, as far as
+    that fits into a tag."""
     heading = f"**{name}**, seed {tags.get('clkd.seed')}, on {tags.get('clkd.dataset')}"
     if "clkd.stand_in" in tags:
         heading += f" ({tags['clkd.stand_in']} stood in for it)"
     numbers = [f"- {name.replace('_', ' ')}: {percent(metrics.get(name))} %" for name in HEADLINES]
     text = "\n".join([heading, "", *numbers])
     table = "\n\nAccuracy in percent, after (rows) on (columns) experience:\n\n" + matrix_markdown(rows)
-    return text + table if len(text) + len(table) <= LONGEST_TAG else text[:LONGEST_TAG]
+    rest = "\n\n" + "\n".join(f"- {key}: {line}" for key, line in about.items()) if about else ""
+    for part in (table, rest):
+        text += part if len(text) + len(part) <= LONGEST_TAG else ""
+    return text[:LONGEST_TAG]
 
 
 def matrix_markdown(rows: list[list[float]]) -> str:

@@ -12,6 +12,7 @@ from clkd.errors import TrackingError
 from clkd.tracking import events, store
 from clkd.tracking.base import Tracker
 from clkd.tracking.events import END, FILE, Event
+from clkd.tracking.host import active_uri, find_host
 from clkd.tracking.upload import Destination, Upload
 from clkd.tracking.worker import Worker
 
@@ -36,6 +37,8 @@ class MlflowTracker(Tracker):
         child_runs: one nested run per experience.
         tags: further tags of the parent run.
         required: `start` waits until the store has the run.
+        registered: the name in the registry of the students that the run exports; None registers none.
+        alias: the registry's alias that moves to the newest of them.
 
     `run.tracking["mlflow"]` holds `uri` and, once the store was reached, `experiment_id`, `run_id` and `children` (by
     experience index).
@@ -53,8 +56,11 @@ class MlflowTracker(Tracker):
         child_runs: bool = True,
         tags: dict[str, str] | None = None,
         required: bool = False,
+        registered: str | None = None,
+        alias: str | None = "champion",
     ) -> None:
         self._uri, self._experiment, self._child_runs, self._tags = uri, experiment, child_runs, dict(tags or {})
+        self._registered, self._alias = registered, alias
         self._required = required
         self._run: Run
         self._destination: Destination
@@ -67,9 +73,20 @@ class MlflowTracker(Tracker):
     def start(self, run: Run) -> None:
         """Begin to bring in what there is; of a run that is resumed, also what an earlier process could not."""
         state = run.tracking.get("mlflow", {})
-        uri = store.resolve_uri(self._uri, state.get("uri"))
+        uri = store.resolve_uri(self._uri or active_uri(), state.get("uri"))
+        noted = state.get("experiment_id") if state.get("uri") == uri else None
         run.tracking["mlflow"] = {**state, "uri": uri}
-        self._run, self._destination = run, Destination(uri, self._experiment, self._child_runs, self._tags)
+        self._run = run
+        self._destination = Destination(
+            uri,
+            self._experiment,
+            self._child_runs,
+            self._tags,
+            self._registered,
+            self._alias,
+            noted,
+            find_host(uri),
+        )
         self._worker = Worker(self._bring, "clkd-mlflow")
         self._worker.wake()
         if self._required:
@@ -135,7 +152,7 @@ class MlflowTracker(Tracker):
         """What the store lacks, and what brings it in."""
         told, _ = events.read(self._run.directory / FILE)
         missing = len(told) - self._events
-        lack = f"{missing} of this run's {len(told)} records" if missing else "some of this run's artifacts"
+        lack = f"{missing} of this run's {len(told)} records" if missing else "some of this run's artifacts or models"
         command = f"clkd track sync {shlex.quote(_near(self._run.directory))}"
         return f"MLflow lacks {lack} ({reason}); bring them in with: {command}"
 

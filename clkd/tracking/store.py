@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sqlite3
+import ssl
 import threading
 import urllib.error
 import urllib.request
@@ -26,6 +27,7 @@ PATIENCE_SECONDS = 3.0
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 TIMEOUT_SECONDS = "10"
 SQLITE = "sqlite:///"
+CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 def resolve_uri(uri: str | None, stored: str | None = None) -> str:
@@ -47,6 +49,37 @@ def resolve_uri(uri: str | None, stored: str | None = None) -> str:
     return chosen
 
 
+def database(uri: str) -> Path | None:
+    """The file of a SQLite store."""
+    return _database(uri) if uri.startswith(SQLITE) else None
+
+
+def plain(uri: str) -> str:
+    """The URI as it may be printed: without a password.
+
+    >>> plain("http://me:secret@here:5000")
+    'http://here:5000'
+    """
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if is_server(uri) else uri
+
+
+def refusal(error: Exception, uri: str) -> str | None:
+    """One line for an error that means that the server does not let us in; None for any other."""
+    code = getattr(error, "error_code", None)
+    if code == "UNAUTHENTICATED":
+        given = [f"${name}" for name in CREDENTIALS if os.environ.get(name)]
+        if given:
+            return f"MLflow server {plain(uri)} does not accept {' and '.join(given)} (401): put them right"
+        return (
+            f"MLflow server {plain(uri)} wants a login (401): set $MLFLOW_TRACKING_USERNAME and "
+            "$MLFLOW_TRACKING_PASSWORD, or $MLFLOW_TRACKING_TOKEN"
+        )
+    if code == "PERMISSION_DENIED":
+        return f"MLflow server {plain(uri)} does not let you do that (403): ask its administrator for the permission"
+    return None
+
+
 def is_server(uri: str) -> bool:
     """Whether a server has to be asked over the network."""
     return urlsplit(uri).scheme in ("http", "https")
@@ -66,7 +99,7 @@ def check_reachable(uri: str) -> None:
     parts = urlsplit(uri)
     url = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health").geturl()
     try:
-        with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS):
+        with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS, context=_trusted()):
             return
     except urllib.error.HTTPError as error:
         error.close()
@@ -75,6 +108,14 @@ def check_reachable(uri: str) -> None:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise TrackingError(f"MLflow server {uri} does not answer: {reason}") from error
+
+
+def _trusted() -> ssl.SSLContext | None:
+    """Which certificates MLflow trusts, by its own variables."""
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        return ssl._create_unverified_context()
+    path = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    return ssl.create_default_context(cafile=path) if path else None
 
 
 def _check_database(path: Path) -> None:
@@ -124,6 +165,17 @@ def _set(name: str, value: str | None) -> None:
 
 
 @contextmanager
+def understood(uri: str) -> Iterator[None]:
+    """A server that does not let us in is a `TrackingError` of one line."""
+    try:
+        yield
+    except Exception as error:
+        if line := refusal(error, uri):
+            raise TrackingError(line) from error
+        raise
+
+
+@contextmanager
 def impatient() -> Iterator[None]:
     """Let MLflow's requests fail at once in here: by itself, it would repeat each for minutes.
 
@@ -152,8 +204,8 @@ def open_client(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
 
 
-def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
-    """The experiment's id; it is made if need be, and its artifacts then lie beside a SQLite database.
+def find_experiment(client: MlflowClient, name: str, uri: str, about: str = "") -> str:
+    """The experiment's id; it is made if need be, with a note, and its artifacts then lie beside a SQLite database.
 
     MLflow's own default would put them into the directory that the process happens to run in.
     """
@@ -162,7 +214,8 @@ def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            made: str = client.create_experiment(name, _artifacts(name, uri), tags={"clkd.schema": "1"})
+            tags = {"clkd.schema": "1", **({"mlflow.note.content": about} if about else {})}
+            made: str = client.create_experiment(name, _artifacts(name, uri), tags=tags)
             return made
         except MlflowException:  # another process may have made it in the meantime
             found = client.get_experiment_by_name(name)
@@ -173,6 +226,26 @@ def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
         raise TrackingError(f"MLflow experiment '{name}' was deleted: bring it back with `{restore}`, or name another")
     identifier: str = found.experiment_id
     return identifier
+
+
+def choose_experiment(client: MlflowClient, wanted: str | None, name: str, uri: str, about: str = "") -> str:
+    """The id of the experiment `wanted`, else of the one that the environment names, else of `name`.
+
+    One that is made now gets the note `about`.
+    """
+    from mlflow.exceptions import MlflowException
+
+    identifier = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if wanted is not None or not identifier:
+        return find_experiment(client, wanted or os.environ.get("MLFLOW_EXPERIMENT_NAME") or name, uri, about)
+    try:
+        return find_experiment(client, client.get_experiment(identifier).name, uri)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise TrackingError(
+            f"$MLFLOW_EXPERIMENT_ID is '{identifier}', but {plain(uri)} has no such experiment: name another"
+        ) from error
 
 
 def _artifacts(name: str, uri: str) -> str | None:

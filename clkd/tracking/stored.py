@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from clkd.tracking import labels
+from clkd.tracking import host, labels
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MOST_PARAMS, MOST_METRICS = 100, 1000
 """What one request may carry."""
+ENDED = "clkd.ended"
+"""Tag: when clkd's part of a run ended that goes on in somebody's program."""
 
 
 class Point(NamedTuple):
@@ -41,7 +43,8 @@ class Stored:
         self.status: str = run.info.status
         self.ended: int | None = run.info.end_time
         self.tags: dict[str, str] = dict(run.data.tags)
-        self.has_inputs = bool(run.inputs and run.inputs.dataset_inputs)
+        self.host = self.tags.get(host.TAG)
+        self.inputs = {each.dataset.name for each in (run.inputs.dataset_inputs if run.inputs else ())}
         self._client, self._brought, self._step = client, brought, step
         self._params = set(run.data.params)
         self._keys = set(run.data.metrics)
@@ -69,10 +72,12 @@ class Stored:
         return {point.step for point in self._client.get_metric_history(self.id, key)}
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Set those that are not so already."""
+        """Set those that are not so already. Where a run that is not ours comes from, its maker has said."""
         from mlflow.entities import RunTag
 
         cut = {name: value[: labels.LONGEST_TAG] for name, value in tags.items()}
+        if self.host:
+            cut = {name: value for name, value in cut.items() if not name.startswith("mlflow.source.")}
         new = {name: value for name, value in cut.items() if self.tags.get(name) != value}
         if new:
             self._client.log_batch(self.id, tags=[RunTag(name, value) for name, value in new.items()])
@@ -98,13 +103,25 @@ class Stored:
 
     def go_on(self) -> None:
         """It is being trained again."""
-        if self.status != "RUNNING":
+        if self.status != "RUNNING" and not self._is_anothers:
             self._client.update_run(self.id, status="RUNNING")
             self.status, self.ended = "RUNNING", None
 
     def end(self, status: str, time: int) -> None:
-        """It has ended, at `time` in milliseconds."""
-        if (self.status, self.ended) != (status, time):
+        """It has ended, at `time` in milliseconds. A run that is active in somebody's program is ended there."""
+        if self._is_anothers:
+            self.log_tags({ENDED: str(time)})
+        elif not self.has_ended(status, time):
             self._client.set_terminated(self.id, status, time)
             self.status, self.ended = status, time
             self._brought["ends"] += 1
+
+    def has_ended(self, status: str, time: int | None) -> bool:
+        """Whether it is known to have ended like this."""
+        if self._is_anothers:
+            return self.tags.get(ENDED) == str(time)
+        return (self.status, self.ended) == (status, time)
+
+    @property
+    def _is_anothers(self) -> bool:
+        return self.host == "active"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from clkd.errors import ClkdError, TrackingError, UserError
 from clkd.scenario.document import parse, read_text
 from clkd.tracking import store
 from clkd.tracking.events import FILE
+from clkd.tracking.logged import registered_name
 from clkd.tracking.upload import VANISHED, Destination, Upload
 
 
@@ -27,13 +29,13 @@ class Synced:
     brought: Counter[str] = field(default_factory=Counter)
 
 
-def sync(directory: Path, uri: str | None = None, noted: str | None = None) -> Synced:
+def sync(directory: Path, uri: str | None = None, noted: Mapping[str, Any] = {}) -> Synced:  # it is only read
     """Bring a run into MLflow. Whoever calls this holds its lock: while it is trained, its own tracker does so.
 
     Args:
         directory: the run's, from any machine.
         uri: of the store; by default the scenario's, else `$MLFLOW_TRACKING_URI`, else
-        noted: where the run was recorded when it was trained, else `sqlite:///mlflow.db` here.
+        noted: what its tracker noted (`uri`, `experiment_id`) when it was trained, else `sqlite:///mlflow.db` here.
 
     Raises:
         UserError: the directory holds no record.
@@ -41,9 +43,18 @@ def sync(directory: Path, uri: str | None = None, noted: str | None = None) -> S
     """
     if not (directory / FILE).exists():
         raise UserError(f"{directory} holds no {FILE}, so nothing of it can be brought in")
-    options = parse(read_text(directory / "resolved.yaml")).data["tracking"]
-    resolved = store.resolve_uri(uri or options["uri"], noted)
-    destination = Destination(resolved, options["experiment"], options["child_runs"], options["tags"])
+    config = parse(read_text(directory / "resolved.yaml")).data
+    options = config["tracking"]
+    resolved = store.resolve_uri(uri or options["uri"], noted.get("uri"))
+    destination = Destination(
+        resolved,
+        options["experiment"],
+        options["child_runs"],
+        options["tags"],
+        registered_name(options.get("register_as", True), config["name"]),
+        options.get("alias"),
+        noted.get("experiment_id") if noted.get("uri") == resolved else None,
+    )
     try:
         upload = Upload(directory, destination)
         upload.advance(VANISHED)

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clkd.errors import TrackingError
 from clkd.scenario.document import parse, read_text
-from clkd.tracking import artifacts, labels, store
-from clkd.tracking.events import END, EXPERIENCE, FILE, START, WITHIN, Event, read
+from clkd.tracking import artifacts, labels, models, store
+from clkd.tracking.events import END, EXPERIENCE, FILE, START, SYSTEM, WITHIN, Event, read
+from clkd.tracking.host import TAG as HOST
+from clkd.tracking.host import Host
+from clkd.tracking.logged import Students
 from clkd.tracking.points import clean_names, matrix_row
 from clkd.tracking.stored import MOST_METRICS, Point, Stored
 
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
 
 STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+SCORES = ("stream/", "acc_matrix/", "class_acc/")
+"""What of an experience's numbers is said of its student, too."""
+MOST_OF_A_TAG = 500
+"""Characters in the tag of an input."""
 VANISHED = {"event": END, "status": "killed", "error": "the process ended without a word, as by SIGKILL"}
 """How a run ended that did not say how."""
 
@@ -36,15 +44,22 @@ class Destination:
 
     Attributes:
         uri: of the store, as `store.resolve_uri` gives it.
-        experiment: None is the scenario's name.
+        experiment: None is $MLFLOW_EXPERIMENT_ID's or $MLFLOW_EXPERIMENT_NAME's, else that of the scenario's name.
         child_runs: one nested run per experience.
         tags: the user's; they override none of clkd's.
+        registered, alias: as what its exported students enter the registry, and what moves to the newest of them.
     """
 
     uri: str
     experiment: str | None = None
     child_runs: bool = True
     tags: dict[str, str] = field(default_factory=dict)
+    registered: str | None = None
+    alias: str | None = None
+    noted: str | None = None
+    """The id of the experiment that the run is in already, if that is known."""
+    host: Host | None = None
+    """The MLflow run that it was started in."""
 
 
 class Upload:
@@ -70,7 +85,7 @@ class Upload:
         self._first = _first_start(directory)
         self._latest = self._first
         store.check_reachable(destination.uri)
-        with store.impatient():
+        with store.impatient(), store.understood(destination.uri):
             self._connect()
 
     @property
@@ -86,7 +101,7 @@ class Upload:
     def advance(self, otherwise: Event | None = None) -> None:
         """Bring in what is new. `otherwise` is how the run ended, if it did and its record does not say so."""
         store.check_reachable(self.destination.uri)
-        with store.impatient():
+        with store.impatient(), store.understood(self.destination.uri):
             self._advance(otherwise)
 
     def _advance(self, otherwise: Event | None) -> None:
@@ -96,10 +111,9 @@ class Upload:
         end = self._end(otherwise)
         self._describe(end)
         self._parent.log_points(point for event in events for point in _points(event))
-        if self.destination.child_runs:
-            for event in events:
-                if event["event"] == EXPERIENCE and not event.get("carried"):
-                    self._log_child(event)
+        for event in events:
+            if event["event"] == EXPERIENCE and not event.get("carried"):
+                self._log_child(event)
         self.events += len(events)
         self._finish(end)
 
@@ -113,13 +127,63 @@ class Upload:
     def _connect(self) -> None:
         """Find this run in the store, or create it."""
         self._client = store.open_client(self.destination.uri)
-        experiment = self.destination.experiment or self._first["name"]
-        self._experiment = store.find_experiment(self._client, experiment, self.destination.uri)
-        found = self._search(f"tags.`clkd.run_id` = '{self._first['tags']['clkd.run_id']}'")
-        run = found[0] if found else self._create()
+        found = self._find()
+        run = found[0] if found else self._begin()
         self._parent = Stored(self._client, run, self.brought)
         self._files = artifacts.found(self._client, self._parent.id) if found else set()
         self._children = self._find_children() if found else {}
+        self._students = Students(
+            self._client,
+            self._experiment,
+            self._parent.id,
+            self.destination.registered,
+            self.destination.alias,
+            self.brought,
+            store.is_server(self.destination.uri),
+        )
+
+    def _find(self) -> list[StoredRun]:
+        """It, if the store has it: in the experiment that was noted, or in the one that is asked for now."""
+        mine = f"tags.`clkd.run_id` = '{self._first['tags']['clkd.run_id']}'"
+        if self.destination.noted is not None:
+            self._experiment = self.destination.noted
+            if found := self._search(mine):
+                return found
+        self._hosting = self._get_host()
+        self._experiment = (
+            self._hosting.info.experiment_id
+            if self._hosting
+            else store.choose_experiment(
+                self._client, self.destination.experiment, self._first["name"], self.destination.uri, self._about
+            )
+        )
+        return self._search(mine)
+
+    def _get_host(self) -> StoredRun | None:
+        from mlflow.exceptions import MlflowException
+
+        host = self.destination.host
+        if host is None:
+            return None
+        try:
+            return self._client.get_run(host.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            uri = store.plain(self.destination.uri)
+            raise TrackingError(f"$MLFLOW_RUN_ID is '{host.run_id}', but {uri} has no such run: unset it") from error
+
+    def _begin(self) -> StoredRun:
+        """The run that this one was started in becomes its own, unless it is another's already."""
+        host = self._hosting
+        if host is None:
+            return self._create()
+        if "clkd.run_id" in host.data.tags:
+            return self._create({"mlflow.parentRunId": host.info.run_id})
+        assert self.destination.host is not None, "it was found by it"
+        self._client.set_tag(host.info.run_id, HOST, self.destination.host.by)
+        self._client.set_tag(host.info.run_id, "clkd.run_id", self._first["tags"]["clkd.run_id"])
+        return self._client.get_run(host.info.run_id)
 
     def _search(self, condition: str) -> list[StoredRun]:
         """Runs of the experiment, the oldest first."""
@@ -134,12 +198,12 @@ class Upload:
             if not token:
                 return found
 
-    def _create(self) -> StoredRun:
+    def _create(self, tags: Mapping[str, str] = {}) -> StoredRun:  # it is only read
         self.brought["runs"] += 1
         return self._client.create_run(
             self._experiment,
             start_time=_milliseconds(self._first),
-            tags={"clkd.run_id": self._first["tags"]["clkd.run_id"]},
+            tags={"clkd.run_id": self._first["tags"]["clkd.run_id"], **tags},
             run_name=self._title,
         )
 
@@ -159,6 +223,11 @@ class Upload:
     @property
     def _title(self) -> str:
         return f"{self._first['name']} s{self._first['tags'].get('clkd.seed')}"
+
+    @property
+    def _about(self) -> str:
+        """What the scenario is, in markdown."""
+        return labels.description(self._first["name"], self._first.get("description", {}))
 
     def _describe(self, end: Event | None) -> None:
         """Tags, parameters and, unless it is over, that it runs. How it ended is said last (`_finish`)."""
@@ -185,23 +254,27 @@ class Upload:
     def _finish(self, end: Event | None) -> None:
         """Artifacts, and how it ended, which is said even where an artifact cannot be written."""
         status, time = (STATUS[end["status"]], _milliseconds(end)) if end else ("RUNNING", None)
-        settled = (self._parent.status, self._parent.ended) == (status, time)
+        settled = self._parent.has_ended(status, time)
         rows = self._matrix() if end else []
         try:
             if end:
                 self._parent.log_tags(self._conclusion(end, rows))
-            for name, content in artifacts.of(self.directory, rows, self._title, over=end is not None).items():
+            contents = artifacts.of(self.directory, rows, self._title, over=end is not None)
+            if rows:
+                self._parent.log_tags({"mlflow.loggedArtifacts": artifacts.shown_as_tables(contents)})
+            for name, content in contents.items():
                 if name not in self._files or (name in artifacts.CHANGING and not settled):
                     artifacts.log(self._client, self._parent.id, name, content)
                     self._files.add(name)
                     self.brought["artifacts"] += 1
+            self._log_students()
         finally:
             if time is not None:
                 self._parent.end(status, time)
 
     def _conclusion(self, end: Event, rows: list[list[float]]) -> dict[str, str]:
         metrics = end.get("metrics") or self._latest_metrics()
-        note = labels.note(self._first["name"], self._tags(), metrics, rows)
+        note = labels.note(self._first["name"], self._tags(), metrics, rows, self._first.get("description", {}))
         error = {"clkd.error": end["error"]} if end.get("error") else {}
         return {"clkd.status_detail": end["status"], "mlflow.note.content": note, **error}
 
@@ -219,13 +292,16 @@ class Upload:
     # The child runs
 
     def _log_child(self, event: Event) -> None:
+        """Its own run, if there are to be such; the parent knows its data in any case."""
         index = str(event["experience"])
+        self._log_dataset(self._parent, event)
+        if not self.destination.child_runs:
+            return
         if index not in self._children:
             self._children[index] = self._create_child(event)
         child = self._children[index]
         child.log_points(_points(event))
-        if not child.has_inputs:
-            self._log_dataset(child, event)
+        self._log_dataset(child, event)
         if child.status != "FINISHED":
             child.end("FINISHED", _milliseconds(event))
 
@@ -245,7 +321,20 @@ class Upload:
         self.brought["children"] += 1
         return Stored(self._client, child, self.brought, index)
 
-    def _log_dataset(self, child: Stored, event: Event) -> None:
+    # The models
+
+    def _log_students(self) -> None:
+        """Those that were exported, once it is told what they scored."""
+        folders = models.folders(self.directory)
+        for event in self._milestones if folders else ():
+            index = event.get("experience")
+            if event["event"] == EXPERIENCE and index in folders:
+                runs = [run.id for run in (self._parent, self._children.get(str(index))) if run]
+                points = [point for point in _points(event) if point.key.startswith(SCORES)]
+                self._students.bring(index, folders[index], runs, points)
+
+    def _log_dataset(self, run: Stored, event: Event) -> None:
+        """The rows that the experience was trained on, known by their digest, unless the run has them."""
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
@@ -253,10 +342,13 @@ class Upload:
         tags, digest = self._tags(), event.get("digest")
         source = CodeDatasetSource({"mlflow.source.name": tags["mlflow.source.name"]})
         name = f"{tags.get('clkd.stand_in') or tags['clkd.dataset']}/exp_{event['experience']:02d}"
+        if name in run.inputs:
+            return
         dataset = MetaDataset(source, name=name, digest=digest[:36] if digest else None)  # type: ignore[abstract]  # `profile` is optional: MLflow itself makes these
-        context = [InputTag("mlflow.data.context", "train")]
-        self._client.log_inputs(child.id, [DatasetInput(dataset._to_mlflow_entity(), context)])
-        child.has_inputs = True
+        classes = ", ".join(map(str, event.get("classes", ())))[:MOST_OF_A_TAG]
+        tags_of = [InputTag("mlflow.data.context", "train"), *([InputTag("classes", classes)] if classes else [])]
+        self._client.log_inputs(run.id, [DatasetInput(dataset._to_mlflow_entity(), tags_of)])
+        run.inputs.add(name)
         self.brought["inputs"] += 1
 
 
@@ -278,6 +370,8 @@ def _points(event: Event) -> list[Point]:
         step = event["experience"]
     elif kind == END:
         return []
+    elif kind == SYSTEM:
+        return [point for sample in event["samples"] for point in _points({"event": "sample", **sample})]
     time, named = _milliseconds(event), clean_names(values).items()
     return [Point(key, step, math.nan if value is None else float(value), time) for key, value in named]
 

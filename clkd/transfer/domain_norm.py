@@ -104,11 +104,12 @@ class DomainNorm(nn.Module):
     def _place(self, x: Tensor) -> Tensor:
         """`[B]` int64: which statistics each row has to do with."""
         choice = self.choice
-        if not self.first and choice.place is not None and len(choice.place) == len(x):
+        if not self.first and choice.place is not None and choice.place.shape[0] == x.shape[0]:
             return choice.place
         place = self._nearest(x.detach().float())
-        if choice.domain is not None and len(choice.domain) == len(x) and (self.training or choice.by == "domain"):
-            own = choice.domain[:, None] == self.known
+        domain = choice.domain if self.training or choice.by == "domain" else None
+        if domain is not None and domain.shape[0] == x.shape[0]:
+            own = domain[:, None] == self.known
             place = torch.where(own.any(1), own.long().argmax(1), place)
         choice.place = place
         return place

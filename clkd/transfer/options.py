@@ -122,6 +122,7 @@ class MCCOptions(DoubtOptions):
     """Options of `mcc`."""
 
     temperature: Positive = 2.5
+    """What logits are divided by before the softmax."""
 
 
 class AFNOptions(LayerOptions):

@@ -113,9 +113,9 @@ def test_every_kind_is_listed_and_every_part_described(kind, clkd):
         assert all(f"\n  {option['name']}: {option['type']}" in text for option in one["options"])
 
 
-def test_a_parts_options_are_told_with_type_default_and_meaning(clkd):
+def test_a_parts_options_are_told_with_type_range_default_and_meaning(clkd):
     text = clkd("list", "losses", "cross_entropy")[1]
-    assert "  label_smoothing: number  (default 0.0)\n      How much of the target is spread" in text
+    assert "  label_smoothing: number ≥ 0 and < 1  (default 0.0)\n      How much of the target is spread" in text
     options = {each["name"]: each for each in json.loads(clkd("list", "losses", "kd", "--json")[1])["options"]}
     assert options["temperature"]["type"] == "schedule or number"
     assert options["variant"]["type"] == "kl | ce | mse | l2"
@@ -260,4 +260,4 @@ def test_a_plugin_may_not_take_a_commands_name(clkd, tmp_path):
         [sys.executable, "-m", "clkd", "--help"], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0
-    assert "a plugin adds the command 'run', which clkd has already" in done.stderr
+    assert "adds the command 'run', which clkd has already" in done.stderr

@@ -51,6 +51,7 @@ for name, ask in ASKS.items():
 """
 
 
+@pytest.mark.slow
 def test_it_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
     """In whatever way: each is tried in a process of its own, which goes on from the run's end."""
     code = f"{RUN}\nASKS, STILL = {ASKS!r}, {STILL!r}\n{EACH}"

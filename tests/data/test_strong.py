@@ -126,3 +126,92 @@ def test_the_generator_decides() -> None:
     assert not torch.equal(first, other)
     assert len(made(plain[:1].expand(5, -1, -1, -1), generator(0)).flatten(1).unique(dim=0)) == 5
     assert replace(rows(), x=plain).x is plain
+
+
+def test_moving_is_a_shift_with_black_coming_in() -> None:
+    """By whole pixels, nothing is interpolated: what a row draws is put there by hand."""
+    plain = Augment(MEAN, STD).plain(rows(1).x)
+    zero = torch.zeros(1)
+    moved = grey(strong(translate=0.5)._moved(plain, zero, zero, torch.tensor([2 / 11]), torch.tensor([-3 / 8])))
+    expected = torch.zeros(1, 3, 8, 11)
+    expected[:, :, :5, 2:] = grey(plain)[:, :, 3:, :9]
+    torch.testing.assert_close(moved, expected, atol=1e-5, rtol=0)
+
+
+def test_slanting_and_turning_are_torchvisions_affine() -> None:
+    vision.torchvision()
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as T
+
+    before = grey(Augment(MEAN, STD).plain(rows().x))
+    plain = (before - MEAN.view(-1, 1, 1)) / STD.view(-1, 1, 1)
+    slant = torch.tensor([0.0, 10.0, -25.0, 40.0, 5.0, -5.0])
+    zero = torch.zeros(6)
+    after = grey(strong(shear=50)._moved(plain, zero, slant, zero, zero))
+    for one, other, angle in zip(before, after, slant.tolist(), strict=True):
+        wanted = T.affine(one, 0.0, [0, 0], 1.0, [angle, 0.0], InterpolationMode.BILINEAR)
+        torch.testing.assert_close(other, wanted, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 7])
+def test_fewer_bits_are_torchvisions(bits: int) -> None:
+    vision.torchvision()
+    from torchvision.transforms import functional as T
+
+    _, after = changed(posterize=bits)
+    wanted = T.posterize(rows().x, 8 - bits)
+    assert torch.equal((after * 255).round().to(torch.uint8), wanted)
+
+
+def test_what_is_bright_is_inverted() -> None:
+    vision.torchvision()
+    from torchvision.transforms import functional as T
+
+    before, after = changed(solarize=0.6)
+    draws = generator(0, "draws")
+    torch.rand(6, 5, generator=draws)
+    thresholds = 1 - 0.6 * torch.rand(6, 1, generator=draws)[:, 0]
+    assert float(thresholds.min()) > 0.4
+    for one, other, threshold in zip(before, after, thresholds.tolist(), strict=True):
+        torch.testing.assert_close(other, T.solarize(one, threshold), atol=1e-5, rtol=0)
+
+
+ALL = {"rotate": 30.0, "shear": 20.0, "contrast": 0.5, "brightness": 0.3, "posterize": 5, "solarize": 0.9, "cutout": 4}
+
+
+@pytest.mark.parametrize("choose", [1, 2])
+def test_of_all_changes_so_many_are_made_each_as_often(choose: int) -> None:
+    made, n = strong(**ALL, choose=choose), 4000
+    chosen = made._chosen(torch.zeros(n, 1), generator(0))
+    counts = torch.stack([chosen[name] for name in ALL])
+    assert (counts.sum(0) == choose).all()
+    share, expected = counts.mean(1), choose / len(ALL)
+    deviation = (expected * (1 - expected) / n) ** 0.5
+    assert float((share - expected).abs().max()) < 4 * deviation
+    assert not chosen["noise"].any(), "what is not given is never made"
+
+
+def test_a_row_has_what_was_chosen_for_it_and_nothing_else() -> None:
+    """Rows that one change was chosen for are, bit for bit, as if that were all that there is."""
+    plain = Augment(MEAN, STD).plain(rows(60).x)
+    made = strong(brightness=0.3, cutout=4, posterize=5, choose=1)
+    after = made(plain, generator(0))
+    draws = generator(0)
+    numbers = torch.rand(60, 5, generator=draws)
+    chosen = made._chosen(plain, draws)
+    assert numbers.shape == (60, 5)
+    for name, options in (
+        ("brightness", {"brightness": 0.3}),
+        ("cutout", {"cutout": 4}),
+        ("posterize", {"posterize": 5}),
+    ):
+        alone, at = strong(**options)(plain, generator(0)), chosen[name] > 0
+        assert 5 < int(at.sum()) < 40
+        torch.testing.assert_close(after[at], alone[at])
+
+
+def test_without_choosing_all_are_made() -> None:
+    plain = Augment(MEAN, STD).plain(rows().x)
+    whole = strong(**ALL, noise=0.1)
+    assert whole.given == ("rotate", "shear", "contrast", "brightness", "posterize", "solarize", "cutout", "noise")
+    assert all((each == 1).all() for each in whole._chosen(plain, generator(0)).values())

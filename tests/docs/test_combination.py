@@ -56,7 +56,7 @@ def test_the_teachers_are_composed_and_train(tmp_path: Path) -> None:
 def test_chains_runs_and_views_train(tmp_path: Path) -> None:
     """Each as it stands there; the run that is to teach is the one of the first."""
     base, plugins = blocks("schedules.md")[0], load_plugins()
-    _, _, assistant, reborn, grown, colours = blocks("teachers.md")
+    _, _, _, assistant, reborn, grown, colours = blocks("teachers.md")
     for place, part in zip(("runs/first", "b", "c", "d"), (assistant, reborn, grown, colours), strict=True):
         (name,) = part["teachers"]
         losses = ["cross_entropy", {"kind": "kd", "between": ["student", name]}]

@@ -57,6 +57,7 @@ def draw_pictures(folder: Path, *labels: str) -> None:
             Image.fromarray(draw.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / label / f"{i}.png")
 
 
+@pytest.mark.slow
 def test_every_command_runs(home: Path) -> None:
     """In the README's order: `--resume last` finds the run before it."""
     lines = commands()

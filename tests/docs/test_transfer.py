@@ -16,7 +16,6 @@ from clkd.registry import Registry
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
 from clkd.scenario.request import RunRequest
-from clkd.testing.contract import check_transfer
 
 TEXT = (Path(__file__).parents[2] / "docs/transfer.md").read_text(encoding="utf-8")
 REGISTRY: Registry = load_plugins().registry
@@ -61,9 +60,3 @@ def test_every_strategy_is_in_the_table_and_says_whether_it_needs_a_source() -> 
 def test_the_class_and_its_options_agree_on_the_source(name: str) -> None:
     built = REGISTRY.build(REGISTRY.parse("transfers", name), seed=0)
     assert built.source_free == getattr(REGISTRY.get("transfers", name).options, "source_free", False)
-
-
-def test_one_of_your_own_keeps_the_laws() -> None:
-    scope: dict[str, Any] = {}
-    exec(blocks("python")[0], scope)
-    check_transfer(scope["MeanLogit"])

@@ -29,7 +29,7 @@ def run(folder: Path, scenario: dict[str, Any], **request: Any) -> dict[str, Any
 
 
 def test_labels_are_taken_away(tmp_path: Path) -> None:
-    shown, fixmatch = blocks()
+    shown, _, fixmatch = blocks()
     scenario = {**fixmatch, **shown, "teachers": {}, "losses": ["cross_entropy"]}
     told = run(tmp_path, scenario, dry_run=True)["stream"]
     assert [each["labelled"] for each in told] == [sum(max(1, round(0.1 * n)) for n in rows) for rows in _rows(told)]
@@ -47,7 +47,13 @@ def _rows(told: list[dict[str, Any]]) -> list[list[int]]:
 
 
 def test_the_scenario_of_fixmatch_trains(tmp_path: Path) -> None:
-    _, scenario = blocks()
+    _, _, scenario = blocks()
+    assert run(tmp_path, scenario, limit_batches=2, overrides=("train.epochs=1",))["status"] == "finished"
+
+
+def test_mixed_rows_train(tmp_path: Path) -> None:
+    _, shown, fixmatch = blocks()
+    scenario = {**fixmatch, **shown, "teachers": {}, "losses": ["cross_entropy"]}
     assert run(tmp_path, scenario, limit_batches=2, overrides=("train.epochs=1",))["status"] == "finished"
 
 

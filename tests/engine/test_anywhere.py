@@ -274,6 +274,17 @@ PARTS: dict[str, dict[str, Any]] = {
     "streamed rows, fixed views": {
         "stream": {**CROPPED, "resident": False, "augment": {**CROPPED["augment"], "views": 2}},
     },
+    "mixed rows, chosen changes": {
+        "stream": {
+            **CROPPED,
+            "augment": {
+                "crop": 1,
+                "mix": "cutmix",
+                "strong": {"rotate": 20, "solarize": 0.5, "cutout": 2, "choose": 2},
+            },
+        },
+        "transfer": "none",
+    },
     "a convolutional network, views drawn anew": {"student": CNN, "stream": CROPPED, "train": {**TRAIN, "epochs": 1}},
     "bf16, clipped, kept adam": {
         "train": {
@@ -335,7 +346,10 @@ def assert_same_runs(home: Path, a: str, b: str) -> None:
     assert told(home, a) == told(home, b)
 
 
-@pytest.mark.parametrize("variant", [*PARTS, *TORCHS])
+SLOW = [pytest.param(variant, marks=pytest.mark.slow) for variant in TORCHS]
+
+
+@pytest.mark.parametrize("variant", [*PARTS, *SLOW])
 def test_stopped_anywhere_it_ends_with_the_same_bits(
     plugins: Plugins, tmp_path: Path, variant: str, stop_after: list[int]
 ) -> None:
@@ -354,7 +368,9 @@ def test_stopped_anywhere_it_ends_with_the_same_bits(
     assert_same_runs(tmp_path, "whole", "cut")
 
 
-@pytest.mark.parametrize("variant", ["the main one", "bias correction on held-out rows"])
+@pytest.mark.parametrize(
+    "variant", ["the main one", pytest.param("bias correction on held-out rows", marks=pytest.mark.slow)]
+)
 def test_stopped_after_every_single_step(plugins: Plugins, tmp_path: Path, variant: str, stop_after: list[int]) -> None:
     """Each boundary there is: within epochs, at their ends, at phases' and at experiences' ends."""
     start(plugins, tmp_path, "whole", PARTS[variant])

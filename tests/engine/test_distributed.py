@@ -126,6 +126,7 @@ def test_two_processes_learn_what_one_learns_and_leave_one_run(tmp_path: Path) -
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"alone", "both"}
 
 
+@pytest.mark.slow
 def test_saved_by_two_it_goes_on_alone(tmp_path: Path) -> None:
     one(scenario=write(tmp_path, "whole"))
     path = write(tmp_path, "cut")
@@ -339,6 +340,7 @@ with joined() as ranks:
 """
 
 
+@pytest.mark.slow
 def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
     (tmp_path / "talk.py").write_text(TALK)
     process = torchrun("talk.py", cwd=tmp_path)

@@ -41,12 +41,14 @@ def run(plugins: Plugins, home: Path, name: str, **changes: Any) -> dict[str, An
     return execute(RunRequest(scenario=path, quiet=True), plugins)
 
 
+@pytest.mark.slow
 def test_on_split_digits_it_remembers_what_fine_tuning_forgets(plugins: Plugins, tmp_path: Path) -> None:
     """Fine-tuning ends at a fifth: the last experience's classes."""
     assert run(plugins, tmp_path, "none", method="finetune")["metrics"]["average_accuracy"] < 0.25
     assert run(plugins, tmp_path, "dgr", method="dgr", memory=SMALL)["metrics"]["average_accuracy"] > 0.7
 
 
+@pytest.mark.slow
 def test_a_student_that_is_told_its_task_learns_by_it_too(plugins: Plugins, tmp_path: Path) -> None:
     stream = {"dataset": "digits", "split": {"by": "task", "experiences": 5}}
     student = {**TINY["student"], "head": "multi"}
@@ -135,6 +137,7 @@ def test_a_step_that_makes_rows_up_never_waits(
     assert step.rows == 12 + 2 * 20
 
 
+@pytest.mark.slow
 def test_a_previous_self_answers_about_rows_that_nobody_foretold(plugins: Plugins, tmp_path: Path) -> None:
     """Rows are not augmented, so they have fixed views, and a teacher would recall its answers.
 

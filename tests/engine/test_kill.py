@@ -161,6 +161,7 @@ def told(line: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_killed_three_times_it_ends_as_if_never_killed(home: Path) -> None:
     """At a step, between the files of a checkpoint, and at a step of the next experience."""
     draw = random.Random(0)

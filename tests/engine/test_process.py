@@ -80,6 +80,9 @@ def test_one_json_object_on_stdout_and_the_stand_in_on_the_first_line(scenario: 
     assert result["rows_per_second"] > 0
     assert Path(result["checkpoint"]).is_dir()
     assert "digits stands in for cifar10" in done.stderr.splitlines()[0]
+    steps = result["compute"]["steps"]
+    assert f"1 epoch of batches of 16 by sgd, {steps} steps in all" in done.stderr
+    assert done.stderr.count(" left\n") == 4, "after each epoch but the last"
     lines = [json.loads(line) for line in next(tmp_path.glob("runs/*/metrics.jsonl")).read_text().splitlines()]
     assert [line["event"] for line in lines] == ["start", *["epoch", "experience"] * 5, "end"]
 

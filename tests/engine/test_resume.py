@@ -211,7 +211,12 @@ def run(plugins: Plugins, home: Path, name: str, changes: dict[str, Any], limit:
     return execute(RunRequest(scenario=scenario, limit_experiences=limit, quiet=True), plugins)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+QUICK = ("plain", "previous", "derpp", "streamed")
+"""The others are stopped within experiences, too, by `test_anywhere.py`, which is the harder proof."""
+EACH = [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in VARIANTS]
+
+
+@pytest.mark.parametrize("variant", EACH)
 def test_resumed_equals_uninterrupted(plugins: Plugins, tmp_path: Path, variant: str) -> None:
     whole = run(plugins, tmp_path, "whole", VARIANTS[variant])
     first = run(plugins, tmp_path, "cut", VARIANTS[variant], limit=1)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 from states import assert_same, state
 
+from clkd import Tracker, hookimpl
 from clkd.engine.execute import execute
-from clkd.plugins import load_plugins
+from clkd.plugins import isolated, load_plugins
 from clkd.scenario.request import RunRequest
 
 SCENARIO = {
@@ -93,3 +95,35 @@ def test_the_figure_shows_it(watched: Path) -> None:
 
     figure = shift(told(watched), "title")
     assert len(figure.axes[0].lines) == 4
+
+
+def test_trackers_hear_of_an_arrival_before_it_is_trained(watched: Path, tmp_path: Path) -> None:
+    """What the monitor says, at the step at which it says it; one that fails in it stops nothing."""
+    heard = []
+
+    class Witness(Tracker):
+        name = "witness"
+
+        def arrival(self, run, experience, drift):
+            heard.append((experience.index, run.step, drift))
+            raise RuntimeError("it may fail")
+
+        def experience(self, run, experience, result):
+            heard.append((experience.index, run.step, None))
+
+    module = ModuleType("witness")
+    module.__file__ = "witness.py"
+    module.clkd_register_trackers = hookimpl(
+        lambda register: register("witness", Witness), specname="clkd_register_trackers"
+    )
+    file = tmp_path / "heard.yaml"
+    tracking = {"mode": "offline", "trackers": ["witness"]}
+    file.write_text(yaml.safe_dump({**SCENARIO, "output": str(tmp_path / "heard"), "tracking": tracking}))
+    execute(RunRequest(scenario=file, quiet=True), isolated(module))
+    assert [(index, drift is None) for index, _, drift in heard] == [
+        (0, True), (1, False), (1, True), (2, False), (2, True),
+    ]  # fmt: skip
+    assert heard[1][1] == heard[0][1], "no step was taken in between"
+    new, back = told(watched)
+    for said, (_, _, drift) in zip((new, back), (heard[1], heard[3]), strict=True):
+        assert json.loads(json.dumps(drift)) == said["drift"]

@@ -106,6 +106,7 @@ def test_ctrl_c_ends_a_run_whose_server_hangs(start: Any, silent: str, tmp_path:
     assert json.loads((directory / "run.json").read_text())["status"] == "killed"
 
 
+@pytest.mark.slow
 def test_a_crash_ends_failed_and_says_why(start: Any, tmp_path: Path) -> None:
     train = {**TINY["train"], "epochs": 5, "optimizer": {"kind": "sgd", "lr": 1e30}}
     ended(start("run", "tiny.yaml", "-q", *MLFLOW, train=train), 1)
@@ -114,6 +115,7 @@ def test_a_crash_ends_failed_and_says_why(start: Any, tmp_path: Path) -> None:
     assert "loss term 'cross_entropy' became NaN or infinite" in run.data.tags["clkd.error"]
 
 
+@pytest.mark.slow
 def test_nothing_stays_running_that_was_stopped_while_mlflow_was_starting(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(to_yaml({**TINY, "train": ENDLESS}))
     command = [sys.executable, "-m", "clkd", "run", "tiny.yaml", "-q", *MLFLOW]  # which has to import MLflow

@@ -117,6 +117,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(caplog: pytest.L
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # inductor's own
+@pytest.mark.slow
 def test_so_it_is_without_a_compiler(caplog: pytest.LogCaptureFixture) -> None:
     import torch._inductor.config as inductor
     from torch._inductor.utils import fresh_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,28 @@ def test_a_mistake_is_one_line(
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_part_whose_file_is_not_there_is_not_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And one that refuses only now and then breaks those laws."""
+    (tmp_path / "filed.py").write_text(
+        "from typing import Annotated\n"
+        "from pydantic import Field\n"
+        "from clkd import Memory, Options, hookimpl\n"
+        "from clkd.errors import UserError\n"
+        "class Filed(Options):\n"
+        "    file: Annotated[str, Field(examples=['rows.pt'])]\n"
+        "def filed(file):\n"
+        "    raise UserError(f'{file} does not exist')\n"
+        "class Moody(Memory):\n"
+        "    def observe(self, batch, signals):\n"
+        "        raise UserError('not today')\n"
+        "@hookimpl\n"
+        "def clkd_register_memories(register):\n"
+        "    register('filed', filed, config=Filed, summary='rows from a file')\n"
+        "    register('moody', Moody, summary='refuses rows')\n"
+    )
+    assert main(["plugin", "check", str(tmp_path / "filed.py")]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"filed +not tried +rows\.pt does not exist", out)
+    assert out.rstrip().endswith("verdict: broken: moody (1 part tried, 1 not)")

@@ -56,6 +56,7 @@ def test_it_is_listed_with_its_options(site: Path, tmp_path: Path) -> None:
     assert "clkd-example" in clkd(site, tmp_path, "plugins").stdout
 
 
+@pytest.mark.slow
 def test_it_trains_and_resumes_as_if_never_stopped(site: Path, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SCENARIO)
     quick = ["--json", "--tracking", "off"]

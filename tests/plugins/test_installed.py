@@ -3,6 +3,8 @@
 import json
 import os
 
+import pytest
+
 BROKEN = "ModuleNotFoundError: No module named 'nosuchmodule_xyz'"
 
 
@@ -130,6 +132,7 @@ def test_two_plugins_with_one_part_are_refused_by_both_names(house):
     assert house.clkd("list", "losses", "-p", "no:first").returncode == 0
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_order_of_installation(house, tmp_path):
     other = type(house)(tmp_path / "other")
     house.install(house.source("aa", PART.format(name="loss-aa")))

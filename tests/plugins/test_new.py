@@ -58,6 +58,7 @@ def run(*command: object, path: list[Path] | None = None, cwd: Path | None = Non
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_kind_passes_its_own_tests_as_generated(made: Path, fixtures: Path) -> None:
     """Contract, values, doctests and a training of each; in one process, since torch takes seconds to load."""
     roots = sorted(made.iterdir())

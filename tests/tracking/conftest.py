@@ -28,7 +28,7 @@ SOURCE = "name: tiny  # as written\n"
 
 
 def scenario():
-    return SimpleNamespace(name="tiny", train=SimpleNamespace(epochs=2), model_dump=lambda mode: dict(CONFIG))
+    return SimpleNamespace(name="tiny", train=SimpleNamespace(epochs=2), model_dump=lambda mode, **how: dict(CONFIG))
 
 
 def rows(n):

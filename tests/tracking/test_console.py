@@ -30,6 +30,22 @@ def test_a_servers_run_is_a_link(drive, make_run, capsys):
     assert "http://h:5/#/experiments/1/runs/r" in capsys.readouterr().err
 
 
+def test_after_an_epoch_it_says_how_long_the_rest_will_take(drive, make_run, capsys, monkeypatch):
+    """Of 60 steps, 20 were there when the process began and it made 10 in 3 minutes: 30 more take 9."""
+    tracker, run = ConsoleTracker(), make_run(trained=1, planned=60)
+    now = 1000.0
+    monkeypatch.setattr("clkd.tracking.console.time.monotonic", lambda: now)
+    tracker.start(run)
+    now, run.step = now + 180, run.step + 10
+    tracker.epoch(run, drive.experience(1), {"train/loss": 0.5})
+    assert capsys.readouterr().err.endswith("epoch 1/2  loss 0.5  about 9 min 0 s left\n")
+    run.step = 60
+    tracker.epoch(run, drive.experience(1), {"train/loss": 0.5})
+    run.step, run.phase = 40, "balanced"
+    tracker.epoch(run, drive.experience(1), {"phase/balanced/loss": 0.5})
+    assert "left" not in capsys.readouterr().err
+
+
 def test_quiet_tells_only_of_the_stand_in(drive, make_run, capsys):
     drive(ConsoleTracker(quiet=True))
     assert capsys.readouterr().err.count("\n") == 1

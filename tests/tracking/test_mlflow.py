@@ -165,7 +165,7 @@ def test_seeds_share_a_group_and_methods_do_not(drive, make_run):
     def group(name, **config):
         run = make_run(id=name)
         resolved = {**run.scenario.model_dump("json"), **config}
-        run.scenario.model_dump = lambda mode: resolved
+        run.scenario.model_dump = lambda mode, **how: resolved
         return stored(drive(recorded(), run, experiences=0)).data.tags["clkd.group"]
 
     assert group("a", seed=1, output="x") == group("b", seed=2, tracking={"mode": "off"})
@@ -411,6 +411,7 @@ def test_mlflows_own_patience_is_put_back(monkeypatch):
 # Manners
 
 
+@pytest.mark.slow
 def test_mlflow_keeps_quiet_and_our_warnings_do_not(tmp_path):
     """A first use makes the schema, with hundreds of lines if one lets it."""
     code = """

@@ -224,6 +224,7 @@ def test_a_server_that_hangs_in_the_middle(server, drive, make_run, undisturbed,
     assert image(server.uri, "hung") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_comes_back(server, drive, make_run, undisturbed, caplog):
     """One run ends while it is away, another sees it come back and needs no help."""
     runs = {name: make_run(id=name) for name in ("ends", "waits")}

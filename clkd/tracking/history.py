@@ -1,0 +1,48 @@
+"""Curves out of a run's record: what became of each class, and of each loss term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from clkd.tracking.events import EPOCH, EXPERIENCE, Event
+
+CLASSES, TERMS = "class_acc/", "train/loss"
+Curves = dict[str, dict[int, float]]
+"""By name, then by experience or step."""
+
+
+def class_accuracy(events: Iterable[Event]) -> Curves:
+    """Accuracy of each class that has test rows, by experience.
+
+    >>> told = [{"event": "experience", "experience": i, "metrics": {"class_acc/cat": 1 - i / 2}} for i in (0, 1)]
+    >>> class_accuracy(told)
+    {'cat': {0: 1.0, 1: 0.5}}
+    """
+    found = ((e["experience"], e["metrics"]) for e in events if e["event"] == EXPERIENCE)
+    return _curves(found, CLASSES, len(CLASSES))
+
+
+def loss_terms(events: Iterable[Event]) -> Curves:
+    """The loss and each of its terms, weighted, as a mean over each epoch, by step."""
+    return _curves(((e["step"], e["metrics"]) for e in events if e["event"] == EPOCH), TERMS, len("train/"))
+
+
+def _curves(told: Iterable[tuple[int, dict[str, Any]]], prefix: str, cut: int) -> Curves:
+    curves: Curves = {}
+    for at, values in told:
+        for name, value in values.items():
+            if name.startswith(prefix) and value is not None:
+                curves.setdefault(name[cut:], {})[at] = value
+    return curves
+
+
+def table(curves: Curves, first: str, axis: str = "exp_{:02d}") -> dict[str, Any]:
+    """As MLflow shows tables: a row for each curve, a column for each place.
+
+    >>> table({"cat": {0: 1.0, 1: 0.5}, "dog": {1: 0.25}}, "class")["data"]
+    [['cat', 1.0, 0.5], ['dog', None, 0.25]]
+    """
+    places = sorted({at for curve in curves.values() for at in curve})
+    data = [[name, *(curve.get(at) for at in places)] for name, curve in curves.items()]
+    return {"columns": [first, *(axis.format(at) for at in places)], "data": data}
