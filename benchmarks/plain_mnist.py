@@ -1,8 +1,9 @@
-"""Plain PyTorch loops of online EWC, SI and iCaRL on MNIST, beside which docs/reproductions.md explains differences.
+"""Plain PyTorch loops of online EWC, SI, iCaRL and FDR on MNIST, which explain differences in docs/reproductions.md.
 
     CLKD_DATA=… python benchmarks/plain_mnist.py oewc --seeds 1     # permuted MNIST
     CLKD_DATA=… python benchmarks/plain_mnist.py si --seeds 1       # permuted and sequential MNIST
     CLKD_DATA=… python benchmarks/plain_mnist.py icarl --seeds 1    # sequential MNIST
+    CLKD_DATA=… python benchmarks/plain_mnist.py fdr --seeds 1      # sequential MNIST
 
 They follow a description of the code of Buzzega et al. 2020 (Mammoth), which is not copied here, and share nothing with
 clkd but the data. Each line is one variant: mean accuracy over the test rows of all experiences, in percent.
@@ -158,14 +159,33 @@ def herded(features: Tensor, size: int) -> list[int]:
     return chosen
 
 
-def icarl(size: int, replayed: int | None, unit: bool) -> float:
+def halving(features: Tensor) -> Tensor:
+    """The authors' mean: of each ten rows in turn, by half with what came before. Of many rows the last ones decide."""
+    mean = features[:10].mean(0)
+    for ten in features[10:].split(10):
+        mean = (mean + ten.mean(0)) / 2
+    return mean
+
+
+def blackened(rows: Tensor) -> Tensor:
+    """Pixels in [0, 1] taken for bytes, and read as such: 1 becomes 1/255, and all others 0."""
+    return rows.byte().float() / 255
+
+
+def icarl(
+    size: int,
+    replayed: int | None,
+    unit: bool,
+    center: Callable[[Tensor], Tensor] = lambda rows: rows.mean(0),
+    mixed: Callable[[Tensor], Tensor] = lambda rows: rows,
+) -> float:
     """Sequential MNIST, learning rate 0.1, batches of 10; memory mixed into the data, or so many rows beside 10 new."""
     train, tests = tasks(*(parts := mnist())[0]), tasks(*parts[1])
     model, scale = network(), F.normalize if unit else lambda features: features
     optimizer, old, memory = torch.optim.SGD(model.parameters(), 0.1), None, dict[int, Tensor]()
     for t, (x, y) in enumerate(train):
         kept, labels = _all(memory)
-        rows, answers = (torch.cat([x, kept]), torch.cat([y, labels])) if replayed is None else (x, y)
+        rows, answers = (torch.cat([x, mixed(kept)]), torch.cat([y, labels])) if replayed is None else (x, y)
         for at in torch.randperm(len(rows)).split(10):
             bx, by = rows[at], answers[at]
             if replayed is not None and len(kept):
@@ -186,13 +206,96 @@ def icarl(size: int, replayed: int | None, unit: bool) -> float:
                 memory[k] = (own := x[y == k])[herded(scale(model[:-1](own)), min(room, len(own)))]
     with torch.no_grad():
         means = torch.stack([scale(scale(model[:-1](memory[k])).mean(0), dim=0) if unit else
-                             model[:-1](memory[k]).mean(0) for k in range(10)])  # fmt: skip
+                             center(model[:-1](memory[k])) for k in range(10)])  # fmt: skip
     return statistics.fmean(accuracy(lambda x: -torch.cdist(scale(model[:-1](x)), means), *test) for test in tests)
 
 
 def _all(memory: dict[int, Tensor]) -> Rows:
     rows = torch.cat([*memory.values(), torch.zeros(0, 784)])
     return rows, torch.cat([torch.full((len(own),), k) for k, own in memory.items()] or [torch.zeros(0)]).long()
+
+
+def fdr(size: int, lr: float, at_end: bool, apart: bool) -> float:
+    """Sequential MNIST, batches of 128 and 128 of memory, which has an equal share of random rows of each experience.
+
+    Answers are stored when an experience ends, or when a row is new; the two losses have a step each, or one for both.
+    """
+    train, tests = tasks(*(parts := mnist())[0]), tasks(*parts[1])
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr)
+    memory: list[Rows] = []
+
+    def learn(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    for t, (x, y) in enumerate(train):
+        told = torch.zeros(len(x), 10)
+        kept, wanted = (torch.cat(part) for part in zip(*memory, strict=True)) if memory else (x[:0], told[:0])
+        for at in torch.randperm(len(x)).split(128):
+            said = model(x[at])
+            told[at] = said.detach()
+            loss = F.cross_entropy(said, y[at])
+            if apart or not len(kept):
+                learn(loss)
+            if len(kept):
+                some = torch.randperm(len(kept))[:128]
+                off = (model(kept[some]).softmax(1) - wanted[some].softmax(1)).norm(dim=1).mean()
+                learn(off if apart else loss + off)
+        with torch.no_grad():
+            told = model(x) if at_end else told
+        some = torch.randperm(len(x))[: size // (t + 1)]
+        memory = [(rows[: size // (t + 1)], said[: size // (t + 1)]) for rows, said in memory]
+        memory.append((x[some], told[some]))
+    return statistics.fmean(accuracy(model, *test) for test in tests)
+
+
+def agem(eps: float = 1e-7) -> float:
+    """Class-incremental Split MNIST, 2,000 steps of 128 rows, 100 rows of each class: A-GEM of van de Ven et al."""
+    train, tests = mnist()
+    classes = torch.randperm(10)
+    model = nn.Sequential(nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10))
+    optimizer, parameters = torch.optim.Adam(model.parameters(), 0.001), list(model.parameters())
+    kept: list[Rows] = []
+
+    def gradient(x: Tensor, y: Tensor) -> Vectors:
+        return list(torch.autograd.grad(F.cross_entropy(model(x), y), parameters))
+
+    for t in range(TASKS):
+        own = torch.isin(train[1], classes[2 * t : 2 * t + 2])
+        x, y = train[0][own], train[1][own]
+        memory = [torch.cat(part) for part in zip(*kept, strict=True)]
+        coming, replayed = forever(len(y)), forever(len(memory[1]) if kept else 128)
+        for _ in range(2000):
+            at, back = next(coming), next(replayed)
+            new = gradient(x[at], y[at])
+            if kept:
+                old = gradient(memory[0][back], memory[1][back])
+                along = sum((a * b).sum() for a, b in zip(new, old, strict=True))
+                if along < 0:
+                    share = along / (sum(b.square().sum() for b in old) + eps)
+                    new = [a - share * b for a, b in zip(new, old, strict=True)]
+            for p, g in zip(parameters, new, strict=True):
+                p.grad = g
+            optimizer.step()
+        for k in classes[2 * t : 2 * t + 2]:
+            rows = (y == k).nonzero().squeeze(1)
+            some = rows[torch.randperm(len(rows))[:100]]
+            kept.append((x[some], y[some]))
+    return accuracy_by_class(model, classes, *tests)
+
+
+def forever(rows: int) -> Iterator[Tensor]:
+    """Full batches of 128, shuffled anew each time that all have come."""
+    while True:
+        yield from (at for at in torch.randperm(rows).split(128) if len(at) == 128)
+
+
+def accuracy_by_class(model: nn.Module, classes: Tensor, x: Tensor, y: Tensor) -> float:
+    """Mean over the experiences, which have two classes each."""
+    pairs = (torch.isin(y, classes[2 * t : 2 * t + 2]) for t in range(TASKS))
+    return statistics.fmean(accuracy(model, x[own], y[own]) for own in pairs)
 
 
 VARIANTS: dict[str, dict[str, Callable[[], float]]] = {
@@ -208,11 +311,37 @@ VARIANTS: dict[str, dict[str, Callable[[], float]]] = {
         "permuted, not clipped": lambda: si_permuted(None),
     },
     "icarl": {
-        "200 rows mixed into the data, plain features (the authors')": lambda: icarl(200, None, False),
+        "200 rows mixed into the data as black images, plain features (as published)": lambda: icarl(
+            200, None, False, mixed=blackened
+        ),
+        "500 rows mixed into the data as black images, plain features (as published)": lambda: icarl(
+            500, None, False, mixed=blackened
+        ),
+        "5120 rows mixed into the data as black images, plain features (as published)": lambda: icarl(
+            5120, None, False, mixed=blackened
+        ),
+        "200 rows mixed into the data, plain features (clkd's)": lambda: icarl(200, None, False),
+        "500 rows mixed into the data, plain features (clkd's)": lambda: icarl(500, None, False),
+        "5120 rows mixed into the data, plain features (clkd's)": lambda: icarl(5120, None, False),
         "200 rows mixed into the data, unit features": lambda: icarl(200, None, True),
-        "200 rows, 1 replayed beside 10, unit features (clkd's)": lambda: icarl(200, 1, True),
-        "5120 rows mixed into the data, plain features (the authors')": lambda: icarl(5120, None, False),
-        "5120 rows, 4 replayed beside 10, unit features (clkd's)": lambda: icarl(5120, 4, True),
+        "500 rows mixed into the data, plain features, halved means (the present code)": lambda: icarl(
+            500, None, False, halving
+        ),
+        "5120 rows mixed into the data, plain features, halved means (the present code)": lambda: icarl(
+            5120, None, False, halving
+        ),
+    },
+    "agem": {
+        "Split MNIST, class-incremental, ε 1e-7 (the authors')": agem,
+        "Split MNIST, class-incremental, ε 0": lambda: agem(0.0),
+    },
+    "fdr": {
+        "200 rows, stored at the end, a step for each loss (the authors')": lambda: fdr(200, 0.03, True, True),
+        "200 rows, stored at the end, one step": lambda: fdr(200, 0.03, True, False),
+        "200 rows, stored when new, a step for each loss": lambda: fdr(200, 0.03, False, True),
+        "200 rows, stored when new, one step": lambda: fdr(200, 0.03, False, False),
+        "500 rows, stored at the end, a step for each loss (the authors')": lambda: fdr(500, 0.1, True, True),
+        "500 rows, stored at the end, one step": lambda: fdr(500, 0.1, True, False),
     },
 }
 
@@ -221,8 +350,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=VARIANTS)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", default="", help="the variants whose name has this in it")
     given = parser.parse_args()
     for name, variant in VARIANTS[given.method].items():
+        if given.only not in name:
+            continue
         values = []
         for seed in range(given.seeds):
             torch.manual_seed(seed)

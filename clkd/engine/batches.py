@@ -17,13 +17,13 @@ AHEAD = 2
 """Batches that are read before they are needed."""
 
 
-def batches(rows: Rows, order: Tensor, size: int, device: torch.device) -> Generator[Batch]:
-    """The rows at positions `order` (`[n]` int64), `size` at a time, on `device`.
+def batches(rows: Rows, order: Tensor, size: int | list[int], device: torch.device) -> Generator[Batch]:
+    """The rows at positions `order` (`[n]` int64), `size` at a time or as many as each of the sizes says, on `device`.
 
     The thread that reads streamed rows ahead ends with the generator: wrap it in `contextlib.closing`, so that this is
     not left to the garbage collector. What the thread raises is raised here.
     """
-    cuts = torch.split(order.to(rows.index.device), size) if len(order) else ()  # split makes one batch of no rows
+    cuts = cut(order.to(rows.index.device), size)
     if rows.resident:
         yield from map(rows.gather, cuts)
         return
@@ -36,12 +36,17 @@ def batches(rows: Rows, order: Tensor, size: int, device: torch.device) -> Gener
         yield rows.warped(batch.to(device))  # on the device, where resident rows are warped too
 
 
-def named(coming: Iterable[Batch], labelled: Tensor | None, order: Tensor, size: int) -> Iterator[Batch]:
+def cut(order: Tensor, size: int | list[int]) -> tuple[Tensor, ...]:
+    """The positions of each batch. Of no position there is no batch, unless sizes say so."""
+    return torch.split(order, size) if len(order) or isinstance(size, list) else ()
+
+
+def named(coming: Iterable[Batch], labelled: Tensor | None, order: Tensor, size: int | list[int]) -> Iterator[Batch]:
     """The batches of `batches`, told which of their rows have a label (`[rows]` bool on the CPU; None means all)."""
     if labelled is None:
         yield from coming
         return
-    for batch, at in zip(coming, torch.split(order, size), strict=True):
+    for batch, at in zip(coming, cut(order, size), strict=True):
         yield replace(batch, labelled=labelled[at].nonzero().squeeze(1))
 
 

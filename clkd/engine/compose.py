@@ -26,7 +26,7 @@ from clkd.engine.fit import fit
 from clkd.engine.held_out import HeldOut
 from clkd.engine.material import Material, Past, Reader
 from clkd.engine.parts import Parts
-from clkd.engine.refusals import refuse
+from clkd.engine.refusals import refuse, refuse_mixing
 from clkd.engine.rehearse import refuse_undefined
 from clkd.engine.residence import stays_resident
 from clkd.engine.shift import request_shift
@@ -142,6 +142,8 @@ class Composer:
         parts.transfer.prepare(parts.student)
         parts.memory.to(self.device)
         refuse(parts, stream)
+        if scenario.train.mix_memory:
+            refuse_mixing(parts)
         if not scenario.stream.boundaries:
             refuse_boundaries(parts)
         self._request_taps(parts)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from clkd.engine.batches import cut
 from clkd.engine.epoch import Epoch
 from clkd.engine.guard import refuse_broken_weights
 from clkd.engine.meter import Meter
 from clkd.engine.step import Step
 from clkd.experience import Rows
+from clkd.signals import Batch
 
 
 @dataclass(slots=True)
@@ -26,6 +30,7 @@ class Course:
         rows: the experience's own, ready.
         labelled: which of them have a label, on the CPU; None where all have.
         ordered: whether rows come in their own order, not shuffled.
+        kept: what memory keeps, where that is mixed into the rows; positions count it behind them.
         epoch: the one under way.
     """
 
@@ -34,6 +39,7 @@ class Course:
     rows: Rows
     seed: int
     ordered: bool = False
+    kept: Batch | None = None
     epoch: Epoch = field(init=False)
     labelled: Tensor | None = field(init=False)
 
@@ -50,7 +56,18 @@ class Course:
         progress.epoch = epoch
         lr = float(self.step.optimizer.param_groups[0]["lr"])
         place = progress.experience, epoch
-        self.epoch = Epoch.drawn(len(self.rows), self.seed, place, Meter(self.step.ranks), lr, self.ordered)
+        rows = len(self.rows) + len(self.kept or ())
+        self.epoch = Epoch.drawn(rows, self.seed, place, Meter(self.step.ranks), lr, self.ordered)
+
+    def apart(self, order: Tensor, size: int) -> tuple[Tensor, int | list[int], Iterator[Batch | None]]:
+        """Of the batches of `size` in `order`: the experience's own rows, how many of them are in each, and the rows
+        of memory that come behind them; None where none are mixed in."""
+        if self.kept is None:
+            return order, size, repeat(None)
+        kept, new = self.kept, len(self.rows)
+        own = [at[at < new] for at in cut(order, size)]
+        mixed = ((at[at >= new] - new).to(kept.y.device) for at in cut(order, size))
+        return torch.cat([order[:0], *own]), [len(at) for at in own], (kept.pick(at[:0], at) for at in mixed)
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes from step to step and is in no part. All ranks have to ask together, between two steps.

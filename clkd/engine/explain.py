@@ -47,7 +47,7 @@ def explain(loaded: Loaded, plugins: Plugins) -> dict[str, Any]:
     """Plain data: `experiences`, `plugins`, and rows in a step. Arithmetic is in multiply-accumulates per full step."""
     made = composed(loaded, plugins.registry)
     scenario = loaded.scenario
-    replays = type(made.parts.memory) is not Memory
+    replays = type(made.parts.memory) is not Memory and not scenario.train.mix_memory
     replayed = (scenario.train.replay_batch_size or scenario.train.batch_size) * scenario.train.replay_draws
     rows = {"new": scenario.train.batch_size, "replayed": replayed if replays else 0}
     told: list[dict[str, Any]] = []

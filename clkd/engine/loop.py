@@ -25,7 +25,8 @@ from clkd.optimizers import build_optimizer, build_scheduler
 from clkd.ranks import ALONE, Ranks
 from clkd.scenario.model import TrainOptions
 from clkd.schedules.base import Progress
-from clkd.seeding import derive
+from clkd.seeding import derive, generator
+from clkd.signals import Batch
 
 CHECK_EVERY = 50
 """Steps between looks at the running sums: often enough to stop a diverged run, too rare to cost anything."""
@@ -82,10 +83,11 @@ class Loop:
         own = () if self.ranks.first else (self.ranks.rank,)
         torch.manual_seed(derive(self.seed, "train", experience.index, *own))  # dropout and the like
         rows = experience.train.ready(self.parts.device)
-        self._enter(experience, len(rows))
+        kept = self._kept()
+        self._enter(experience, len(rows) + len(kept or ()))
         self.optimizer = self._fresh_optimizer(replaced)
         ordered = self.online and rows.ordered
-        self.course = Course(self._step(self.optimizer), self._schedule(self.optimizer), rows, self.seed, ordered)
+        self.course = Course(self._step(self.optimizer), self._schedule(self.optimizer), rows, self.seed, ordered, kept)
         self.parts.train()
         if self.arrive is not None:
             self.arrive(self.course)
@@ -100,6 +102,11 @@ class Loop:
         for student in self.parts.students.values():
             student.eval()
         self.parts.settle(self.ranks)
+
+    def _kept(self) -> Batch | None:
+        """All that memory keeps, where that is mixed into the experience's rows."""
+        memory = self.parts.memory
+        return memory.sample(len(memory), generator(0)) if self.options.mix_memory else None
 
     def _enter(self, experience: Experience, rows: int) -> None:
         p = self.progress
@@ -125,9 +132,11 @@ class Loop:
             self.progress,
             replay,
             options.clip_norm,
+            options.clip_value,
             options.replay_draws,
             self.ranks,
             guard,
+            options.gradient_noise,
             options.gradient_shares,
         )
 
@@ -145,10 +154,11 @@ class Loop:
         p, size = self.progress, self.options.batch_size
         step, epoch, schedule = course.step, course.epoch, course.schedule
         order = epoch.order[epoch.done * size : p.epoch_steps * size]
-        with closing(batches(course.rows, order, size, self.parts.device)) as coming:
-            for new in named(coming, course.labelled, order, size):
+        order, sizes, mixed = course.apart(order, size)
+        with closing(batches(course.rows, order, sizes, self.parts.device)) as coming:
+            for new, kept in zip(named(coming, course.labelled, order, sizes), mixed, strict=False):
                 p.epoch_step = epoch.done
-                epoch.meter.add(step(new, epoch.draws, epoch.noise))
+                epoch.meter.add(step(new, epoch.draws, epoch.noise, kept))
                 p.step += 1
                 epoch.done += 1
                 if "step" in schedule:

@@ -84,6 +84,8 @@ class Parts:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
         self.experience, self.kept = experience.index, False
         replaced = [pair for name, model in self.students.items() for pair in grow(name, model, experience, seed)]
+        for model in self.students.values():
+            model.head.begin(experience, partial(penultimate, self, model, experience))
         self.transfer.begin(experience, self.student)  # before those who copy the student: it may have grown by this
         self.transfer.to(self.device)
         for teacher in self.teachers.values():

@@ -22,6 +22,7 @@ from clkd.models.student import Student
 from clkd.scenario.model import HELD_OUT, PhaseOptions, TrainOptions
 from clkd.seeding import derive, generator
 from clkd.signals import Batch
+from clkd.teachers.before_phase import BeforePhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,9 @@ class Phases:
 
     def _train(self, place: int, phase: PhaseOptions, experience: Experience) -> None:
         main, run, arrival = self.loop, self.run, self.loop.arrival
+        teachers = self.parts.teachers.values()
+        for teacher in teachers:
+            teacher.begin_phase(self.parts.students[teacher.of])
         loop = Loop(
             _parts(phase, self.parts, experience),
             _options(phase, main.options),
@@ -114,6 +118,8 @@ class Phases:
         main.phase, run.phase = loop, phase.name
         with only(phase.trains, self.parts.student, loop.parts.terms):
             loop.train(own, [])
+        for teacher in teachers:
+            teacher.end_phase()
         main.phase, run.phase = None, None
         main.rows, main.progress.step = loop.rows, loop.progress.step
         run.epoch = loop.first + loop.progress.epochs
@@ -145,6 +151,7 @@ def _options(phase: PhaseOptions, train: TrainOptions) -> TrainOptions:
         "scheduler": phase.scheduler,
         "min_steps": 0,
         "replay_draws": 1,
+        "mix_memory": False,
         "keep_optimizer": False,
     }
     return train.model_copy(update=own)
@@ -159,7 +166,11 @@ def _parts(phase: PhaseOptions, parts: Parts, experience: Experience) -> PhasePa
     if not phase.losses:
         made.terms = [Term("cross_entropy", CrossEntropy(), (Side(STUDENT),))]
         made.ready(made.terms[0], experience)
-    elif not made.active():
+        return made
+    for term in made.active():
+        if isinstance(parts.teachers.get(term.teacher or ""), BeforePhase):
+            made.ready(term, experience)
+    if not made.active():
         raise ClkdError(
             f"phases: {phase.name}: none of its losses has anything to say in experience {experience.index}: start it "
             f"later (from_experience: {experience.index + 1}), or add a loss that needs no teacher"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from clkd.engine.parts import Parts
 from clkd.errors import UserError
+from clkd.memory.base import Memory
+from clkd.memory.retrieval import Retrieval
 from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.stored import Stored
@@ -17,6 +19,20 @@ def refuse(parts: Parts, stream: Stream) -> None:
     refuse_apart(parts)
     refuse_gaps(parts, stream)
     refuse_unstored(parts)
+
+
+def refuse_mixing(parts: Parts) -> None:
+    """Memory that is mixed into an experience's rows must stay as it is while they are trained on."""
+    memory, kind = parts.memory, type(parts.memory)
+    if kind is Memory:
+        raise UserError("train.mix_memory: memory is none, so there is nothing to mix in: declare a memory")
+    if memory.invents or kind.observe is not Memory.observe or kind.learn is not Memory.learn:
+        raise UserError(
+            f"train.mix_memory: {kind.__name__} changes within an experience, and an epoch goes over what there was at "
+            "its begin: use a memory that is filled at the end, such as herding or class_balanced"
+        )
+    if type(parts.retrieval) is not Retrieval:
+        raise UserError("train.mix_memory: all that is kept comes once an epoch: leave out memory.retrieval")
 
 
 def refuse_mixed(parts: Parts) -> None:

@@ -41,7 +41,7 @@ def _students(modules: Iterable[nn.Module | None]) -> list[Student]:
 
 def sizes(parts: Parts, options: TrainOptions) -> frozenset[int]:
     """How many rows the batches have that come often: new rows alone, with replayed ones, and in evaluation."""
-    replay = options.replay_batch_size or options.batch_size
+    replay = 0 if options.mix_memory else options.replay_batch_size or options.batch_size
     kept: int = getattr(parts.memory, "size", replay)
     return frozenset({options.batch_size, options.batch_size + min(replay, kept), options.eval_batch_size})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from clkd.engine.shares import constant_weights, gradient_shares, moving
 from clkd.losses.classification import CrossEntropy
 from clkd.memory.retrieval import Moment
 from clkd.ranks import ALONE, Ranks
+from clkd.scenario.model import GradientNoise
 from clkd.schedules.base import Progress
 from clkd.seeding import generator
 from clkd.signals import Batch, Signals
@@ -31,9 +33,11 @@ class Step:
     progress: Progress
     replay: int
     clip_norm: float | None = None
+    clip_value: float | None = None
     replay_draws: int = 1
     ranks: Ranks = ALONE
     guard: Guard | None = None
+    disturbance: GradientNoise | None = None
     shares: int | None = None
     """Steps from one look at each term's share of the gradient to the next."""
     rows: int = 0
@@ -50,10 +54,15 @@ class Step:
         self.losses.bind(self.parts.student.spec(), None)
         self.losses.to(self.parts.device)
 
-    def __call__(self, new: Batch, draws: torch.Generator, noise: torch.Generator) -> dict[str, Tensor]:
-        """Learn from `new` rows and as many replayed ones as the memory gives; nothing from a step the guard stops."""
+    def __call__(
+        self, new: Batch, draws: torch.Generator, noise: torch.Generator, mixed: Batch | None = None
+    ) -> dict[str, Tensor]:
+        """Learn from `new` rows, and from those of memory that are `mixed` with them, or as many as are drawn from it.
+
+        Nothing is learned from a step the guard stops.
+        """
         parts, progress = self.parts, self.progress
-        rows = new.joined(*parts.retrieval(parts.memory, self.replay, self.replay_draws, draws, self._moment(new)))
+        rows = new.joined(*self._replayed(new, draws) if mixed is None else [mixed])
         batch = parts.augment.look(rows, noise, progress.epoch)
         if self.guard:
             self.guard.remember()
@@ -73,13 +82,15 @@ class Step:
         told = self.projection.project() if self.projection else {}
         if self.guard and not self.guard.passes(loss, values):
             return {}
-        if self.clip_norm is not None:
-            for parameters in self.trained:
-                torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        self._clip()
+        if self.disturbance:
+            self._disturb(self.disturbance, noise)
         self.optimizer.step()
+        for model in self.students.values():
+            model.head.after_step()
 
         self.rows += len(rows)
-        if progress.epoch == 0:
+        if progress.epoch == 0 or parts.memory.every_epoch:
             self._offer(batch, share, student)
         told |= parts.memory.learn(rows)
         for teacher in parts.teachers.values():
@@ -88,6 +99,28 @@ class Step:
             term.loss.after_step(self.students[term.a.model])
         raw = {"loss": loss.detach()} | {name: value.detach() for name, value in values.items()}
         return raw | moving(weighted, self.constant) | shares | told
+
+    def _replayed(self, new: Batch, draws: torch.Generator) -> list[Batch | None]:
+        parts = self.parts
+        return parts.retrieval(parts.memory, self.replay, self.replay_draws, draws, self._moment(new))
+
+    def _clip(self) -> None:
+        """Cut gradients off, number by number or as a whole."""
+        for parameters in self.trained:
+            if self.clip_value is not None:
+                torch.nn.utils.clip_grad_value_(parameters, self.clip_value)
+            if self.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+
+    def _disturb(self, options: GradientNoise, noise: torch.Generator) -> None:
+        """Add noise to the gradient; no one else's draws move, and those of a resumed run are the same."""
+        progress, device = self.progress, self.parts.device
+        t = progress.epoch * progress.epoch_steps + progress.epoch_step
+        sigma = (options.eta / (1 + t) ** options.gamma) ** 0.5
+        draws = generator(noise.initial_seed(), "gradient", progress.epoch_step, device=device)
+        for parameter in chain(*self.trained):
+            if parameter.grad is not None:
+                parameter.grad.add_(torch.randn(parameter.shape, generator=draws, device=device), alpha=sigma)
 
     def _moment(self, new: Batch) -> Moment:
         """What a retrieval may look at."""

@@ -95,8 +95,9 @@ class KDOptions(Options):
     """`t2` multiplies by the squared temperature, so that gradients keep their size; `plain` does not."""
     scope: Literal["auto", "joint", "per_task"] = "auto"
     """One softmax over all common classes, or one per task, summed; `auto` is `per_task` for a task-aware head."""
-    over: Literal["seen", "all"] = "seen"
-    """Compare the classes `seen` so far, or `all` columns of a head that has them from the start."""
+    over: Literal["seen", "all", "newest"] = "seen"
+    """Compare the classes `seen` so far, `all` columns of a head that has them from the start, or the `newest`: those
+    that came last."""
     rows: RowChoice = "all"
     """Every row, only those whose class the teacher knows, or only those without a label."""
     top_k: Annotated[int, Field(gt=0)] | None = None

@@ -47,6 +47,8 @@ class BinaryKD(LogitLoss):
     """`−Σ_c σ(v_c) log σ(z_c) + (1 − σ(v_c)) log (1 − σ(z_c))` over the common classes, teacher v, student z.
 
     Rebuffi et al. 2017, "iCaRL", alg. 3, the distillation term. Each class is compared by itself, so one is enough.
+    With a `teacher_temperature` T it is σ(v / T) in place of σ(v), and the student's σ(z) as ever: so do van de Ven et
+    al. 2022 (T = 2).
 
     >>> from clkd.signals import Spec
     >>> loss, side, i = BinaryKD(), Spec(class_ids=(0,), born=(0,)), torch.tensor([0])
@@ -58,8 +60,9 @@ class BinaryKD(LogitLoss):
 
     name: ClassVar[str] = "binary_kd"
 
-    def __init__(self, rows: Literal["all", "valid"] = "all") -> None:
+    def __init__(self, rows: Literal["all", "valid"] = "all", teacher_temperature: float = 1.0) -> None:
         super().__init__(rows=rows)
+        self.teacher_temperature = teacher_temperature
 
     @property
     def fewest(self) -> int:
@@ -69,5 +72,6 @@ class BinaryKD(LogitLoss):
         return f"BCE({sides})"
 
     def compare(self, said: Answers, temperature: float | Tensor) -> Tensor:
-        columns = F.binary_cross_entropy_with_logits(said.z, said.v.sigmoid(), reduction="none")
+        wanted = (said.v / self.teacher_temperature).sigmoid()
+        columns = F.binary_cross_entropy_with_logits(said.z, wanted, reduction="none")
         return (columns if said.known is None else columns.masked_fill(~said.known, 0.0)).sum(1)

@@ -58,6 +58,8 @@ class BinaryKDOptions(Options):
 
     rows: Literal["all", "valid"] = "all"
     """Every row, or only those whose class the teacher knows."""
+    teacher_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the teacher's logits, and not the student's: above 1, it is taken to be less sure (van de Ven: 2)."""
 
 
 class PODOptions(PairsOptions):

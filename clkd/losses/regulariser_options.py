@@ -80,6 +80,8 @@ class SIOptions(RegulariserOptions):
     gradient: Gradient = "task"
     """Of which the path integral is: that of the terms about rows (the paper), or the one that the optimizer is given,
     with what regularisers add, projected and clipped (Avalanche, Mammoth, van de Ven)."""
+    negative: bool = False
+    """Whether importance may be below 0, which pushes a parameter away (van de Ven); it is cut off there by default."""
 
 
 class RWalkOptions(RegulariserOptions):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from clkd.losses.base import common_columns
@@ -46,7 +47,7 @@ class KD(LogitLoss):
         variant: Variant = "kl",
         convention: Literal["t2", "plain"] = "t2",
         scope: Literal["auto", "joint", "per_task"] = "auto",
-        over: Literal["seen", "all"] = "seen",
+        over: Literal["seen", "all", "newest"] = "seen",
         rows: RowChoice = "all",
         top_k: int | None = None,
         standardize: bool = False,
@@ -72,7 +73,11 @@ class KD(LogitLoss):
         return f"{'T²' if self.t2 and self.variant != 'mse' else ''}{self.variant.upper()}({sides})"
 
     def common(self, a: Spec, b: Spec) -> tuple[Tensor, Tensor]:
-        return common_columns(a, b, unseen=self.over == "all" and not self.per_task(a))
+        at_a, at_b = common_columns(a, b, unseen=self.over == "all" and not self.per_task(a))
+        if self.over != "newest":
+            return at_a, at_b
+        newest = torch.tensor(a.born)[at_a] == max(a.born)
+        return at_a[newest], at_b[newest]
 
     def compare(self, said: Answers, temperature: float | Tensor) -> Tensor:
         z, v = said.z, said.v

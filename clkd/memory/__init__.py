@@ -24,11 +24,17 @@ def _no_typo(word: str) -> str:
     return word
 
 
+Store = tuple[Annotated[str, AfterValidator(_no_typo)], ...]
+
+
 class FilledOptions(Options):
     """Options of a memory that is filled when an experience ends."""
 
     size: Size = 500
     """How many rows are kept at most; or how many bytes (`20MB`), all that is kept beside rows included."""
+    store: Store = ()
+    """What is kept beside each row of what the student says when the row's experience ends, as float32: `logits`, and
+    features by the name of their tap (`penultimate`, `stage3`). A teacher of kind `stored` says them again."""
 
 
 class GroupedOptions(FilledOptions):
@@ -39,15 +45,26 @@ class GroupedOptions(FilledOptions):
     with what came, as where papers give a budget for each class. By default all room is used from the start."""
 
 
+class HerdingOptions(GroupedOptions):
+    """Options of `herding`."""
+
+    normalize: bool = True
+    """Whether features are scaled to length 1 first, as in iCaRL."""
+
+
 class OfferedOptions(FilledOptions):
     """Options of a memory that takes rows while they are new."""
 
-    store: tuple[Annotated[str, AfterValidator(_no_typo)], ...] = ()
+    store: Store = ()
     """What is kept beside each row of what the student said when the row was new, as float32: `logits`, and features by
     the name of their tap (`penultimate`, `stage3`). A teacher of kind `stored` says them again."""
     rewrite: Annotated[float, Field(gt=0, le=1)] | None = None
     """γ: stored logits are said anew when an experience ends, for classes that the row knew nothing of then; they are
     scaled to γ times the logit of the row's own class at most (X-DER). By default what was said stays."""
+
+    epochs: Literal["first", "all"] = "first"
+    """In which epochs of its experience a row is offered: once, or in each of them anew, with what the student says of
+    it by then, as the code of DER and ER does. Then memory may hold a row several times."""
 
     @model_validator(mode="after")
     def _stored(self) -> OfferedOptions:
@@ -116,7 +133,6 @@ GROUPED = (
      "experience, drawn when it ends"),
     ("domain_balanced", "domain_balanced:DomainBalanced", "the same number of random rows of every domain, drawn when "
      "an experience ends"),
-    ("herding", "herding:Herding", "of every class the rows whose mean feature is the class's (iCaRL)"),
 )  # fmt: skip
 OFFERED = (
     ("loss_aware", "loss_aware:LossAware", "a reservoir whose rows with a low loss are replaced first (Buzzega et al. "
@@ -133,6 +149,8 @@ def clkd_register_memories(register: Register) -> None:
     register("random", f"{HOME}.random:Random", config=FilledOptions, summary=summary)
     for name, factory, summary in GROUPED:
         register(name, f"{HOME}.{factory}", config=GroupedOptions, summary=summary)
+    summary = "of every class the rows whose mean feature is the class's (iCaRL)"
+    register("herding", f"{HOME}.herding:Herding", config=HerdingOptions, summary=summary)
     for name, factory, summary in OFFERED:
         register(name, f"{HOME}.{factory}", config=OfferedOptions, summary=summary)
     summary = "an even sample of all rows seen so far, kept up row by row (Vitter 1985)"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from clkd.memory.beside import Beside
 from clkd.memory.table import EXTRA, PIECE
 from clkd.memory.tabled import Tabled
+from clkd.signals import Batch
 
 if TYPE_CHECKING:
     from clkd.context import Context
@@ -29,6 +31,9 @@ class Balanced(Tabled):
     Every row gets a key once, when its experience ends, and a group keeps its rows with the smallest keys. So making
     room for new groups only drops rows. Override `groups` and `grouped`; keys are random unless `keys` is overridden,
     too.
+
+    With `store`, each row comes back with what the student said about it when its experience ended, as
+    `clkd.memory.beside` has it: in eval mode, about the row's first fixed view.
     """
 
     def __init__(
@@ -38,9 +43,19 @@ class Balanced(Tabled):
         device: torch.device | str = "cpu",
         context: Context | None = None,
         each: int | None = None,
+        store: Collection[str] = (),
+        class_names: tuple[str, ...] = (),
+        student: Student | None = None,
     ) -> None:
-        super().__init__(size, seed, device, context, KEY_BYTES)
+        self.beside = Beside(store, class_names, student)
+        super().__init__(
+            size, seed, device, context, KEY_BYTES + (self.beside.nbytes() if isinstance(size, str) else 0)
+        )
         self.each = each
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        return self.beside.store
 
     def groups(self, experience: Experience) -> tuple[int, ...]:
         """The groups that there are after an experience."""
@@ -68,7 +83,15 @@ class Balanced(Tabled):
         for some in torch.split(stays[stays >= count] - count, PIECE):
             rows = arriving.gather(some.to(arriving.y.device), self.table.device)
             slots = torch.arange(len(self), len(self) + len(some))
-            self.table.write(slots, rows, {KEY: key[some]})
+            self.table.write(slots, rows, {KEY: key[some], **self._said(rows, student)})
+
+    def _said(self, rows: Batch, student: Student) -> dict[str, Tensor]:
+        """What is kept beside rows of what the student says now."""
+        return self.beside.asked(self.fixed(rows, torch.zeros_like(rows.y)), student) if self.stores else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Also what a memory held that knew fewer classes, or was smaller or larger."""
+        super().load_state_dict({**state, "table": self.beside.fitting(state["table"])})
 
     def staying(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Each group's share of a larger memory's rows."""

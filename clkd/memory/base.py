@@ -40,6 +40,9 @@ class Memory:
     compares: ClassVar[bool] = False
     """Whether `observe` is given the rows that were replayed in the step, too, behind the new ones."""
 
+    every_epoch: bool = False
+    """Whether rows are offered again in each epoch of their experience, as if they were new."""
+
     invents: ClassVar[bool] = False
     """Whether it makes rows up, so that nobody can know before an experience what will be replayed in it."""
 
@@ -72,7 +75,8 @@ class Memory:
     """Whether it is offered rows without a label, too."""
 
     def observe(self, batch: Batch, signals: Signals) -> None:
-        """Offered each new row exactly once, in the first epoch of its experience, after the step that it was new in.
+        """Offered each new row exactly once, in the first epoch of its experience, after the step that it was new in;
+        or in all of its epochs, where it asks for `every_epoch`.
 
         `batch` holds new rows only, unless the memory `compares`. `signals` are the student's, from before the step's
         update, and detached.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from clkd.memory.beside import LOGITS, Beside
 from clkd.memory.rewriting import rewritten
 from clkd.memory.table import EXTRA, PIECE
 from clkd.memory.tabled import Tabled
@@ -20,19 +19,12 @@ if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
 
-LOGITS = "logits"
-"""What `store` calls the student's logits; its other words are taps."""
-VIEW = 8
-"""Bytes of a view's number."""
-
 
 class Offered(Tabled):
     """A memory that is offered each row while it is new; override `observe`.
 
-    With `store`, each row comes back with what the student said about it when it was new: its logits by global class id
-    (`extra["logits"]`, `[n, classes]` float32), or the feature at a tap under the tap's name (float32); and with the
-    number of the fixed view that was about (`extra["view"]`). Classes that the student had no column for are 0: those
-    are the ones born after the row's own experience.
+    With `store`, each row comes back with what the student said about it when it was new, as `clkd.memory.beside` has
+    it: its logits, or the features at a tap.
 
     With `rewrite`, stored logits do not stay as they were: Boschini et al. 2022, "Class-Incremental Continual Learning
     into the eXtended DER-verse". When an experience ends, the student says in eval mode what it now thinks of each row,
@@ -43,6 +35,7 @@ class Offered(Tabled):
         class_names: of the data set, for logits.
         student: knows the shapes of its features, for a size in bytes.
         rewrite: γ, how far below its own class a row's new columns are held; None keeps what was said.
+        epochs: in which epochs of its experience a row is offered: once, or each time as another row.
     """
 
     own_bytes: ClassVar[int] = 0
@@ -60,23 +53,22 @@ class Offered(Tabled):
         context: Context | None = None,
         student: Student | None = None,
         rewrite: float | None = None,
+        epochs: Literal["first", "all"] = "first",
     ) -> None:
         self.rewrite = rewrite
-        self._stores = tuple(dict.fromkeys(store))
+        self.every_epoch = epochs == "all"
+        self.beside = Beside(store, class_names, student)
         self.classes = len(class_names)
-        taps = tuple(name for name in self._stores if name != LOGITS)
-        kept = Needs(LOGITS in self._stores, taps) if self._stores else None
+        kept = self.beside.needs()
         self.needs = kept | self.reads if kept and self.reads else kept or self.reads
-        beside = self.own_bytes
-        if self._stores and isinstance(size, str):
-            beside += 4 * sum(_widths(self._stores, self.classes, student)) + VIEW
+        beside = self.own_bytes + (self.beside.nbytes() if isinstance(size, str) else 0)
         super().__init__(size, seed, device, context, beside)
         self.seen = 0
         """New rows so far, where the rule counts them."""
 
     @property
     def stores(self) -> tuple[str, ...]:
-        return self._stores
+        return self.beside.store
 
     @property
     def needs_boundaries(self) -> bool:
@@ -88,15 +80,7 @@ class Offered(Tabled):
 
     def _beside(self, batch: Batch, signals: Signals, at: Tensor) -> dict[str, Tensor]:
         """What is kept beside the rows at positions `at`, as `store` says."""
-        kept: dict[str, Tensor] = {}
-        for name in self._stores:
-            said = signals.logits if name == LOGITS else signals.features[name]
-            assert said is not None, "the memory's `needs` asks for logits"
-            rows = said.detach()[at].float()
-            kept[name] = by_class(rows, signals.class_ids, self.classes) if name == LOGITS else rows
-        if kept and batch.view is not None:
-            kept["view"] = batch.view[at]
-        return kept
+        return self.beside.of(batch, signals, at)
 
     @torch.no_grad()
     def end(self, experience: Experience, student: Student) -> None:
@@ -136,10 +120,7 @@ class Offered(Tabled):
 
         A larger one than before is filled by rows to come; of the past it has no more than what was kept.
         """
-        rows, name = dict(state["table"]), EXTRA + LOGITS
-        if name in rows:
-            rows[name] = F.pad(rows[name], (0, max(self.classes - rows[name].shape[1], 0)))
-        super().load_state_dict({**state, "table": rows})
+        super().load_state_dict({**state, "table": self.beside.fitting(state["table"])})
         self.seen = int(state["seen"])
 
 
@@ -147,11 +128,3 @@ def only(batch: Batch, at: Tensor) -> Batch:
     """The stored rows at positions `at`."""
     own = {name: getattr(batch, name).index_select(0, at) for name in ("y", "sample_id", "domain", "experience")}
     return Batch(batch.stored().index_select(0, at), **own, new=len(at))
-
-
-def _widths(store: tuple[str, ...], classes: int, student: Student | None) -> list[int]:
-    """Numbers beside each row."""
-    assert student is not None or store == (LOGITS,), "the engine offers it"
-    return [
-        classes if name == LOGITS or student is None else math.prod(student.spec(name).shape or ()) for name in store
-    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from clkd.memory.balanced import Balanced
 if TYPE_CHECKING:
     from clkd.context import Context
     from clkd.experience import Experience
+    from clkd.models.student import Student
 
 
 class Random(Balanced):
@@ -30,8 +31,11 @@ class Random(Balanced):
         seed: int = 0,
         device: torch.device | str = "cpu",
         context: Context | None = None,
+        store: Collection[str] = (),
+        class_names: tuple[str, ...] = (),
+        student: Student | None = None,
     ) -> None:
-        super().__init__(size, seed, device, context)
+        super().__init__(size, seed, device, context, None, store, class_names, student)
 
     def groups(self, experience: Experience) -> tuple[int, ...]:
         return (0,)

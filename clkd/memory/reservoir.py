@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,9 +38,10 @@ class Reservoir(Offered):
         context: Context | None = None,
         student: Student | None = None,
         rewrite: float | None = None,
+        epochs: Literal["first", "all"] = "first",
         unlabelled: bool = False,
     ) -> None:
-        super().__init__(size, seed, device, store, class_names, context, student, rewrite)
+        super().__init__(size, seed, device, store, class_names, context, student, rewrite, epochs)
         self.unlabelled = unlabelled
 
     def observe(self, batch: Batch, signals: Signals) -> None:

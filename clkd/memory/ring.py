@@ -48,8 +48,9 @@ class Ring(Offered):
         context: Context | None = None,
         student: Student | None = None,
         rewrite: float | None = None,
+        epochs: Literal["first", "all"] = "first",
     ) -> None:
-        super().__init__(size, seed, device, store, class_names, context, student, rewrite)
+        super().__init__(size, seed, device, store, class_names, context, student, rewrite, epochs)
         self.group = COLUMN[per]
 
     @property

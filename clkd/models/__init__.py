@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clkd.hooks import hookimpl
 from clkd.options import Options
@@ -63,6 +63,8 @@ class LinearOptions(Options):
 
     align: bool = False
     """Scale the new classes' weights to the norm of the old ones' at each experience's end (WA)."""
+    positive: bool = False
+    """Set weights below 0 to 0 after each step (WA)."""
 
 
 class FixedOptions(Options):
@@ -90,6 +92,15 @@ class SplitCosineOptions(Options):
     """The learned scale's first value."""
     fixed_old: bool = False
     """Leave old classes where they were when later ones came (LUCIR)."""
+    imprint: bool = False
+    """Start the classes of later experiences at the mean direction of their rows' features (LUCIR's code)."""
+
+    @model_validator(mode="after")
+    def _one(self) -> SplitCosineOptions:
+        """Directions that start the same would stay the same."""
+        if self.imprint and self.proxies > 1:
+            raise ValueError("imprint gives a class one direction, and its proxies would never part: set proxies: 1")
+        return self
 
 
 class NCMOptions(Options):
@@ -98,6 +109,8 @@ class NCMOptions(Options):
     rows: Literal["all", "memory"] = "all"
     """What means are made of: all training rows of the experience's classes and, for the others, what memory keeps; or
     only what memory keeps, as in iCaRL."""
+    normalize: bool = True
+    """Whether features and means are scaled to length 1, as in iCaRL; or taken as they are, as Mammoth does."""
 
 
 class SLDAOptions(Options):

@@ -90,6 +90,12 @@ class Head(nn.Module):
         """Weight and bias of new columns."""
         return _fresh(columns, self.weight.shape[-1], generator)
 
+    def begin(self, experience: Experience, said: Said) -> None:
+        """Before an experience, once it has grown: the student is as the last one left it."""
+
+    def after_step(self) -> None:
+        """After each optimiser step."""
+
     def end(self, experience: Experience, said: Said) -> None:
         """After all training of an experience, before teachers look at the student."""
 
@@ -134,16 +140,22 @@ class Linear(Head):
 
     With `align`, at each experience's end from the second on, the weights of its new classes are scaled such that
     their norms are on average those of the old classes: `w ← w · mean ‖w_old‖ / mean ‖w_new‖`. Biases stay. Zhao et al.
-    2020, "Maintaining Discrimination and Fairness in Class Incremental Learning" (WA), eq. 6-7.
+    2020, "Maintaining Discrimination and Fairness in Class Incremental Learning" (WA), eq. 6-7. With `positive`, they
+    are set to 0 after each step where they fell below, so that longer ones mean larger logits, as in the paper.
     """
 
-    def __init__(self, in_features: int, align: bool = False) -> None:
+    def __init__(self, in_features: int, align: bool = False, positive: bool = False) -> None:
         super().__init__(in_features)
-        self.align = align
+        self.align, self.positive = align, positive
 
     @property
     def needs_boundaries(self) -> bool:
         return self.align
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        if self.positive:
+            self.weight.clamp_(min=0)
 
     @torch.no_grad()
     def end(self, experience: Experience, said: Said) -> None:

@@ -58,13 +58,14 @@ class Answering(Head):
 class NearestMean(Answering):
     """Logits are minus the distance from the normalised feature to each class's mean, on the unit sphere.
 
-    Rebuffi et al. 2017, "iCaRL", alg. 1: the mean of the normalised features of a class's rows, normalised again. A
+    Rebuffi et al. 2017, "iCaRL", alg. 1: the mean of the normalised features of a class's rows, normalised again;
+    without `normalize`, features and means are taken as they are, as in the code of Buzzega et al. 2020 (Mammoth). A
     class of the experience's has its training rows (and those of earlier experiences in memory), an old class those in
     memory; with `rows: memory`, all means are those of what memory keeps, as in the paper. All means are made anew at
     each experience's end, with the features of then; a class of which no row is left keeps its last mean.
 
     Attributes:
-        means: `[C, D]`, each of length 1.
+        means: `[C, D]`, each of length 1 if they are normalised.
         known: `[C]` bool, the classes that have one.
 
     >>> head = NearestMean(in_features=2)
@@ -78,16 +79,16 @@ class NearestMean(Answering):
     means: Tensor
     known: Tensor
 
-    def __init__(self, in_features: int, rows: Literal["all", "memory"] = "all") -> None:
+    def __init__(self, in_features: int, rows: Literal["all", "memory"] = "all", normalize: bool = True) -> None:
         super().__init__(in_features)
-        self.rows = rows
+        self.rows, self.normalize = rows, normalize
         self.register_buffer("means", torch.empty(0, in_features))
         self.register_buffer("known", torch.empty(0, dtype=torch.bool))
 
     def answer(self, features: Tensor) -> Tensor:
         # Exact for close points, where the product form of the distance is not.
         exact = "donot_use_mm_for_euclid_dist"
-        distances = torch.cdist(F.normalize(features, dim=1), self.means.to(features), compute_mode=exact)
+        distances = torch.cdist(self._scaled(features), self.means.to(features), compute_mode=exact)
         return torch.where(self.known, -distances, UNKNOWN)
 
     def end(self, experience: Experience, said: Said) -> None:
@@ -96,14 +97,20 @@ class NearestMean(Answering):
         else:
             self.gather(chain(said("past"), said("new")))
 
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=1) if self.normalize else vectors
+
     @torch.no_grad()
     def gather(self, said: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Make the means of pairs of features `[n, D]` and labels `[n]`."""
         sums = torch.zeros_like(self.means, dtype=torch.float64)
+        counts = sums.new_zeros(len(sums))
         for features, y in said:
             rows, own = self.columns_of(features, y)
-            sums += own.T @ F.normalize(rows, dim=1)
-        found = sums.any(1)
-        self.means[found] = F.normalize(sums[found], dim=1).to(self.means)
+            sums += own.T @ self._scaled(rows)
+            counts += own.sum(0)
+        found = counts > 0
+        means = F.normalize(sums, dim=1) if self.normalize else sums / counts[:, None]
+        self.means[found] = means[found].to(self.means)
         self.known |= found
         self.answers = bool(self.known.any())

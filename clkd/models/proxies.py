@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clkd.models.heads import Grown, Head
+from clkd.models.heads import Grown, Head, Said
+
+if TYPE_CHECKING:
+    from clkd.experience import Experience
 
 
 class SplitCosine(Head):
@@ -18,6 +22,10 @@ class SplitCosine(Head):
     where η is the scale of the loss `nca`. One proxy makes it the head of Hou et al. 2019 (LUCIR), old and new classes
     under one scale. With `fixed_old`, an old class stays where it was when a later one came, whatever the optimizer
     (weight decay and momentum too) does: LUCIR trains new classes' embeddings only.
+
+    With `imprint`, the classes of a later experience do not start at random: each has the direction of the mean of its
+    rows' normalised features, as the student says them at the experience's begin, and the old classes' mean length. So
+    does the code of Hou et al. 2019 (an option of theirs; Qi et al. 2018, "Low-Shot Learning with Imprinted Weights").
 
     Attributes:
         weight: `[C, K, D]`.
@@ -34,11 +42,18 @@ class SplitCosine(Head):
     old: Tensor
     kept: Tensor
 
-    def __init__(self, in_features: int, proxies: int = 1, scale: float = 1.0, fixed_old: bool = False) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        proxies: int = 1,
+        scale: float = 1.0,
+        fixed_old: bool = False,
+        imprint: bool = False,
+    ) -> None:
         super().__init__(in_features, bias=False)
         self.weight = nn.Parameter(torch.empty(0, proxies, in_features))
         self.scale = nn.Parameter(torch.tensor(scale))
-        self.fixed_old = fixed_old
+        self.fixed_old, self.imprint = fixed_old, imprint
         self.register_buffer("old", torch.empty(0, dtype=torch.bool), persistent=False)
         if fixed_old:
             self.per_class = ("kept",)
@@ -46,8 +61,8 @@ class SplitCosine(Head):
 
     @property
     def needs_boundaries(self) -> bool:
-        """What is old and stays fixed is decided where classes come."""
-        return self.fixed_old
+        """What is old and stays fixed is decided where classes come, and where new ones start."""
+        return self.fixed_old or self.imprint
 
     def forward(self, features: Tensor) -> Tensor:
         weight = torch.where(self.old[:, None, None], self.kept, self.weight) if self.fixed_old else self.weight
@@ -65,6 +80,20 @@ class SplitCosine(Head):
             kept = torch.where(old[:, None, None], self.kept[: len(before)], before.detach())
             self.kept[: len(before)] = kept
         return grown
+
+    @torch.no_grad()
+    def begin(self, experience: Experience, said: Said) -> None:
+        """Imprint the experience's new classes."""
+        new = torch.tensor([b == experience.index for b in self.born], device=self.weight.device)
+        if not (self.imprint and new.any() and self.old.any()):
+            return
+        sums = torch.zeros_like(self.weight[:, 0], dtype=torch.float64)
+        for features, y in said("new"):
+            own = (y[:, None] == self.class_ids_tensor).double()
+            sums += own.T @ F.normalize(features.double(), dim=1)
+        new &= sums.any(1)  # of a class without a labelled row nothing is known
+        length = self.weight[self.old].norm(dim=2).mean()
+        self.weight[new] = (length * F.normalize(sums[new], dim=1).to(self.weight))[:, None]
 
     def _drawn(self, columns: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         proxies = self.weight.shape[1]

@@ -64,6 +64,20 @@ def check_whole(scenario: Scenario) -> Iterator[Problem]:
     yield from _check_phases(scenario)
     yield from _check_views(scenario)
     yield from _check_online(scenario)
+    yield from _check_mixing(scenario)
+
+
+def _check_mixing(scenario: Scenario) -> Iterator[Problem]:
+    """Where memory is mixed into the rows, nothing is drawn from it."""
+    train = scenario.train
+    if not train.mix_memory:
+        return
+    if train.replay_batch_size is not None:
+        yield ("train", "replay_batch_size"), "train.mix_memory draws nothing, and batch_size counts both: leave it out"
+    if train.replay_draws > 1:
+        yield ("train", "replay_draws"), "train.mix_memory draws nothing: leave it out"
+    if scenario.stream.online:
+        yield ("train", "mix_memory"), "stream.online keeps the order in which rows arrive: draw from memory instead"
 
 
 def _check_online(scenario: Scenario) -> Iterator[Problem]:

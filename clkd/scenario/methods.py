@@ -22,7 +22,9 @@ STORED: Fragment = {"stored": {"kind": "stored", "classes": "all"}}
 LEARNED = ["student", "previous"]
 RESERVOIR: Fragment = {"kind": "reservoir", "size": 500}
 DARK: Fragment = {"kind": "reservoir", "size": 500, "store": ["logits"]}
+DARKER: Fragment = {**DARK, "epochs": "all"}
 EXEMPLARS: Fragment = {"kind": "herding", "size": 2000}
+MIXED: Fragment = {"mix_memory": True}
 NEW: Fragment = {"kind": "cross_entropy", "between": ["student@new"]}
 REPLAYED: Fragment = {"kind": "cross_entropy", "name": "replayed", "between": ["student@replay"]}
 
@@ -65,7 +67,7 @@ def der() -> Fragment:
         "student": {"head": "fixed"},
         "teachers": STORED,
         "losses": [{**NEW, "over": "all"}, _dark("replay", 0.3)],
-        "memory": DARK,
+        "memory": DARKER,
     }
 
 
@@ -76,7 +78,7 @@ def derpp() -> Fragment:
         "student": {"head": "fixed"},
         "teachers": STORED,
         "losses": [{**NEW, "over": "all"}, _dark("replay1", 0.2), second],
-        "memory": DARK,
+        "memory": DARKER,
         "train": {"replay_draws": 2},
     }
 
@@ -109,9 +111,10 @@ def _dark(rows: str, alpha: float) -> Fragment:
 
 
 def fdr() -> Fragment:
-    """Function distance regularisation (Benjamin et al. 2019): answers are stored when rows are new, not at the end."""
+    """Function distance regularisation (Benjamin et al. 2019): answers are stored when an experience ends."""
     old = {**_dark("replay", 1), "variant": "l2", "temperature": 1}
-    return {"student": {"head": "fixed"}, "teachers": STORED, "losses": [{**NEW, "over": "all"}, old], "memory": DARK}
+    memory = {"kind": "experience_balanced", "size": 500, "store": ["logits"]}
+    return {"student": {"head": "fixed"}, "teachers": STORED, "losses": [{**NEW, "over": "all"}, old], "memory": memory}
 
 
 def lwf() -> Fragment:
@@ -154,12 +157,13 @@ def lwf_mc() -> Fragment:
 
 
 def icarl() -> Fragment:
-    """iCaRL (Rebuffi et al. 2017); memory is drawn as many rows as there are new ones, not mixed in by its size."""
+    """iCaRL (Rebuffi et al. 2017)."""
     return {
         "student": {"head": {"kind": "ncm", "rows": "memory"}},
         "teachers": PREVIOUS,
         "losses": BINARY,
         "memory": EXEMPLARS,
+        "train": MIXED,
     }
 
 
@@ -174,16 +178,21 @@ def slda() -> Fragment:
 
 
 def eeil() -> Fragment:
-    """EEIL (Castro et al. 2018): a softmax for each past experience, then balanced fine-tuning."""
+    """EEIL (Castro et al. 2018): a softmax for each past experience, then balanced fine-tuning.
+
+    There, new classes keep to what the student said of them before it.
+    """
+    before = {**_answers(over="newest"), "between": ["student", "before"]}
     return {
-        "teachers": PREVIOUS,
-        "losses": ["cross_entropy", _answers(scope="per_task")],
+        "teachers": {**PREVIOUS, "before": "before_phase"},
+        "losses": ["cross_entropy", _answers(scope="per_task"), before],
         "memory": EXEMPLARS,
+        "train": MIXED,
         "phases": [
             {
                 "name": "balanced",
                 "rows": "balanced",
-                "losses": ["cross_entropy", "kd_previous"],
+                "losses": ["cross_entropy", "kd_previous", "kd_before"],
                 "epochs": 30,
                 "optimizer": {"kind": "sgd", "lr": 0.01, "momentum": 0.9},
                 "from_experience": 1,
@@ -211,6 +220,7 @@ def bic() -> Fragment:
         "teachers": PREVIOUS,
         "losses": SHARED_OUT,
         "memory": {"kind": "class_balanced", "size": 1800},
+        "train": MIXED,
         "phases": [
             {
                 "name": "bias",
@@ -227,19 +237,26 @@ def bic() -> Fragment:
 
 
 def wa() -> Fragment:
-    """Weight aligning (Zhao et al. 2020), with its distillation and herding; weights are not clipped to be positive."""
-    head = {"kind": "linear", "align": True}
-    return {"student": {"head": head}, "teachers": PREVIOUS, "losses": SHARED_OUT, "memory": EXEMPLARS}
+    """Weight aligning (Zhao et al. 2020), with its distillation and herding."""
+    head = {"kind": "linear", "align": True, "positive": True}
+    return {
+        "student": {"head": head},
+        "teachers": PREVIOUS,
+        "losses": SHARED_OUT,
+        "memory": EXEMPLARS,
+        "train": MIXED,
+    }
 
 
 def lucir() -> Fragment:
-    """LUCIR (Hou et al. 2019); new classes start at random, and features are those after the last ReLU."""
+    """LUCIR (Hou et al. 2019), as its code has it with imprinting; features are those after the last ReLU."""
     forget = {"kind": "less_forget", "between": ["student.penultimate", "previous.penultimate"]}
     return {
-        "student": {"head": {"kind": "split_cosine", "fixed_old": True}},
+        "student": {"head": {"kind": "split_cosine", "fixed_old": True, "imprint": True}},
         "teachers": PREVIOUS,
         "losses": ["cross_entropy", {**forget, "weight": {"kind": "imbalance", "value": 5}}, "margin_ranking"],
         "memory": EXEMPLARS,
+        "train": MIXED,
     }
 
 

@@ -251,6 +251,14 @@ class PeerOptions(StudentOptions):
     """Whether it sees each row in a random view of its own, or in the student's."""
 
 
+class GradientNoise(Options):
+    """Normal noise that is added to each number of a gradient: σ² = η / (1 + t)^γ, t the steps of the training so far
+    (Neelakantan et al. 2015, "Adding Gradient Noise Improves Learning for Very Deep Networks", eq. 1; EEIL)."""
+
+    eta: Annotated[float, Field(gt=0)] = 0.3
+    gamma: Annotated[float, Field(ge=0)] = 0.55
+
+
 class TrainOptions(Options):
     """How each experience is trained."""
 
@@ -265,6 +273,9 @@ class TrainOptions(Options):
     replay_draws: Annotated[int, Field(gt=0, le=MOST_DRAWS)] = 1
     """How often memory is drawn from in a step, independently. A loss reads all replayed rows (`student@replay`) or
     those of one draw (`student@replay1`, `student@replay2`)."""
+    mix_memory: bool = False
+    """Go once an epoch over the experience's rows and all that memory keeps, shuffled together, as iCaRL and those
+    after it do: `batch_size` then counts both. By default each step draws replayed rows beside its new ones."""
     eval_batch_size: Positive = 512
     """Test rows that are looked at together. It changes speed and memory, no weight."""
     optimizer: OptimizerOptions
@@ -279,6 +290,10 @@ class TrainOptions(Options):
     run were taken: each time costs what an evaluation at an experience's end does, and changes no weight."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Scale each step's gradient down to this norm where it is longer; by default never."""
+    clip_value: Annotated[float, Field(gt=0)] | None = None
+    """The largest that any number of a gradient may be, either way: others are cut off there."""
+    gradient_noise: GradientNoise | None = None
+    """Noise on the gradient, after it was cut off, if it is to be; drawn anew in each experience and phase."""
     gradient_shares: Positive | None = None
     """Every so many steps, log each term's share of the gradient norms (`train/gradient_share_<term>`), which costs a
     backward pass for each term; by default never."""

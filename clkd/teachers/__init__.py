@@ -167,7 +167,7 @@ class FitOptions(Recipe):
         return self
 
 
-OF_A_RUN = ("previous", "snapshot", "ema", "stored", "ensemble")
+OF_A_RUN = ("previous", "before_phase", "snapshot", "ema", "stored", "ensemble")
 """Teachers that are nothing without the run they are in."""
 
 
@@ -233,6 +233,12 @@ class MlflowOptions(ExternalOptions):
 @hookimpl
 def clkd_register_teachers(register: Register) -> None:
     """The teachers that clkd ships."""
+    register(
+        "before_phase",
+        "clkd.teachers.before_phase:BeforePhase",
+        config=Options,
+        summary="the student as it was when the phase under way began (EEIL)",
+    )
     register(
         "previous",
         "clkd.teachers.previous:Previous",

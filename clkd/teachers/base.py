@@ -102,6 +102,12 @@ class Teacher:
     def recall_from(self, answers: Cached) -> None:
         """Before an experience is trained: where its answers to every row and view that is coming can be read."""
 
+    def begin_phase(self, student: Student) -> None:
+        """Before a further training at the experience's end (`phases`)."""
+
+    def end_phase(self) -> None:
+        """After it."""
+
     def after_step(self, student: Student) -> None:
         """After each optimiser step."""
 

@@ -79,6 +79,17 @@ def test_every_row_is_offered_to_memory_exactly_once_however_many_epochs(
     assert made.rows == 3 * 96
 
 
+def test_who_asks_for_it_is_offered_every_row_in_every_epoch(
+    loop: Callable[..., Loop], experiences: list[Experience]
+) -> None:
+    made = loop(epochs=3, batch_size=7)
+    made.parts.memory.every_epoch = True
+    made.train(experiences[0], made.parts.begin(experiences[0], 0))
+    offered = [i for batch in made.parts.memory.offered for i in batch]  # type: ignore[attr-defined]  # the witness
+    assert all(sorted(offered[48 * epoch : 48 * epoch + 48]) == list(range(48)) for epoch in range(3))
+    assert len(offered) == 3 * 48
+
+
 def test_a_batch_that_no_loss_is_about_is_an_error_with_a_remedy(
     loop: Callable[..., Loop], experiences: list[Experience]
 ) -> None:

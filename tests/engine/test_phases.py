@@ -267,6 +267,27 @@ def test_phases_use_the_scenarios_terms_by_name(plugins: Plugins, tmp_path: Path
         run(plugins, tmp_path, "alone", {"teachers": {"previous": "previous"}, "losses": losses, "phases": [alone]})
 
 
+BEFORE: dict[str, Any] = {
+    "teachers": {"before": "before_phase"},
+    "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "before"], "over": "newest"}],
+}
+
+
+def test_a_phase_may_keep_to_the_student_as_it_was_before_it(plugins: Plugins, tmp_path: Path) -> None:
+    """Alone, that teaches nothing: the copy is taken anew in each phase. At other times it has nothing to say."""
+    phase = {**EEIL["phases"][0], "losses": ["kd_before"]}
+    run(plugins, tmp_path, "none", {})
+    run(plugins, tmp_path, "still", {**BEFORE, "phases": [{**phase, "name": name} for name in "ab"]})
+    still, none = (state(tmp_path / name)["student"]["state"] for name in ("still", "none"))
+    assert all(torch.allclose(still[name], none[name], atol=1e-5) for name in none)
+    run(plugins, tmp_path, "moved", {**BEFORE, "phases": [{**phase, "losses": ["cross_entropy", "kd_before"]}]})
+    told = [line for line in events(tmp_path, "moved") if line["event"] == "epoch"]
+    assert all("train/loss_kd_before" not in line["metrics"] for line in told)
+    far = [line["metrics"]["phase/balanced/loss_kd_before"] for line in told if line.get("phase")]
+    assert len(far) == 4
+    assert all(later > first > 0 for first, later in zip(far[::2], far[1::2], strict=True))
+
+
 def test_gradients_are_asked_for_again_after_a_phase_that_failed(plugins: Plugins, tmp_path: Path) -> None:
     student = compose(plugins, tmp_path, BIC).parts.student
     before = [parameter.requires_grad for parameter in student.parameters()]
@@ -370,9 +391,11 @@ def test_killed_within_phases_it_ends_with_the_same_bits(tmp_path: Path) -> None
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "mortal.py").write_text(MORTAL)
     named = ["cross_entropy", "dies"]
-    phases = [{**GDUMB, "losses": named}, {**EEIL["phases"][0], "from_experience": 0, "losses": named}]
+    held = [*named, "kd_before"]
+    phases = [{**GDUMB, "losses": named}, {**EEIL["phases"][0], "from_experience": 0, "losses": held}]
     model = {"model": {"kind": "mlp", "hidden": [16], "dropout": 0.2}, "head": "linear"}
-    changes = {"student": model, "losses": named, "phases": phases,
+    losses = [*named, BEFORE["losses"][1]]
+    changes = {"student": model, "losses": losses, "teachers": BEFORE["teachers"], "phases": phases,
                "checkpoint": {"every_steps": 2, "every_minutes": None, "keep": 1}}  # fmt: skip
 
     def killed(*arguments: str) -> bool:

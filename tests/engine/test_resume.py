@@ -13,7 +13,7 @@ from clkd.engine.execute import execute
 from clkd.errors import UserError
 from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
-from clkd.scenario.methods import xder
+from clkd.scenario.methods import der, eeil, fdr, xder
 from clkd.scenario.request import RunRequest
 
 BASE: dict[str, Any] = {
@@ -80,6 +80,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "train": {**BASE["train"], **XDER["train"]},
     },
     "class_balanced": {"memory": {"kind": "class_balanced", "size": 25}},
+    "mixed": {
+        "memory": {"kind": "herding", "size": 25, "normalize": False},
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": {"kind": "ncm", "normalize": False}},
+        "teachers": {"previous": "previous"},
+        "losses": ["binary_cross_entropy", {"kind": "binary_kd", "between": ["student", "previous"]}],
+        "train": {**BASE["train"], "mix_memory": True, "clip_value": 0.05, "gradient_noise": {"eta": 0.001}},
+    },
+    "fdr": {
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "fixed"},
+        **{name: part for name, part in fdr().items() if name != "student"},
+        "memory": {**fdr()["memory"], "size": 30},
+    },
+    "every epoch": {
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "fixed"},
+        **{name: part for name, part in der().items() if name != "student"},
+        "memory": {**der()["memory"], "size": 30},
+    },
+    "eeil": {**eeil(), "memory": {"kind": "herding", "size": 30}, "train": {**BASE["train"], "mix_memory": True}},
+    "imprinted": {
+        "student": {
+            "model": {"kind": "mlp", "hidden": [16]},
+            "head": {"kind": "split_cosine", "imprint": True, "fixed_old": True, "scale": 5},
+        },
+    },
+    "positive": {"student": {"model": {"kind": "mlp", "hidden": [16]}, "head": {"kind": "linear", "positive": True}}},
     "coral": {"memory": {"kind": "reservoir", "size": 30}, "transfer": {"kind": "coral", "weight": 0.5}},
     "ewc": {"losses": ["cross_entropy", {"kind": "ewc", "weight": 50}]},
     "online ewc on some rows, sampled labels": {

@@ -32,6 +32,21 @@ def test_both_terms_together_are_icarls_loss(seed: int) -> None:
     assert float(value) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("t", [1.0, 2.0])
+def test_the_teacher_alone_may_be_softened(t: float) -> None:
+    """As van de Ven et al. have it: σ(v / T) is the target of σ(z), so T = 2 draws logits to v / 2."""
+    draws = np.random.default_rng(0)
+    z, v = draws.normal(size=(7, 3)), draws.normal(size=(7, 3))
+    wanted = sigmoid(v / t)
+    expected = -(wanted * np.log(sigmoid(z)) + (1 - wanted) * np.log(1 - sigmoid(z))).sum(1)
+    loss, side, i = BinaryKD(teacher_temperature=t), Spec((0, 1, 2), (0, 0, 0)), torch.arange(7)
+    loss.bind(side, side)
+    batch = Batch(x=i, y=i % 3, sample_id=i, domain=i, experience=i, new=7)
+    a, b, rest = (Signals(torch.as_tensor(x), torch.arange(3)) for x in (z, v, v / t))
+    np.testing.assert_allclose(loss(batch, a, b).numpy(), expected)
+    assert (loss(batch, rest, b) <= loss(batch, a, b)).all()
+
+
 def test_unlabelled_rows_are_examples_of_nothing() -> None:
     loss, i = BinaryCrossEntropy(), torch.arange(2)
     loss.bind(Spec((0, 1), (0, 0)), None)

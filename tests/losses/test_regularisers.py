@@ -357,6 +357,23 @@ def test_the_path_integral_is_that_of_a_hand_rolled_loop(gradient):
         assert all(map(torch.equal, student.parameters(), twin.parameters()))
 
 
+@pytest.mark.parametrize("negative", [False, True])
+def test_importance_below_0_is_cut_off_unless_it_may_be_negative(negative):
+    """Where steps went uphill, `w = −Σ g · δ` is below 0."""
+    student, loss = mlp(), SI(damping=0.1, negative=negative)
+    loss.begin(EXPERIENCES[0], student)
+    g = {name: torch.ones_like(p) for name, p in student.named_parameters()}
+    change = {name: torch.full_like(p, 0.2 if "head" in name else -0.2) for name, p in student.named_parameters()}
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            parameter += change[name]
+    loss.moved(g, change)
+    loss.end(EXPERIENCES[0], student)
+    for name, found in loss.kept["importance"].items():
+        expected = 0.2 / (0.2**2 + 0.1) * (-1 if "head" in name else 1)
+        torch.testing.assert_close(found, torch.full_like(found, expected if negative else max(expected, 0)), **CLOSE)
+
+
 def test_a_riemannian_walk_is_that_of_a_hand_rolled_loop():
     student, loss = mlp(), RWalk(alpha=0.8, every=4, damping=1e-3)
     twin = copy.deepcopy(student)

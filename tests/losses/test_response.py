@@ -46,6 +46,18 @@ def reference(z, v, temperature: float, variant: str, t2: bool) -> np.ndarray:
     return rows * temperature**2 if t2 else rows
 
 
+@pytest.mark.parametrize("variant", ["kl", "mse"])
+def test_the_newest_classes_may_be_compared_alone(variant):
+    """Of those that both sides know: columns that came last, and none that is yet to come."""
+    a = Spec((4, 2, 7, 1, 9), (0, 1, 0, 1, -1))
+    b = Spec((1, 4, 2, 9), (1, 0, 1, -1))
+    z, v = logits(5, 0), logits(4, 1)
+    temperature = {} if variant == "mse" else {"temperature": 3.0}
+    found = value(a, b, z, v, over="newest", variant=variant, **temperature)
+    expected = reference(z[:, [3, 1]], v[:, [0, 2]], 3.0, variant, True)
+    np.testing.assert_allclose(found.numpy(), expected)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("variant", ["kl", "ce", "mse"])
 @pytest.mark.parametrize("t2", [True, False])

@@ -10,9 +10,14 @@ import torch
 
 from clkd.experience import Experience, Rows
 from clkd.memory.balanced import Balanced
+from clkd.memory.base import scaled
+from clkd.memory.class_balanced import ClassBalanced
 from clkd.memory.domain_balanced import DomainBalanced
 from clkd.memory.experience_balanced import ExperienceBalanced
+from clkd.memory.herding import Herding
 from clkd.memory.random import Random
+from clkd.signals import Needs, by_class
+from clkd.testing import material
 
 
 def experience(index: int, rows: int, start: int) -> Experience:
@@ -72,6 +77,34 @@ def test_each_row_of_a_group_is_kept_equally_often(kind, expected):
 @pytest.mark.parametrize("kind", [Random, ExperienceBalanced])
 def test_nothing_is_replayed_within_the_first_experience(kind):
     assert kind(5).sample(3, torch.Generator()) is None
+
+
+@pytest.mark.parametrize("kind", [Random, ExperienceBalanced, ClassBalanced, Herding])
+def test_what_is_stored_is_what_the_student_says_in_eval_mode_when_the_experience_ends(kind):
+    """And it stays so when later experiences end, by a student that has changed since."""
+    names, told = tuple("abcdef"), {}
+    memory = kind(12, store=("logits", "penultimate"), class_names=names)
+    student = material.student()
+    for each in material.experiences():
+        student.grow(each.classes, each.index, torch.Generator().manual_seed(each.index))
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.mul_(1.1)
+        student.eval()
+        x = scaled(each.train.x[each.train.index])
+        said = student.signals(x, Needs(features=("penultimate",)))
+        logits = by_class(said.logits.detach(), said.class_ids, len(names))
+        for i, row in enumerate(each.train.sample_id.tolist()):
+            told[row] = logits[i], said.features["penultimate"][i].detach()
+        student.train()
+        memory.end(each, student)
+        assert student.training
+        kept = memory.sample(len(memory), torch.Generator())
+        for i, row in enumerate(kept.sample_id.tolist()):
+            torch.testing.assert_close(kept.extra["logits"][i], told[row][0])
+            torch.testing.assert_close(kept.extra["penultimate"][i], told[row][1])
+        assert not kept.extra["view"].any()
+    assert len(kept.experience.unique()) == 3
 
 
 def test_every_domain_has_an_equal_share_however_often_it_came():

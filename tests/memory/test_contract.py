@@ -26,7 +26,9 @@ def test_built_in_memories_keep_the_contract(name, size):
     check_memory(lambda: REGISTRY.build(REGISTRY.parse("memories", raw), seed=0, student=material.student()), size)
 
 
-OFFERED = {"reservoir": 0, "ring": 8, "loss_aware": 4, "gss": 4}
+FILLED = dict.fromkeys(("random", "class_balanced", "experience_balanced", "domain_balanced", "herding"), 8)
+"""They store what is said when an experience ends: tests/memory/test_balanced.py."""
+STORING = {"reservoir": 0, "ring": 8, "loss_aware": 4, "gss": 4, **FILLED}
 """What can store something beside rows, and the bytes that each keeps beside them anyway."""
 
 
@@ -34,24 +36,25 @@ def test_all_that_can_store_something_are_known():
     found = [
         name for name in REGISTRY.names("memories") if "store" in REGISTRY.get("memories", name).options.model_fields
     ]
-    assert found == sorted(OFFERED)
+    assert found == sorted(STORING)
 
 
 @pytest.mark.parametrize("size", [1, SIZE, 1000])
-@pytest.mark.parametrize("name", OFFERED)
+@pytest.mark.parametrize("name", STORING)
 @pytest.mark.parametrize("store", [["logits"], ["penultimate"], ["logits", "penultimate"]], ids=" ".join)
 def test_so_do_those_that_store_what_was_said(name, size, store):
     part = REGISTRY.parse("memories", {"kind": name, "size": size, "store": store})
     names = tuple(str(c) for c in range(7))
     laws = MEMORY_LAWS if store == ["logits"] else {"remembered": MEMORY_LAWS["remembered"]}
+    laws = {law: keeps for law, keeps in laws.items() if law != "remembered" or name not in FILLED}
     check(lambda: REGISTRY.build(part, seed=0, class_names=names), {k: partial(v, size=size) for k, v in laws.items()})
     memory = REGISTRY.build(part, seed=0, class_names=names)
-    MEMORY_LAWS["remembered"](lambda: memory, size)
+    MEMORY_LAWS["bounded"](lambda: memory, size)
     rows = memory.sample(1, torch.Generator())
     assert {*store, "view"} <= rows.extra.keys()
     pixels, ids, view = 4, 4 * 8, 8
     beside = sum({"logits": 7 * 4, "penultimate": material.WIDTH * 4}[each] for each in store)
-    row = pixels + ids + beside + view + OFFERED[name]
+    row = pixels + ids + beside + view + STORING[name]
     assert memory.nbytes() == size * row, "what is stored beside rows is counted"
 
 

@@ -78,3 +78,17 @@ def test_a_class_that_comes_again_shares_its_rows():
         ids = kept(memory, c)
         old, new = (expected(student, each, c, 2, lambda x: x.float() / 255) for each in (first, again))
         assert ids == [old[0], new[0], old[1], new[1]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lengths_count_where_they_are_left(seed):
+    """Brute force over features as they are, which differ in length."""
+    draw = torch.Generator().manual_seed(seed)
+    features = torch.randn(30, 4, generator=draw) * torch.rand(30, 1, generator=draw) * 3
+    mean, order = features.mean(0), []
+    for k in range(1, 13):
+        left = [i for i in range(30) if i not in order]
+        sums = {i: features[[*order, i]].sum(0) for i in left}
+        order.append(min(left, key=lambda i: float((mean - sums[i] / k).norm())))
+    assert herded(features, 12, normalize=False).tolist() == order
+    assert herded(features, 12).tolist() != order

@@ -81,6 +81,11 @@ def test_it_is_algorithm_r_row_by_row(seed):
     assert ids(filled(10, 60, 23, seed)).tolist() == slots
 
 
+def test_in_which_epochs_rows_are_offered_is_an_option():
+    assert not Reservoir(4).every_epoch
+    assert Reservoir(4, epochs="all").every_epoch
+
+
 @pytest.mark.parametrize("seen", [1, 9, 10, 11, 500])
 def test_it_fills_and_never_exceeds_its_size(seen):
     memory = filled(10, seen, 7, seed=0)

@@ -64,6 +64,17 @@ def test_ncm_says_minus_the_distance_to_each_normalised_mean() -> None:
     np.testing.assert_allclose(head.means.norm(dim=1).numpy(), 1, atol=1e-6)
 
 
+def test_ncm_may_leave_lengths_as_they_are() -> None:
+    """As in the code of Buzzega et al. 2020."""
+    head = grown(NearestMean(D, normalize=False), (4, 1), (7,)).eval()
+    x, y = rows(60, (4, 1, 7))
+    head.gather(pieces(x, y, 16))
+    means = np.stack([x.double().numpy()[y.numpy() == c].mean(0) for c in (4, 1, 7)])
+    probe, _ = rows(9, (4, 1, 7), seed=1)
+    expected = -np.linalg.norm(probe.double().numpy()[:, None] - means[None], axis=2)
+    np.testing.assert_allclose(head(probe).numpy(force=True), expected, atol=1e-5)
+
+
 def test_ncm_trains_and_teaches_through_its_linear_layer() -> None:
     """A peer's frozen model answers by means in eval mode, and is then distilled as if these were logits."""
     head, plain = grown(NearestMean(D), (0, 1)), grown(Linear(D), (0, 1))
@@ -234,7 +245,48 @@ def test_wa_waits_for_the_second_experience_and_is_asked_for() -> None:
         assert torch.equal(head.weight, before)
 
 
+def test_wa_may_set_weights_below_0_to_0_and_leaves_biases() -> None:
+    for positive in (False, True):
+        head = grown(Linear(D, positive=positive), (0, 1, 2))
+        weight, bias = head.weight.detach().clone(), head.bias.detach().clone() - 1
+        head.bias.data -= 1
+        assert (weight < 0).any()
+        head.after_step()
+        assert torch.equal(head.weight, weight.clamp(min=0) if positive else weight)
+        assert torch.equal(head.bias, bias)
+
+
 # Cosines
+
+
+@pytest.mark.parametrize("fixed_old", [False, True])
+def test_imprinted_classes_start_at_their_mean_direction_as_long_as_old_ones(fixed_old: bool) -> None:
+    """Hou et al.'s code, written down again; old classes stay where they are, and the first experience is as ever."""
+    classes, more = FIRST.classes, SECOND.classes
+    head, plain = (grown(SplitCosine(D, fixed_old=fixed_old, imprint=i), classes) for i in (True, False))
+    head.begin(FIRST, lambda which: iter(()))
+    assert torch.equal(head.weight, plain.weight)
+    head.weight.data *= torch.tensor([2.0, 5.0])[:, None, None]
+    old = head.weight.detach().clone()
+    head.grow(more, 1, generator(1))
+    x, y = rows(40, (*more, classes[0]))
+    asked: list[str] = []
+    head.begin(SECOND, lambda which: asked.append(which) or pieces(x, y, 16))
+    assert asked == ["new"]
+    assert torch.equal(head.weight[:2], old)
+    length = np.linalg.norm(old.numpy(), axis=2).mean()
+    for place, c in enumerate(more, start=2):
+        expected = length * unit(unit(x.double().numpy()[y.numpy() == c]).mean(0))
+        np.testing.assert_allclose(head.weight[place, 0].numpy(force=True), expected, rtol=1e-5)
+
+
+def test_a_class_of_which_no_row_has_a_label_starts_at_random() -> None:
+    head = grown(SplitCosine(D, imprint=True), FIRST.classes, SECOND.classes)
+    before = head.weight.detach().clone()
+    x, y = rows(10, SECOND.classes[:1])
+    head.begin(SECOND, lambda which: pieces(x, y, 16))
+    assert torch.equal(head.weight[[0, 1, 3]], before[[0, 1, 3]])
+    assert not torch.equal(head.weight[2], before[2])
 
 
 @pytest.mark.parametrize("proxies", [1, 4])

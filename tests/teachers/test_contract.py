@@ -28,8 +28,8 @@ SAID = {
     "born_again": {"model": MLP, "epochs": 1, "generations": 2},
     "checkpoint": {"model": MLP, "path": "teacher.pt", "classes": ["top", "bottom", "left", "right"]},
 }
-ELSEWHERE = {"ensemble", "run", "torchvision", "mlflow"}
-"""Those that need other teachers, a finished run or files of somebody else's: tests/teachers tries them alone."""
+ELSEWHERE = {"before_phase", "ensemble", "run", "torchvision", "mlflow"}
+"""Those that need a phase, other teachers, a finished run or files of somebody else's: they are tried alone."""
 
 
 @pytest.fixture
