@@ -75,7 +75,7 @@ def _words(annotation: Any) -> str:
 
 
 _LIMITS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "min_length": "with {} or more",
-           "pattern": "like {}"}  # fmt: skip
+           "pattern": "like `{}`"}  # fmt: skip
 
 
 def _range(marks: Iterable[Any]) -> str:
