@@ -22,8 +22,6 @@ from clkd.tracking import store
 from clkd.tracking.server import free_port, serving, url
 
 DATABASE = "mlflow.db"
-TRAINING = "?workflowType=machine_learning"
-"""MLflow's pages are about language models otherwise."""
 ENDINGS = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -116,7 +114,7 @@ def _of_run(directory: RunDirectory, uri: str | None) -> Place:
         near = shlex.quote(os.path.relpath(directory.path))
         raise UserError(f"{directory.path} was not recorded in MLflow: bring it in by: clkd track sync {near}")
     if chosen == noted["uri"]:
-        return Place(chosen, f"/#/experiments/{noted['experiment_id']}/runs/{noted['run_id']}{TRAINING}")
+        return Place(chosen, store.page(noted["experiment_id"], noted["run_id"]))
     click.echo(f"clkd: the run was recorded in {store.plain(noted['uri'])}; this is {store.plain(chosen)}", err=True)
     return Place(chosen)
 
@@ -127,7 +125,7 @@ def _latest_experiment(uri: str) -> str:
     for directory, _ in sorted(runs, key=lambda run: run[1], reverse=True):
         noted = _noted(directory)
         if noted.get("uri") == uri and "experiment_id" in noted:
-            return f"/#/experiments/{noted['experiment_id']}/runs{TRAINING}"
+            return store.page(noted["experiment_id"])
     return ""
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from clkd.tracking import reports
 from clkd.tracking.base import Tracker
 from clkd.tracking.points import percent
+from clkd.tracking.store import page, plain
 
 if TYPE_CHECKING:
     from clkd.engine.run import Outcome, Run
@@ -184,7 +185,7 @@ def cost_text(compute: Mapping[str, float]) -> str:
 def _hint(run: Run, mlflow: dict[str, Any]) -> str:
     uri = mlflow["uri"]
     if uri.startswith("http"):
-        return f"{uri.rstrip('/')}/#/experiments/{mlflow['experiment_id']}/runs/{mlflow['run_id']}"
+        return plain(uri).rstrip("/") + page(mlflow["experiment_id"], mlflow["run_id"])
     return f"clkd ui {run.id}"
 
 

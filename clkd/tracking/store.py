@@ -64,6 +64,15 @@ def plain(uri: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if is_server(uri) else uri
 
 
+def page(experiment_id: str, run_id: str | None = None) -> str:
+    """Where MLflow's user interface shows an experiment's runs, or one of them, below the server's address.
+
+    Without the last word, MLflow 3.17 takes every experiment for one about prompts and traces.
+    """
+    shown = f"/{run_id}" if run_id else ""
+    return f"/#/experiments/{experiment_id}/runs{shown}?workflowType=machine_learning"
+
+
 def hushed(text: str) -> str:
     """Any text, with what is said before the host of an address left out: it may be a password.
 

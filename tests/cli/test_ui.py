@@ -20,6 +20,8 @@ from clkd.cli import ui
 from clkd.errors import UserError
 from clkd.tracking import server, store
 
+TRAINING = "workflowType=machine_learning"
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, empty_store):
@@ -55,11 +57,11 @@ def own(folder):
 def test_the_store_is_the_one_that_runs_go_to(here, add, monkeypatch):
     add("a", {"uri": own(here), "experiment_id": "7", "run_id": "r7"})
     add("b", {"uri": "sqlite:////elsewhere.db", "experiment_id": "8", "run_id": "r8"})
-    assert ui._place(None, None) == ui.Place(own(here), f"/#/experiments/7/runs{ui.TRAINING}")
-    assert ui._place("b", None) == ui.Place("sqlite:////elsewhere.db", f"/#/experiments/8/runs/r8{ui.TRAINING}")
+    assert ui._place(None, None) == ui.Place(own(here), f"/#/experiments/7/runs?{TRAINING}")
+    assert ui._place("b", None) == ui.Place("sqlite:////elsewhere.db", f"/#/experiments/8/runs/r8?{TRAINING}")
     assert ui._place("last", None) == ui._place("runs/b", None) == ui._place("b", None)
     assert ui._place(None, "sqlite:////elsewhere.db") == ui.Place(
-        "sqlite:////elsewhere.db", f"/#/experiments/8/runs{ui.TRAINING}"
+        "sqlite:////elsewhere.db", f"/#/experiments/8/runs?{TRAINING}"
     )
     assert ui._place(".", None) == ui._place("mlflow.db", None) == ui._place(None, None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////third.db")
@@ -148,7 +150,7 @@ def test_a_server_needs_none(here, clkd, add, monkeypatch):
         address = f"127.0.0.1:{other.server_port}"
         add("a", {"uri": f"http://me:secret@{address}/", "experiment_id": "3", "run_id": "r"})
         code, out, _ = clkd("ui", "a", "--open")
-        assert (code, out) == (0, f"http://{address}/#/experiments/3/runs/r{ui.TRAINING}\n")
+        assert (code, out) == (0, f"http://{address}/#/experiments/3/runs/r?{TRAINING}\n")
         assert shown == [out.strip()]
         other.shutdown()
     code, out, err = clkd("ui", "a")

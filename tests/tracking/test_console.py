@@ -27,7 +27,7 @@ def test_a_run_as_people_see_it(drive, make_run, capsys):
 
 def test_a_servers_run_is_a_link(drive, make_run, capsys):
     drive(ConsoleTracker(), make_run(tracking={"mlflow": {"uri": "http://h:5/", "experiment_id": "1", "run_id": "r"}}))
-    assert "http://h:5/#/experiments/1/runs/r" in capsys.readouterr().err
+    assert "http://h:5/#/experiments/1/runs/r?workflowType=machine_learning" in capsys.readouterr().err
 
 
 def test_after_an_epoch_it_says_how_long_the_rest_will_take(drive, make_run, capsys, monkeypatch):
