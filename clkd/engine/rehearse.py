@@ -127,9 +127,13 @@ def _enter(parts: Parts, experience: Experience, probe: Probe | None) -> Scene:
     active = parts.active()
     waiting = {term.name: term.teacher or "" for term in parts.terms if term not in active}
     undefined: dict[str, str] = {}
-    for term in active:
+    for teacher in parts.teachers.values():  # who speaks in phases alone is tried, too
+        teacher.begin_phase(parts.students[teacher.of])
+    for term in parts.active():
         if reason := _bound(parts, term, experience) or (probe and probe(term)):
             undefined[term.name] = term.undefined[experience.index] = reason
+    for teacher in parts.teachers.values():
+        teacher.end_phase()
     return Scene(experience, parts, waiting, undefined)
 
 

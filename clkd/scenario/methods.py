@@ -180,9 +180,9 @@ def slda() -> Fragment:
 def eeil() -> Fragment:
     """EEIL (Castro et al. 2018): a softmax for each past experience, then balanced fine-tuning.
 
-    There, new classes keep to what the student said of them before it.
+    There, new classes keep to what the student said of them before it; where a single one came, nothing is to keep.
     """
-    before = {**_answers(over="newest"), "between": ["student", "before"]}
+    before = {**_answers(over="newest", if_undefined="skip"), "between": ["student", "before"]}
     return {
         "teachers": {**PREVIOUS, "before": "before_phase"},
         "losses": ["cross_entropy", _answers(scope="per_task"), before],

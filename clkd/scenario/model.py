@@ -256,7 +256,9 @@ class GradientNoise(Options):
     (Neelakantan et al. 2015, "Adding Gradient Noise Improves Learning for Very Deep Networks", eq. 1; EEIL)."""
 
     eta: Annotated[float, Field(gt=0)] = 0.3
+    """Its variance in the first step."""
     gamma: Annotated[float, Field(ge=0)] = 0.55
+    """How fast it dies away: 0 keeps it."""
 
 
 class TrainOptions(Options):

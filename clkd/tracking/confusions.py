@@ -19,7 +19,7 @@ def told(experience: Experience, class_names: Sequence[str], matrix: Sequence[Se
     """The matrix (true class by named class, over all test rows so far) as plain data that stays small.
 
     `classes` are those that have test rows or were named, `counts` holds `[true, named, rows]` for each pair that
-    occurred, both as positions in `classes`.
+    occurred, both as positions in `classes`. A head may have columns for classes that the data set has no name for.
     """
     pairs = [(i, j, count) for i, row in enumerate(matrix) for j, count in enumerate(row) if count]
     known = sorted({each for i, j, _ in pairs for each in (i, j)})
@@ -27,7 +27,7 @@ def told(experience: Experience, class_names: Sequence[str], matrix: Sequence[Se
     return {
         "experience": experience.index,
         "name": experience.name,
-        "classes": [class_names[c] for c in known],
+        "classes": [class_names[c] if c < len(class_names) else f"class {c}" for c in known],
         "counts": [[place[i], place[j], count] for i, j, count in pairs],
     }
 

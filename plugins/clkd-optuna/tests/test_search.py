@@ -38,7 +38,7 @@ def tune(clkd_tiny, tmp_path, monkeypatch):
 
 def altered(folder: Path, **columns) -> None:
     """The tiny stream's rows with some of them replaced."""
-    with np.load(folder / "tiny.npz") as found:
+    with np.load(folder / "tiny.npz", allow_pickle=False) as found:
         rows = dict(found)
     np.savez(folder / "tiny.npz", **{**rows, **columns})
 
@@ -46,7 +46,7 @@ def altered(folder: Path, **columns) -> None:
 def test_test_rows_have_no_say(tune, clkd_tiny):
     """Other labels, other pixels: the same trials with the same scores, the same choice. Training labels are heard."""
     first, told = tune(out="first")
-    with np.load(clkd_tiny.folder / "tiny.npz") as found:
+    with np.load(clkd_tiny.folder / "tiny.npz", allow_pickle=False) as found:
         rows = dict(found)
     draws = np.random.default_rng(0)
     labels, pixels = draws.permutation(rows["y_test"]), draws.integers(0, 256, rows["x_test"].shape, dtype=np.uint8)
@@ -63,7 +63,7 @@ def test_later_experiences_have_no_say(tune, clkd_tiny):
     """Experience 0 decides, so the rows of classes 2 and 3 may be anything."""
     sections = {"stream": {**_stream(), "normalize": "first"}}
     _, told = tune(out="first", sections=sections)
-    with np.load(clkd_tiny.folder / "tiny.npz") as found:
+    with np.load(clkd_tiny.folder / "tiny.npz", allow_pickle=False) as found:
         rows = dict(found)
     later = rows["y_train"] >= 2
     pixels = rows["x_train"].copy()
