@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import re
 from pathlib import Path
 
@@ -52,6 +53,12 @@ def clkd_register_losses(register):
 def clkd_register_schedules(register):
     register("slow", lambda: 1.0, summary="of a kind without laws")
 """
+
+
+@pytest.fixture(autouse=True)
+def path_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is checked by its folder is put on Python's path; other tests must not find it there."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 def test_the_worked_example_keeps_all_laws(capsys: pytest.CaptureFixture[str]) -> None:
