@@ -184,6 +184,7 @@ def _become(channel: socket.socket, wanted: dict[str, Any], fds: list[int]) -> N
         os.environ.update(wanted["environment"])
         sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         sys.argv = ["clkd", *wanted["arguments"]]
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background ignores it
         code = main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
