@@ -110,7 +110,7 @@ class Strong:
         if self.choose is None:
             return dict.fromkeys(CHANGES, x.new_ones(len(x)))
         drawn = torch.stack(self._drawn(x, len(self.given), generator), 1)
-        made = (drawn.argsort(1).argsort(1) < self.choose).to(x.dtype)
+        made = (drawn.argsort(1) < self.choose).to(x.dtype)
         return dict(zip(self.given, made.unbind(1), strict=True)) | {
             name: x.new_zeros(len(x)) for name in CHANGES if name not in self.given
         }
