@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ import yaml
 from states import assert_same, state
 
 from clkd import Tracker, hookimpl
+from clkd.cli.main import main
 from clkd.engine.execute import execute
 from clkd.plugins import isolated, load_plugins
 from clkd.scenario.request import RunRequest
@@ -127,3 +129,27 @@ def test_trackers_hear_of_an_arrival_before_it_is_trained(watched: Path, tmp_pat
     new, back = told(watched)
     for said, (_, _, drift) in zip((new, back), (heard[1], heard[3]), strict=True):
         assert json.loads(json.dumps(drift)) == said["drift"]
+
+
+def test_it_reaches_mlflow(
+    watched: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    empty_store: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Points by experience, the file of each, and the figure."""
+    from mlflow import MlflowClient
+
+    shutil.copy(empty_store, tmp_path / "m.db")
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/m.db"
+    assert main(["track", "sync", str(watched), "--tracking-uri", uri]) == 0
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("shift").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.clkd.seed = '0' and params.`shift.rows` = '60'")
+    at = parent.info.run_id
+    assert [(p.step, p.value) for p in client.get_metric_history(at, "shift/alarm")] == [(1, 1.0), (2, 0.0)]
+    kept = Path(client.download_artifacts(at, "shift/exp_001.json"))
+    assert json.loads(kept.read_text()) == told(watched)[0]
+    assert Path(client.download_artifacts(at, "figures/shift.png")).read_bytes().startswith(b"\x89PNG")
