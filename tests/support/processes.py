@@ -7,6 +7,7 @@ differs from `python -m clkd` is that modules are loaded already; where that is 
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import importlib
 import itertools
 import json
@@ -185,6 +186,7 @@ def _become(channel: socket.socket, wanted: dict[str, Any], fds: list[int]) -> N
         sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         sys.argv = ["clkd", *wanted["arguments"]]
         signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background ignores it
+        faulthandler.enable()  # a crash below Python says where it was
         code = main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
