@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from clkd.engine.execute import execute
@@ -38,12 +39,16 @@ def trained(home: Path, name: str, experiences: int, told: dict[str, Any]) -> di
     return metrics
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 def test_definitions_of_other_tools(tmp_path: Path) -> None:
     assert trained(tmp_path, "tools", 3, TOOLS).keys() >= set(TOOLS["metrics"])
 
 
-def test_intransigence_against_a_joint_run(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_intransigence_against_a_joint_run(tmp_path: Path) -> None:
     trained(tmp_path, "joint", 1, {})
     assert "intransigence" in trained(tmp_path, "stream", 2, JOINT)
 
