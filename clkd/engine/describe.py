@@ -106,8 +106,9 @@ def _arrival(options: StreamOptions, stream: Stream) -> str:
 
 def _training(options: TrainOptions, stream: Stream) -> str:
     epochs = "epochs" if options.min_steps else f"{options.epochs} epoch{'s' * (options.epochs > 1)}"
-    steps = planned_steps(options, stream)
-    return f"{epochs} of batches of {options.batch_size} by {options.optimizer.kind}, {steps:,} steps in all"
+    steps = f"{planned_steps(options, stream):,} steps in all"
+    more = ", and those that kept rows add" if options.mix_memory else ""
+    return f"{epochs} of batches of {options.batch_size} by {options.optimizer.kind}, {steps}{more}"
 
 
 def _phase(phase: PhaseOptions) -> str:

@@ -27,6 +27,6 @@ def epochs_of(options: TrainOptions, rows: int, limit: int | None = None) -> tup
 def planned_steps(options: TrainOptions, stream: Iterable[Experience], limit: int | None = None) -> int:
     """Steps of all experiences together, of those whose data is still there.
 
-    What phases add, and what is held out for them, is not counted.
+    What phases and rows of memory that are mixed into an epoch add, and what is held out, is not counted.
     """
     return sum(math.prod(epochs_of(options, len(experience.train), limit)) for experience in stream)

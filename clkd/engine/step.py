@@ -55,14 +55,14 @@ class Step:
         self.losses.to(self.parts.device)
 
     def __call__(
-        self, new: Batch, draws: torch.Generator, noise: torch.Generator, mixed: Batch | None = None
+        self, new: Batch, draws: torch.Generator, noise: torch.Generator, kept: Batch | None = None
     ) -> dict[str, Tensor]:
-        """Learn from `new` rows, and from those of memory that are `mixed` with them, or as many as are drawn from it.
+        """Learn from `new` rows, and from those that memory `kept` and are among them, or as many as are drawn from it.
 
         Nothing is learned from a step the guard stops.
         """
         parts, progress = self.parts, self.progress
-        rows = new.joined(*self._replayed(new, draws) if mixed is None else [mixed])
+        rows = new.joined(*self._replayed(new, draws) if kept is None else [kept])
         batch = parts.augment.look(rows, noise, progress.epoch)
         if self.guard:
             self.guard.remember()
