@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from clkd.context import Context
-from clkd.data.augment import Augment
-from clkd.data.mix import Mix
 from clkd.data.store import Store
-from clkd.data.strong import Strong
 from clkd.engine.alignment import request_layers
 from clkd.engine.boundaries import refuse_boundaries
-from clkd.engine.finished import finished
-from clkd.engine.fit import fit
+from clkd.engine.groundwork import Groundwork
 from clkd.engine.held_out import HeldOut
-from clkd.engine.material import Material, Past, Reader
+from clkd.engine.material import Material
 from clkd.engine.parts import Parts
 from clkd.engine.refusals import refuse, refuse_mixing
 from clkd.engine.rehearse import refuse_undefined
-from clkd.engine.residence import stays_resident
 from clkd.engine.shift import request_shift
 from clkd.engine.speed import set_precision, speed_up
 from clkd.engine.teacher_cache import TeacherCache
 from clkd.engine.term import STUDENT, Side, Term
 from clkd.errors import UserError
-from clkd.experience import Experience, Rows
+from clkd.experience import Experience
 from clkd.memory.retrieval import Retrieval
 from clkd.metrics.base import Metric
 from clkd.models.student import Student
@@ -46,25 +37,19 @@ from clkd.options import (
     TeacherOptions,
     TermOptions,
     TransferOptions,
-    ViewOptions,
 )
-from clkd.ranks import ALONE, Ranks
-from clkd.registry import Registry
 from clkd.scenario.checks import named_after
-from clkd.scenario.model import Augment as AugmentOptions
-from clkd.scenario.model import ReportOptions, Scenario, ShiftOptions, StudentOptions
-from clkd.scenario.resolve import resolved
-from clkd.schedules.base import Progress, Schedule
+from clkd.scenario.model import ReportOptions, ShiftOptions, StudentOptions
+from clkd.schedules.base import Schedule
 from clkd.seeding import derive, generator
 from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
 from clkd.teachers.member import Member
 from clkd.teachers.network import Snapshot
-from clkd.tracking.fetch import fetch
 from clkd.transfer.base import Transfer
 from clkd.transfer.several import Several
-from clkd.view import View, view_of
+from clkd.view import view_of
 
 log = logging.getLogger("clkd.engine")
 
@@ -87,21 +72,8 @@ class Composition:
 
 
 @dataclass(frozen=True, slots=True)
-class Composer:
-    """Builds what a scenario names, on one device; relative paths start at `base`."""
-
-    scenario: Scenario
-    registry: Registry
-    device: torch.device
-    cache: Path
-    base: Path
-    on_step: Callable[[Progress], None] = lambda progress: None
-    """Told of every step of a teacher that is fitted on the way."""
-    ranks: Ranks = ALONE
-    past: Past | None = None
-    """What is known of a stream that was trained in part."""
-    kept: tuple[Path, ...] = ()
-    """Folders with copies of teachers' weights."""
+class Composer(Groundwork):
+    """Builds what a scenario names."""
 
     def compose(self, teach: bool = True) -> Composition:
         """Build everything, and try every loss in every experience. With `teach=False` nothing takes minutes: teachers
@@ -111,13 +83,13 @@ class Composer:
             UserError: parts do not fit together, or a loss would have nothing to teach in an experience.
         """
         scenario, build = self.scenario, self.registry.build
-        material, augment, context = self._ground()
-        stream = material.stream
+        ground = self.ground()
+        stream, context = ground.material.stream, ground.context
         student, peers = self._student(scenario.student, context, scenario.seed), self._peers(context)
         members = self._members({STUDENT: student, **peers})
         parts = Parts(
             student=student,
-            augment=augment,
+            augment=ground.augment,
             terms=[self._term(part, context, place) for place, part in enumerate(scenario.losses)],
             teachers=self._teachers(replace(context, untrained=True), members),
             memory=build(
@@ -135,7 +107,7 @@ class Composer:
             own_views=tuple(name for name, peer in scenario.peers.items() if peer.own_view),
             members=members,
             gradient=build(scenario.train.gradient) if scenario.train.gradient else None,
-            cache=self._teacher_cache(material, context, augment) if teach else None,
+            cache=self.teacher_cache(ground) if teach else None,
             held_out=self._held_out(),
             stream=stream,
         )
@@ -154,7 +126,7 @@ class Composer:
             parts.teachers = self._teachers(context, members)
             self._request_taps(parts)
         speed_up(parts, scenario.train)
-        return Composition(material, parts, {part.name: self._metric(part, stream) for part in scenario.metrics})
+        return Composition(ground.material, parts, {part.name: self._metric(part, stream) for part in scenario.metrics})
 
     def _metric(self, part: Part, stream: Stream) -> Metric:
         if part.name == "anytime_accuracy" and self.scenario.train.evaluate_every is None:
@@ -181,40 +153,6 @@ class Composer:
                 return HeldOut(phase.share, phase.keep, self.scenario.seed, self.device)
         return None
 
-    def material(self) -> Material:
-        """The data, cut into a stream."""
-        return Reader(self.scenario, self.registry.build, self.cache, self.base, self.past, self.ranks).read()
-
-    def context(self) -> Context:
-        """What factories are told of the run, without building any part of it."""
-        return self._ground()[2]
-
-    def _ground(self) -> tuple[Material, Augment, Context]:
-        """What all other parts stand on."""
-        material = self.material()
-        resident = stays_resident(self.scenario.stream.resident, material.store, material.stream, self.device)
-        if resident:
-            material.stream.to(self.device)
-        else:
-            material.stream.streamed()
-        augment = self._augment(material.store)
-        return material, augment, self._context(material, augment, resident)
-
-    def _augment(self, store: Store) -> Augment:
-        wanted = self.scenario.stream.augment
-        chosen = {"standard": dict(store.augment), "none": {}}.get(wanted) if isinstance(wanted, str) else None
-        options = wanted if isinstance(wanted, AugmentOptions) else AugmentOptions.model_validate(chosen)
-        strong = None
-        if options.strong:
-            strong = Strong(store.mean, store.std, **options.strong.model_dump())
-            strong.refuse_vectors(store.shape)
-        mix = None
-        if options.mix:
-            mix = Mix(**options.mix.model_dump())
-            mix.refuse_vectors(store.shape)
-        augment = Augment(store.mean, store.std, options.crop, options.flip, options.views, strong, mix)
-        return augment.to(self.device)
-
     def _peers(self, context: Context) -> dict[str, Student]:
         """Each starts from weights of its own: two students that start alike and see the same would stay alike."""
         seeds = {name: derive(self.scenario.seed, "peer", name) for name in self.scenario.peers}
@@ -232,7 +170,7 @@ class Composer:
         except UserError as error:
             place = "student" if chosen is self.scenario.student else "peers"
             raise UserError(f"{place}.{error}") from error
-        student = self._network(chosen.model, chosen.head, context, seed, view)
+        student = self.networks().fresh(chosen.model, chosen.head, context, seed, view)
         if self.ranks.alone or not any(isinstance(layer, BatchNorm) for layer in student.modules()):
             return student
         if self.device.type == "cuda":
@@ -241,115 +179,13 @@ class Composer:
             log.info("batch norm sees each process's rows by themselves on the CPU, so results depend on their number")
         return student
 
-    def _network(
-        self,
-        model: Part,
-        head: Part,
-        context: Context,
-        seed: int,
-        view: View | None = None,
-        channels_last: bool | None = None,
-    ) -> Student:
-        """Fresh weights that depend on the seed and the model's name alone."""
-        offers = {"context": context, "class_names": context.class_names, "seed": seed}
-        shape = context.shape if view is None else view.shape(context.shape)
-        last = self.scenario.train.channels_last if channels_last is None else channels_last
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "weights", model.name))
-            backbone = self.registry.build(model, shape=shape, **offers)
-            built = self.registry.build(head, in_features=backbone.out_features, **offers)
-            network = Student(backbone, built, context.shape, last, view)
-        return network.to(self.device)
-
-    def _rebuilt(self, about: dict[str, Any], class_ids: tuple[int, ...], context: Context) -> Student:
-        """The student of another run (`clkd.engine.finished`), without its weights, built as it was there."""
-        chosen = about["student"]
-        try:
-            model, head = (self.registry.parse(f"{key}s", chosen[key]) for key in ("model", "head"))
-        except ValueError as error:
-            raise UserError(f"that run's student cannot be made here: {error}") from error
-        theirs = replace(
-            context,
-            shape=tuple(about["shape"]),
-            class_names=tuple(about["class_names"]),
-            mean=torch.tensor(about["mean"]),
-            std=torch.tensor(about["std"]),
-        )
-        options = ViewOptions.model_validate(chosen["view"]) if chosen.get("view") else None
-        view = view_of(options, theirs.mean, theirs.std, theirs.shape)
-        network = self._network(model, head, theirs, 0, view, about["channels_last"])
-        network.lay_out({"class_ids": class_ids, "born": about["layout"]["born"]})
-        return network
-
-    def _context(self, material: Material, augment: Augment, resident: bool) -> Context:
-        store, stream = material.store, material.stream
-        chosen = self.scenario.stream
-        labels = labels_of(material, chosen.labelled != 1 or chosen.imbalance is not None)
-        everything = _all_rows(store, resident, labels).ready(self.device)
-        named = _labelled(everything)
-        # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.
-        anew = Augment(augment.mean, augment.std, augment.crop, augment.flip)
-        fixed = self.registry.parse("heads", "fixed")
-
-        def network(model: Part, class_ids: tuple[int, ...], seed: int, view: ViewOptions | None = None) -> Student:
-            own = stream.class_names
-            names = tuple(own[c] if c < len(own) else f"output {i}" for i, c in enumerate(class_ids))
-            sees = view_of(view, context.mean, context.std, context.shape)
-            made = self._network(model, fixed, replace(context, class_names=names), seed, sees)
-            if class_ids != made.class_ids:  # a teacher whose outputs come in another order
-                made.lay_out({"class_ids": class_ids, "born": (-1,) * len(class_ids)})
-            made.grow(class_ids, 0, generator(seed))  # a teacher knows all its classes from the start
-            return made
-
-        context = Context(
-            seed=self.scenario.seed,
-            device=self.device,
-            cache=self.cache,
-            base=self.base,
-            shape=stream.shape,
-            class_names=stream.class_names,
-            mean=store.mean,
-            std=store.std,
-            train=everything,
-            data_fingerprint=f"{self._normalized(store)}/{anew.crop}/{anew.flip}/{anew.views}/{self.scenario.train.channels_last}"
-            + _label_facts(labels, store),
-            build=self.registry.build,
-            network=network,
-            fit=lambda net, options, teacher=None: fit(net, options, named, anew, self.on_step, teacher),
-            finished=lambda wanted: finished(wanted, self.cache, self.base),
-            fetched=lambda model, into: fetch(model, self.scenario.tracking.uri, into),
-            rebuilt=lambda about, class_ids: self._rebuilt(about, class_ids, context),
-            extended=material.extended,
-            kept=self.kept,
-        )
-        return context
-
-    def _normalized(self, store: Store) -> str:
-        """What determines rows as a teacher sees them, augmentation aside."""
-        own = self.scenario.stream.normalize != "data"  # else the statistics are the data's, and so in its fingerprint
-        return f"{store.fingerprint}/{store.mean.tolist()}/{store.std.tolist()}" if own else store.fingerprint
-
-    def _teacher_cache(self, material: Material, context: Context, augment: Augment) -> TeacherCache | None:
-        """None for a stream that was extended: the files are about the rows of one data set."""
-        if self.scenario.stream.extensions:
-            return None
-        store, stream = material.store, material.stream
-        plain = resolved(self.scenario)
-        # Tracking is left out: an address may hold a password, and the cache is shared.
-        scenario = {key: plain[key] for key in ("name", "seed", "stream", "student", "teachers", "train")}
-        data = {"name": store.name, "fingerprint": self._normalized(store)}
-        about = {"data": data, "origin": {"scenario": scenario, "base": str(self.base)}, "device": self.device}
-        # Which rows are asked about together depends on all labels of the data, so that files fit whatever is hidden.
-        rows = replace(context.train, y=store.train.y.to(context.train.y.device))
-        return TeacherCache.of(self.cache / "answers", rows, stream, augment, **about)
-
     def one_teacher(self, name: str, features: tuple[str, ...]) -> tuple[Teacher, TeacherCache]:
         """One teacher as a run composes it, and the cache that it answers into: all that checking its answers takes."""
-        material, augment, context = self._ground()
-        teacher = self._teacher(name, self.scenario.teachers[name], context, {})
+        ground = self.ground()
+        teacher = self._teacher(name, self.scenario.teachers[name], ground.context, {})
         teacher.request(features)
         set_precision([teacher.module()], self.scenario.train, self.device)
-        cache = self._teacher_cache(material, context, augment)
+        cache = self.teacher_cache(ground)
         assert cache is not None, "only streams that were never extended have answers in the cache"
         return teacher, cache
 
@@ -457,32 +293,3 @@ def rehearse_growth(student: Student, stream: Iterable[Experience]) -> None:
 
 def _members(part: Part) -> tuple[str, ...]:
     return tuple(getattr(part.options, "members", ()))
-
-
-def _all_rows(store: Store, resident: bool, y: torch.Tensor) -> Rows:
-    index = torch.arange(len(y))
-    return Rows(store.train.x, y, index, index, resident=resident)
-
-
-def labels_of(material: Material, hides: bool) -> torch.Tensor:
-    """`[N]` the labels of the first data set's rows; where the stream `hides` some, only those that it trains on."""
-    if not hides:
-        return material.store.train.y
-    y = torch.full_like(material.store.train.y, -1)
-    for rows in (experience.train for experience in material.stream):
-        sample_id, label = rows.sample_id.cpu(), rows.y.cpu()
-        known = (label >= 0) & (sample_id < len(y))  # rows of a later data set are numbered on
-        y[sample_id[known]] = label[known]
-    return y
-
-
-def _labelled(rows: Rows) -> Rows:
-    known = rows.labelled()
-    return rows if known is None else rows.select(known)
-
-
-def _label_facts(y: torch.Tensor, store: Store) -> str:
-    """Part of a fitted teacher's fingerprint where labels are hidden."""
-    if torch.equal(y, store.train.y):
-        return ""
-    return f"/labelled {hashlib.sha256((y >= 0).numpy().tobytes()).hexdigest()}"

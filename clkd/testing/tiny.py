@@ -141,7 +141,7 @@ class Tiny:
     @cached_property
     def context(self) -> Context:
         """What factories may ask for by the parameter `context`."""
-        return self._composer({}).context()
+        return self._composer({}).ground().context
 
     def scenario(self, **sections: Any) -> Path:
         """A scenario file on this data, each of its top-level `sections` instead of the usual one.

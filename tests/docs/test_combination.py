@@ -42,7 +42,7 @@ def test_the_teachers_are_composed_and_train(tmp_path: Path) -> None:
     assert execute(RunRequest(scenario=path, quiet=True), load_plugins())["status"] == "finished"
     loaded = load(path, [], registry)
     composer = Composer(loaded.scenario, registry, torch.device("cpu"), tmp_path / "cache", tmp_path)
-    _, _, context = composer._ground()
+    context = composer.ground().context
     expert = context.network(registry.parse("models", foreign["teachers"]["expert"]["model"]), (0, 1, 2, 3), 0)
     weights = {name: tensor.contiguous() for name, tensor in expert.state_dict().items()}
     save_file(weights, tmp_path / "expert.safetensors")

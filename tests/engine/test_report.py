@@ -295,7 +295,7 @@ def test_classes_that_overlap_partly_or_not_at_all(plugins: Plugins, tmp_path: P
     composer = Composer(
         load(path, (), plugins.registry).scenario, plugins.registry, torch.device("cpu"), tmp_path, tmp_path
     )
-    _, _, context = composer._ground()
+    context = composer.ground().context
     expert = context.network(plugins.registry.parse("models", {"kind": "mlp", "hidden": [8]}), (0, 1, 2, 3), 0)
     save_file({name: each.contiguous() for name, each in expert.state_dict().items()}, tmp_path / "e.safetensors")
     model = {"kind": "mlp", "hidden": [8]}

@@ -99,13 +99,14 @@ def composed(folder: Path, changes: dict[str, Any] | None = None) -> Any:
 
 def test_a_teacher_that_is_fitted_is_told_only_the_labels_that_the_student_is(tmp_path: Path) -> None:
     stream = {**SCENARIO["stream"], "split": {"by": "class", "experiences": 5, "validation": 0.2}}
-    material, _, context = composed(tmp_path, {"stream": stream})._ground()
+    ground = composed(tmp_path, {"stream": stream}).ground()
+    material, context = ground.material, ground.context
     told = context.train.y
     rows = torch.cat([e.train.sample_id[e.train.y >= 0] for e in material.stream])
     assert set((told >= 0).nonzero().flatten().tolist()) == set(rows.tolist())
     assert torch.equal(told[told >= 0], material.store.train.y[told >= 0])
     assert int((told >= 0).sum()) == 50, "a fifth of 24 rows of each class, validation left out"
-    other = composed(tmp_path, {"stream": {**stream, "labelled": 1.0}})._ground()[2]
+    other = composed(tmp_path, {"stream": {**stream, "labelled": 1.0}}).ground().context
     assert other.data_fingerprint != context.data_fingerprint
     assert context.data_fingerprint.startswith(other.data_fingerprint)
     assert torch.equal(other.train.y, material.store.train.y)
@@ -138,7 +139,7 @@ def test_answers_in_the_cache_serve_whatever_is_hidden(tmp_path: Path, monkeypat
     weights = tmp_path / "big.pt"
     maker = composed(tmp_path)
     part = maker.registry.parse("models", {"kind": "mlp", "hidden": [8]})
-    torch.save(maker._ground()[2].network(part, tuple(range(10)), 0).state_dict(), weights)
+    torch.save(maker.ground().context.network(part, tuple(range(10)), 0).state_dict(), weights)
     big = {"kind": "checkpoint", "path": str(weights), "model": {"kind": "mlp", "hidden": [8]}}
     losses = ["cross_entropy", {"kind": "kd", "between": ["student", "big"]}]
     asked = []

@@ -61,7 +61,7 @@ def plain_loop(model: nn.Module, x: Tensor, y: Tensor, seed: int, teacher: nn.Mo
 def test_a_chain_of_two_is_a_plain_loop(tmp_path: Path) -> None:
     """To the last bit."""
     made = composer(tmp_path, CHAIN)
-    _, _, context = made._ground()
+    context = made.ground().context
     registry, store = made.registry, made.material().store
     x, y = (store.train.x / 255 - store.mean.view(1, -1, 1, 1)) / store.std.view(1, -1, 1, 1), store.train.y
     models, classes = [registry.parse("models", each) for each in (LARGE, SMALL)], tuple(range(10))
@@ -212,7 +212,7 @@ def test_a_plain_fit_is_found_under_its_old_name(tmp_path: Path) -> None:
     made = composer(tmp_path, FIT)
     options = made.scenario.teachers["big"].options
     assert isinstance(options, FitOptions)
-    _, _, context = made._ground()
+    context = made.ground().context
     recipe = options.model_dump(
         mode="json", include={"model", "epochs", "batch_size", "optimizer", "scheduler", "seed"}
     )
