@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from clkd.data.store import Store
 from clkd.engine.compose import Composition
 from clkd.engine.parts import Parts
 from clkd.engine.planned import planned_steps
@@ -34,6 +35,8 @@ def facts(composed: Composition) -> dict[str, float]:
         counted[f"{name}_macs"] = multiply_accumulates(network, seen)
     if composed.store.skipped:
         counted["data/skipped_pictures"] = composed.store.skipped
+    if composed.store.repeated:
+        counted["data/test_rows_trained_on"] = composed.store.repeated
     return counted
 
 
@@ -51,6 +54,7 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
         "data": f"{composed.store.name}: {len(composed.store.train.y):,} training rows of {shape}, "
         f"{len(stream.class_names)} classes"
         + (f", {composed.store.skipped:,} corrupt pictures left out" if composed.store.skipped else "")
+        + _repeated(composed.store)
         + _nameless(stream),
         "stream": _arrival(scenario.stream, stream),
         "student": f"{scenario.student.model.name} with a {scenario.student.head.name} head, {_size(STUDENT, numbers)}",
@@ -116,6 +120,11 @@ def _phase(phase: PhaseOptions) -> str:
     losses = " + ".join(phase.losses) or "cross_entropy"
     afresh = "from scratch, " if phase.reset else ""
     return f"{afresh}{phase.epochs} epochs of {phase.rows} rows, trains {phase.trains} by {losses}{start}"
+
+
+def _repeated(store: Store) -> str:
+    """Whoever was trained on a test row has not to know anything to get it right."""
+    return f"; {store.repeated:,} of {len(store.test.y):,} test rows are training rows, too" if store.repeated else ""
 
 
 def _nameless(stream: Stream) -> str:

@@ -136,6 +136,26 @@ def test_a_corrupt_picture_is_named(how, name, dry, tmp_path):
     assert "`skip_corrupt: true` leaves such pictures out" in last
 
 
+def test_rows_that_are_tested_and_trained_on_are_counted_and_told(tmp_path, clkd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "mine" / "train")
+    for kind in ("cat", "dog"):
+        (tmp_path / "mine" / "test" / kind).mkdir(parents=True)
+        same, other = (tmp_path / "mine" / "test" / kind / name for name in ("same.png", "other.png"))
+        shutil.copy(tmp_path / "mine" / "train" / kind / "0.png", same)
+        Image.fromarray(255 - np.asarray(Image.open(same))).save(other)
+    stream = {"dataset": {"name": "image_folder", "path": "mine"}, "split": SPLIT}
+    Path("s.yaml").write_text(to_yaml({**REST, "stream": stream, "tracking": {"mode": "offline"}, "output": "run"}))
+    for _ in range(2):  # the store remembers it
+        assert "2 of 4 test rows are training rows, too" in clkd("run", "s.yaml", "--dry-run", "-q").out
+    assert clkd("run", "s.yaml", "-q").code == 0
+    start = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[0])
+    assert start["metrics"]["data/test_rows_trained_on"] == 2
+    for kind in ("cat", "dog"):
+        (tmp_path / "mine" / "test" / kind / "same.png").unlink()
+    assert "training rows, too" not in clkd("run", "s.yaml", "--dry-run", "-q").out
+
+
 def test_corrupt_pictures_are_skipped_counted_and_told(tmp_path, clkd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset = pictures(tmp_path / "mine", per_class=6)
