@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("clkd.optimizers")
 
 REQUIRED = "required"
+NOT_NEGATIVE = ("lr", "max_lr", "momentum", "weight_decay", "eps")
+"""torch refuses these only once it trains."""
 LENGTH = "length"
 """Stands for a default that is the length of an experience, in epochs or in steps."""
 
@@ -279,4 +281,6 @@ def _problem(signature: Signature, name: str, value: Any, own: tuple[str, ...]) 
     if name == "anneal_strategy":
         return None if value in ("cos", "linear") else f"give cos or linear; got {value!r}"
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return None if number or value == default else f"give a number; got {value!r}"
+    if not number:
+        return None if value == default else f"give a number; got {value!r}"
+    return None if value >= 0 or name not in NOT_NEGATIVE else f"give 0 or more; got {value!r}"

@@ -44,7 +44,15 @@ class Options(BaseModel):
             return check(raw)
         except ValidationError as error:
             details = error.errors()
-        raise mistakes([(item["loc"], worded(item, cls.model_fields)) for item in details])
+        own = [item for item in details if not _follows(item, details)]
+        raise mistakes([(item["loc"], worded(item, cls.model_fields)) for item in own])
+
+
+def _follows(item: ErrorDetails, details: Iterable[ErrorDetails]) -> bool:
+    """Whether a list is said to be too short only because entries of it are wrong, which is said already."""
+    place = item["loc"]
+    within = (other["loc"] for other in details if other is not item)
+    return item["type"] == "too_short" and any(other[: len(place)] == place for other in within)
 
 
 def mistakes(found: Iterable[tuple[Place, str | PydanticCustomError]]) -> ValidationError:
@@ -73,12 +81,38 @@ def worded(item: ErrorDetails, known: Iterable[str]) -> str | PydanticCustomErro
         return "is missing"
     if item["type"] in ("clkd", UNKNOWN_PART):
         return PydanticCustomError(item["type"], "{reason}", item["ctx"])
-    message = item["msg"].removeprefix("Value error, ")
-    given = item["input"]
+    plain = PLAINLY.get(item["type"])
+    message = plain.format(**item.get("ctx", {})) if plain else item["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:] + _got(item["input"], message)
+
+
+PLAINLY = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "give a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "give a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "give true or false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "give a list"),
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type"), "give keys and values"),
+    "string_type": "give text",
+    "literal_error": "give {expected}",
+    "finite_number": "give a finite number",
+    "greater_than": "give more than {gt}",
+    "greater_than_equal": "give at least {ge}",
+    "less_than": "give less than {lt}",
+    "less_than_equal": "give at most {le}",
+    "too_short": "give at least {min_length}",
+    "too_long": "give at most {max_length}",
+}
+"""What pydantic's types of mistakes ask for."""
+
+
+def _got(given: object, message: str) -> str:
+    """What was given, where that can be shown in a few letters and is not told yet."""
+    if isinstance(given, list | tuple | dict):
+        return f"; got {'keys and values' if isinstance(given, dict) else 'a list'}"
+    if given is None:
+        return "; got nothing"
     told = isinstance(given, str) and repr(given) in message
-    plain = isinstance(given, str | int | float | bool) and not told
-    shown = f"; got {shorten(repr(given))}" if plain else ""
-    return message[:1].lower() + message[1:] + shown
+    return f"; got {shorten(repr(given))}" if isinstance(given, str | int | float) and not told else ""
 
 
 UNKNOWN_PART = "clkd_unknown_part"

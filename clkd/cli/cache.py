@@ -34,7 +34,7 @@ class Entry:
     fingerprint: str | None = None
 
 
-@click.group("cache")
+@click.group("cache", short_help="Look after the cache.")
 def command() -> None:
     """Look after the cache: teachers' answers, decoded data sets, fitted teachers.
 

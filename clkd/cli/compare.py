@@ -17,7 +17,7 @@ from clkd.errors import UserError, writing
 PICTURES = (".png", ".pdf", ".svg")
 
 
-@click.command("compare")
+@click.command("compare", short_help="Compare groups of runs over their seeds.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN|GROUP...")
 @click.option(
     "--metric",

@@ -11,7 +11,7 @@ from clkd.cli.common import json_option, print_json
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Say what is wrong with this installation.")
 @json_option
 def command(as_json: bool) -> int:
     """Look at versions, device, tracking store, plugins, data folder and cache; exit with 1 if something is wrong.

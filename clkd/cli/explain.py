@@ -10,7 +10,7 @@ from clkd.cli.common import json_option, plugin_options, plugins_from, print_jso
 from clkd.scenario.load import load
 
 
-@click.command("explain")
+@click.command("explain", short_help="Print each experience's loss as a formula.")
 @click.argument("scenario", type=click.Path(path_type=Path))
 @set_option
 @json_option

@@ -25,7 +25,7 @@ def _names(context: click.Context, parameter: click.Parameter, begun: str) -> li
     return [name for name in names if name.startswith(begun)]
 
 
-@click.command("list")
+@click.command("list", short_help="List what a KIND has, or the options of one part.")
 @click.argument("kind", metavar="KIND", shell_complete=_kinds)
 @click.argument("name", required=False, shell_complete=_names)
 @json_option

@@ -13,7 +13,7 @@ import click
 
 from clkd import __version__
 from clkd.cli.common import State
-from clkd.errors import ClkdError, EchoError, PluginError, one_line
+from clkd.errors import ClkdError, EchoError, PluginError, did_you_mean, one_line
 from clkd.plugins import Plugins, load_plugins
 
 log = logging.getLogger("clkd")
@@ -60,6 +60,14 @@ class Commands(click.Group):
             return command
         return self._added().get(name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            ctx.fail(f"no such command '{name}' ({did_you_mean(name, self.list_commands(ctx))})")
+        return super().resolve_command(ctx, args)
+
     def _added(self) -> dict[str, click.Command]:
         """The commands of plugins; loaded once, and not at all for a command of clkd's own."""
         if not self.commands:
@@ -98,7 +106,8 @@ def added_commands(plugins: Plugins) -> dict[str, click.Command]:
 def cli() -> None:
     """Train a student on a stream of experiences, distilled from its previous self and from teachers.
 
-    Everything is declared in a scenario, one YAML file:  clkd run scenarios/split_cifar.yaml
+    Everything is declared in a scenario, one YAML file: `clkd run scenarios/split_cifar.yaml`. Begin with the tutorial
+    in docs/tutorial.md; `clkd doctor` says whether this installation is sound.
 
     Exit codes: 0 done, 1 the run failed, 2 a mistake in the command or the scenario, 3 a plugin that is needed is
     broken, 4 tracking was required and cannot be reached, 130 Ctrl-C, 143 terminated.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clkd.testing.audit import Audit
 
 
-@click.group("plugin")
+@click.group("plugin", short_help="Start a plugin, and check that it keeps the laws.")
 def command() -> None:
     """Write a plugin: start one, and check that it keeps the laws."""
 

@@ -10,7 +10,7 @@ import click
 from clkd.cli.common import json_option, plugin_options, plugins_from, print_json, print_table
 
 
-@click.command("plugins")
+@click.command("plugins", short_help="List plugins: who brings what, and what is broken.")
 @json_option
 @plugin_options
 def command(as_json: bool, plugins_dirs: tuple[Path, ...], disabled: tuple[str, ...]) -> None:

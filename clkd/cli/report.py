@@ -21,7 +21,7 @@ from clkd.tracking import reports
 FILE = "report.html"
 
 
-@click.command("report")
+@click.command("report", short_help="Write a page about each RUN, to read in a browser.")
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="One page with all runs, there.")
 @click.option("--open", "opened", is_flag=True, help="Show it in a browser.")

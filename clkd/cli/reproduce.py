@@ -16,7 +16,7 @@ from clkd.reproduce.runner import Plan, Task, run_all
 from clkd.reproduce.table import Table, find, names
 
 
-@click.command("reproduce")
+@click.command("reproduce", short_help="Print a published TABLE beside our numbers.")
 @click.argument("table", required=False, metavar="[TABLE]")
 @click.option("--row", "rows", multiple=True, metavar="ROW", help="Only this row; may be given several times.")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each row.")

@@ -133,6 +133,7 @@ def _carry_out_each(requests: Sequence[RunRequest], plugins: Plugins) -> None:
 
 
 def _done(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
+    _look_first(request, plugins)
     from clkd.cli.uncompiled import leave_out_the_compiler
 
     leave_out_the_compiler()
@@ -141,11 +142,17 @@ def _done(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
     return execute(request, plugins)
 
 
+def _look_first(request: RunRequest, plugins: Plugins) -> None:
+    """A mistake in what is named is told at once, not after the seconds that loading torch takes."""
+    if request.scenario is not None and not request.resume:
+        load(request.scenario, request.settings, plugins.registry)
+
+
 def preview_text(preview: dict[str, Any]) -> str:
     """A dry run in words: who takes part, and what each experience holds."""
     width = max(map(len, preview["description"]))
     lines = [f"{name:<{width}}  {text}" for name, text in preview["description"].items()]
     for e in preview["stream"]:
         rows = f"{e['train']:,} training, {e['validation']:,} validation, {e['test']:,} test rows"
-        lines.append(f"experience {e['index'] + 1}: {e['name']}: {rows}")
+        lines.append(f"experience {e['index']}: {e['name']}: {rows}")
     return "\n".join(lines)

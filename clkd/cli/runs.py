@@ -16,7 +16,7 @@ from clkd.compare.summary import Summary
 from clkd.tracking.points import percent
 
 
-@click.command("runs")
+@click.command("runs", short_help="List runs, filtered and sorted.")
 @click.argument("wanted", nargs=-1, metavar="[RUN|GROUP]...")
 @click.option(
     "--where",

@@ -10,7 +10,7 @@ from clkd.cli.common import plugin_options, plugins_from, print_json
 from clkd.scenario.schema import schema
 
 
-@click.command("schema")
+@click.command("schema", short_help="Print the JSON Schema of scenarios, for editors.")
 @click.option("--kind", metavar="KIND", help="Only one kind of part: losses, memories, …")
 @plugin_options
 def command(kind: str | None, plugins_dirs: tuple[Path, ...], disabled: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from clkd.scenario.resolve import config_sha, resolved
 from clkd.scenario.show import show
 
 
-@click.command("show")
+@click.command("show", short_help="Print every value of a scenario, and whose it is.")
 @click.argument("scenario", type=click.Path(path_type=Path))
 @set_option
 @json_option

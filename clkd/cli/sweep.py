@@ -28,7 +28,7 @@ from clkd.sweep.workers import Ended, run_all
 from clkd.tracking.points import percent
 
 
-@click.command("sweep", cls=SeedsCommand)
+@click.command("sweep", short_help="Run a SCENARIO at many settings and seeds.", cls=SeedsCommand)
 @click.argument("scenario", type=click.Path(path_type=Path))
 @click.option(
     "--set",

@@ -33,7 +33,7 @@ class Place:
     page: str = ""
 
 
-@click.command("ui")
+@click.command("ui", short_help="Open MLflow's pages of the runs here.")
 @click.argument("where", required=False, metavar="[RUN|PATH]")
 @click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True, help="0 takes any free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in, without a login.")

@@ -11,7 +11,7 @@ from clkd.errors import UserError
 from clkd.scenario.load import ScenarioErrors, load
 
 
-@click.command("validate")
+@click.command("validate", short_help="Check scenarios: all mistakes at once.")
 @click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO...", type=click.Path(path_type=Path))
 @set_option
 @click.option("--data", "with_data", is_flag=True, help="Read the data, and try every loss in every experience.")

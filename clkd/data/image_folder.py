@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from clkd.data.source import Found, Lazy, Places, Raw, Source, Split, holdout
@@ -43,8 +43,8 @@ class Packed:
 class ImageFolder(Source):
     """`path/train/CLASS/*` and `path/test/CLASS/*`, or `path/CLASS/*` with an automatic split.
 
-    Class ids follow the sorted folder names. Images become RGB unless `channels` is 1. Files that are not images by
-    their suffix are left alone.
+    `path/train/CLASS/*` alone is split, too. Class ids follow the sorted folder names. Images become RGB unless
+    `channels` is 1. Hidden files, and those that are not images by their suffix, are left alone.
     """
 
     path: str
@@ -54,7 +54,7 @@ class ImageFolder(Source):
     def find(self, places: Places) -> Found:
         folder = places.resolve(self.path)
         split = (folder / "train").is_dir() and (folder / "test").is_dir()
-        train = folder / "train" if split else folder
+        train = folder / "train" if split or folders_in(folder) == ["train"] else folder
         classes = folders_in(train)
         if not classes:
             raise UserError(f"{train} has no folders: give one folder of images per class")
@@ -82,8 +82,8 @@ def folders_in(folder: Path) -> list[str]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's suffix says that it is an image."""
-    return name.lower().endswith(SUFFIXES)
+    """Whether a file's suffix says that it is an image. Hidden ones are none: macOS leaves them beside pictures."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _files(folder: Path, classes: Sequence[str]) -> list[list[Path]]:
@@ -92,9 +92,15 @@ def _files(folder: Path, classes: Sequence[str]) -> list[list[Path]]:
     for name in classes:
         paths = sorted(path for path in (folder / name).glob("*") if is_image(path.name))
         if not paths:
-            raise UserError(f"{folder / name} has no images ({', '.join(SUFFIXES)})")
+            raise UserError(f"{folder / name} has no images ({', '.join(SUFFIXES)}){_remedy(folder / name)}")
         found.append(paths)
     return found
+
+
+def _remedy(folder: Path) -> str:
+    """What may be meant where a folder of classes stands in for a class."""
+    below = folders_in(folder)
+    return f" but folders, such as {below[0]}: name folders of classes train and test" if below else ""
 
 
 def _read(parts: list[list[list[Path]]], classes: tuple[str, ...], source: Source, scratch: Path) -> Raw:
@@ -119,7 +125,7 @@ def _sound(pictures: list[list[Path]], classes: tuple[str, ...]) -> list[list[Pa
         for name, paths in zip(classes, pictures, strict=True):
             faults = list(pool.map(_fault, paths))
             for fault in filter(None, faults):
-                log.warning("skip_corrupt: left out: %s", fault)
+                log.warning("left out: %s", fault)
             kept.append([path for path, fault in zip(paths, faults, strict=True) if not fault])
             if not kept[-1]:
                 raise UserError(
@@ -131,8 +137,8 @@ def _sound(pictures: list[list[Path]], classes: tuple[str, ...]) -> list[list[Pa
 def _fault(picture: Path) -> str | None:
     """Why a picture cannot be decoded; None if it can."""
     try:
-        _decode(picture, "RGB", None)
-    except UserError as error:
+        _opened(picture, "RGB")
+    except UnreadableError as error:
         return str(error)
     return None
 
@@ -154,7 +160,7 @@ def decode(pictures: Sequence[Sequence[Path | Packed]], source: Source) -> Split
         if image.shape != first.shape:
             raise UserError(
                 f"{every[at]} has {image.shape[1]}×{image.shape[0]} pixels and {every[0]} {first.shape[1]}×"
-                f"{first.shape[0]}: set the data set's `size` to bring all images to one"
+                f"{first.shape[0]}: give the data set a size for all, such as `size: {first.shape[0]}`"
             )
         return image
 
@@ -178,14 +184,23 @@ def decode(pictures: Sequence[Sequence[Path | Packed]], source: Source) -> Split
 def _decode(picture: Path | Packed, mode: str, size: int | None) -> NDArray[np.uint8]:
     """One picture as `[H, W, C]` uint8."""
     try:
-        with Image.open(picture if isinstance(picture, Path) else BytesIO(picture.content)) as image:
-            pixels = image.convert(mode)
-    except Exception as error:  # PIL and its decoders raise almost anything for a file that they cannot read
-        reason = one_line(str(error), 200) or type(error).__name__
-        raise UserError(
-            f"{picture} cannot be read as an image: {reason} (`skip_corrupt: true` leaves such pictures out)"
-        ) from error
+        pixels = _opened(picture, mode)
+    except UnreadableError as error:
+        raise UserError(f"{error} (`skip_corrupt: true` leaves such pictures out)") from error
     if size is not None and pixels.size != (size, size):
         pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
     array = np.asarray(pixels)
     return array[:, :, None] if mode == "L" else array
+
+
+class UnreadableError(Exception):
+    """A picture that cannot be decoded, and why."""
+
+
+def _opened(picture: Path | Packed, mode: str) -> Image.Image:
+    try:
+        with Image.open(picture if isinstance(picture, Path) else BytesIO(picture.content)) as image:
+            return image.convert(mode)
+    except Exception as error:  # PIL and its decoders raise almost anything for a file that they cannot read
+        reason = "its content is none" if isinstance(error, UnidentifiedImageError) else one_line(str(error), 200)
+        raise UnreadableError(f"{picture} cannot be read as an image: {reason or type(error).__name__}") from error

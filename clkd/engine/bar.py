@@ -19,7 +19,7 @@ class Bar:
 
     def __call__(self, progress: Progress) -> None:
         if progress.epoch_step == 0 or self.drawn is None:
-            place = f"{self.what} {progress.experience + 1}/{progress.experiences}"
+            place = f"{self.what} {progress.experience} ({progress.experience + 1}/{progress.experiences})"
             self.drawn = draw(progress.epoch_steps, f"{place} epoch {progress.epoch + 1}/{progress.epochs}", self.quiet)
             self.drawn.update(progress.epoch_step)  # of an epoch that goes on
         self.drawn.update()

@@ -60,6 +60,7 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
         + (f", {composed.store.skipped:,} corrupt pictures left out" if composed.store.skipped else "")
         + _repeated(composed.store)
         + _nameless(stream),
+        **_named(stream.class_names),
         "stream": _arrival(scenario.stream, stream),
         "student": f"{scenario.student.model.name} with a {scenario.student.head.name} head, {_size(STUDENT, numbers)}",
     }
@@ -98,6 +99,18 @@ def _forgets(scenario: Scenario, composed: Composition) -> bool:
 
 def _classes(experiences: Sequence[Experience]) -> set[int]:
     return {c for each in experiences for c in each.classes}
+
+
+NAMED = 12
+"""So many classes are named."""
+
+
+def _named(names: Sequence[str]) -> dict[str, str]:
+    """Which number is which class, unless numbers are all there is."""
+    if all(name == str(number) for number, name in enumerate(names)):
+        return {}
+    told = [f"{number} {name}" for number, name in enumerate(names[:NAMED])]
+    return {"classes": ", ".join([*told, "…"] if len(names) > NAMED else told)}
 
 
 def _transfer(part: Part, parts: Parts) -> str:

@@ -138,7 +138,7 @@ def find(wanted: str, cache: Path, option: str = "--resume", names: str = NAMES)
     if Path(wanted).is_dir():
         raise UserError(f"{option} {wanted}: this directory holds no run ({MANIFEST} is missing)")
     raise UserError(
-        f"{option} {wanted}: no such run here; give a run's directory, {names}, {did_you_mean(wanted, runs)}"
+        f"{option} {wanted}: no such run here: give a run's directory, {names} ({did_you_mean(wanted, runs)})"
     )
 
 

@@ -116,12 +116,22 @@ def parse(text: str) -> Document:
             f"not valid YAML: the character {error.character:#06x}", _at(text, error.position)
         ) from error
     except yaml.MarkedYAMLError as error:
-        raise DocumentError(f"not valid YAML: {error.problem}", _mark(error.problem_mark)) from error
+        raise DocumentError(f"not valid YAML: {_told(error)}", _mark(error.problem_mark)) from error
     except yaml.YAMLError as error:
         raise DocumentError(f"not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise DocumentError("nested too deeply", (1, 1)) from None
     return document
+
+
+def _told(error: yaml.MarkedYAMLError) -> str:
+    """What PyYAML says; what it was reading where that began on an earlier line; what to do about a tab."""
+    problem = str(error.problem)
+    if "'\\t'" in problem:
+        return f"{problem}: indent by spaces"
+    began, found = _mark(error.context_mark), _mark(error.problem_mark)
+    earlier = error.context and began and found and began[0] < found[0]
+    return f"{problem} ({error.context} that starts on line {began[0]})" if earlier and began else problem
 
 
 def to_yaml(data: Any, flow: bool = False) -> str:

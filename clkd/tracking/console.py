@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -24,7 +24,7 @@ WIDTH = 8
 
 
 def progress(total: int, desc: str, quiet: bool = False) -> tqdm[Any]:
-    """A bar to be used as `with progress(steps, "experience 1/5") as bar: bar.update()`.
+    """A bar to be used as `with progress(steps, "experience 0 (1/5)") as bar: bar.update()`.
 
     It draws only where a person watches: on a terminal, outside CI and without `NO_COLOR`, since drawing needs
     control characters.
@@ -56,6 +56,8 @@ class ConsoleTracker(Tracker):
         _say(f"{verb} {run.id}: {run.scenario.name}, seed {run.seed}, on {run.device}")
         if run.origin and not run.resumed:
             _say(f"  goes on from run {run.origin['run']} after experience {run.origin['experience']}")
+        if run.resumed and run.record.trained == run.record.experiences:
+            _say(f"  all of it is trained: to go on with more data: clkd extend {run.id} NEW_DATA")
         width = max(map(len, run.description), default=0)
         for name, text in run.description.items():
             _say(f"  {name:<{width}}  {text}")
@@ -94,9 +96,7 @@ class ConsoleTracker(Tracker):
         if self.quiet:
             return
         _say(f"{outcome.status}: {run.scenario.name} s{run.seed}, run {run.id}")
-        if outcome.error:
-            _say(f"  reason            {outcome.error}")
-        for name, text in _summary(run, outcome.result):
+        for name, text in _summary(run, outcome):
             _say(f"  {name:<16}  {text}")
 
 
@@ -153,22 +153,29 @@ def cache_lines(metrics: Mapping[str, float]) -> list[str]:
 
 
 def _place(experience: Experience) -> str:
-    return f"experience {experience.index + 1}/{experience.count} {experience.name}"
+    """By its number, which counts from 0 as everywhere, and how far that is."""
+    return f"experience {experience.index} ({experience.index + 1}/{experience.count}) {experience.name}"
 
 
-def _summary(run: Run, result: dict[str, Any]) -> list[tuple[str, str]]:
-    metrics, seconds = result.get("metrics", {}), {**run.seconds, **result.get("seconds", {})}
-    lines = [
-        ("directory", str(run.directory)),
-        ("average accuracy", f"{percent(metrics.get('average_accuracy'))} %"),
-        ("forgetting", f"{percent(metrics.get('forgetting'))} %"),
-        ("time", f"{seconds.get('total', 0):.1f} s, of which {seconds.get('tracking', 0):.1f} s in tracking"),
-    ]
-    if compute := result.get("compute"):
-        lines.append(("cost", cost_text(compute)))
-    mlflow = run.tracking.get("mlflow", {})
-    lines.append(("read about it", f"clkd report {run.id}"))
-    return [*lines, ("look at it", _hint(run, mlflow))] if "run_id" in mlflow else lines
+SCORES = {"average accuracy": 1, "forgetting": 2}
+"""How many experiences it takes for each to say something."""
+
+
+def _summary(run: Run, outcome: Outcome) -> Iterator[tuple[str, str]]:
+    """The next useful commands come last. Why a run failed is told by who called it."""
+    metrics, seconds = outcome.result.get("metrics", {}), {**run.seconds, **outcome.result.get("seconds", {})}
+    yield "directory", str(run.directory)
+    for name, least in SCORES.items():
+        if run.record.trained >= least:
+            yield name, f"{percent(metrics.get(name.replace(' ', '_')))} %"
+    yield "time", f"{seconds.get('total', 0):.1f} s, of which {seconds.get('tracking', 0):.1f} s in tracking"
+    if compute := outcome.result.get("compute"):
+        yield "cost", cost_text(compute)
+    if outcome.status != "finished" and any((run.directory / "checkpoints").glob("*")):
+        yield "go on with it", f"clkd run --resume {run.id}"
+    yield "read about it", f"clkd report {run.id}"
+    if "run_id" in (mlflow := run.tracking.get("mlflow", {})):
+        yield "look at it", _hint(run, mlflow)
 
 
 def cost_text(compute: Mapping[str, float]) -> str:
@@ -176,10 +183,13 @@ def cost_text(compute: Mapping[str, float]) -> str:
 
     >>> cost_text({"parameters": 12345, "training_macs": 2.5e9, "memory_bytes": 40_000})
     '12,345 parameters, 2.5G multiply-accumulates of training, 40.0 kB of memory'
+    >>> cost_text({"parameters": 12345, "training_macs": 2.5e6, "memory_bytes": 0})
+    '12,345 parameters, 2.5M multiply-accumulates of training'
     """
-    macs, held = compute["training_macs"] / 1e9, compute["memory_bytes"] / 1e3
-    trained = f"{compute['parameters']:,.0f} parameters, {macs:,.1f}G multiply-accumulates of training"
-    return f"{trained}, {held:,.1f} kB of memory"
+    macs, held = compute["training_macs"], compute["memory_bytes"] / 1e3
+    counted = f"{macs / 1e9:,.1f}G" if macs >= 1e8 else f"{macs / 1e6:,.1f}M"
+    trained = f"{compute['parameters']:,.0f} parameters, {counted} multiply-accumulates of training"
+    return f"{trained}, {held:,.1f} kB of memory" if held else trained
 
 
 def _hint(run: Run, mlflow: dict[str, Any]) -> str:

@@ -139,7 +139,7 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
     code, out, err = two(str(write(tmp_path, "wrong")), "--set", "memory.size=-1", cwd=tmp_path)
     assert (code != 0, out) == (True, "")
     assert [line for line in err.splitlines() if "memory" in line] == [
-        "--set memory.size=-1: memory.size: input should be greater than 0; got -1"
+        "--set memory.size=-1: memory.size: give more than 0; got -1"
     ]
     assert "exitcode  : 2" in err, "torchrun's own report"
     assert not (tmp_path / "wrong").exists()

@@ -327,7 +327,7 @@ def test_an_ensemble_has_answers_but_no_layers(plugins: Plugins, tmp_path: Path)
         ({"cka": ["stage9"]}, "report.cka: tap 'stage9' is not known"),
         ({"cka": ["student.stage9"]}, "report.cka: tap 'stage9' is not known"),
         ({"cka": ["penultimate", "big.stage9"]}, "report.cka: tap 'stage9' is not known"),
-        ({"cka": [], "rows": 3}, "report.rows: input should be greater than or equal to 4; got 3"),
+        ({"cka": [], "rows": 3}, "report.rows: give at least 4; got 3"),
         ({"layers": []}, "report.layers: unknown key"),
         ("yes", "report: give true, false, or options"),
     ],

@@ -46,7 +46,7 @@ def test_a_plugins_options_are_checked_as_strictly(shared):
     assert done.returncode == 2
     told = [line for line in done.stderr.splitlines() if line.startswith("--set")]
     assert told[0] == "--set losses.1.powr=2: losses.1.powr: unknown key (did you mean 'power'?)"
-    assert told[1].startswith("--set memory.size=many: memory.size: input should be a valid integer")
+    assert told[1].startswith("--set memory.size=many: memory.size: give a whole number")
     assert told[2] == "--set memory.sise=1: memory.sise: unknown key (did you mean 'size'?)"
 
 

@@ -57,7 +57,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_place(tmp_path, mistakes):
     path = tmp_path / "b.yaml"
     path.write_text(BROKEN)
     assert mistakes(path, "losses.9.weight=2", "losses.1.weigth=2", "memory.size=0") == [
-        "b.yaml:2:1: seed: input should be greater than or equal to 0; got -1",
+        "b.yaml:2:1: seed: give at least 0; got -1",
         "b.yaml:3:1: device: give auto, cpu, cuda or cuda:N; got 'gpu'",
         "b.yaml:5:28: stream.dataset.offline: dataset 'digts' is not known (did you mean 'digits'?)",
         "b.yaml:6:11: stream.split.by: stream 'clas' is not known (did you mean 'class'?)",
@@ -82,7 +82,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_place(tmp_path, mistakes):
         "b.yaml:25:3: train.epochs: given twice, first on line 22",
         "--set losses.9.weight=2: losses.9: no such entry: give 0 to 4",
         "--set losses.1.weigth=2: losses.1.weigth: unknown key (did you mean 'weight'?)",
-        "--set memory.size=0: memory.size: input should be greater than 0; got 0",
+        "--set memory.size=0: memory.size: give more than 0; got 0",
     ]
 
 
@@ -91,7 +91,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_place(tmp_path, mistakes):
     [
         (("name: split_cifar\n", ""), "s.yaml:1:1: name: is missing"),
         (("head: linear", "hed: linear"), "s.yaml:5:1: student.head: is missing"),
-        (("epochs: 1", "epochs: five"), "s.yaml:16:12: train.epochs: input should be a valid integer"),
+        (("epochs: 1", "epochs: five"), "s.yaml:16:12: train.epochs: give a whole number"),
         (("{kind: previous}", "{previous}"), "s.yaml:7:3: teachers.previous: the teacher's 'kind' is missing"),
         (("{kind: previous}", "[previous]"), "s.yaml:7:3: teachers.previous: give a teacher's name, or a mapping"),
         (("size: 500", "sise: 500"), "s.yaml:14:29: memory.sise: unknown key (did you mean 'size'?)"),
@@ -248,7 +248,7 @@ train: {replay_draws: 2, optimizer: {kind: sgd, lr: 0.1}}
         ("replay1, stored]", "replay1, stored@replay2]", "let both sides of losses.1.between name the same ones, as"),
         ("@replay1", "@replay3", "losses.1.between.0: rows '@replay3' are not drawn: train.replay_draws is 2"),
         ("@replay1", "@reply1", "losses.1.between.0: rows '@reply1' are not known (did you mean '@replay1'?)"),
-        ("replay_draws: 2, ", "replay_draws: many, ", "train.replay_draws: input should be a valid integer"),
+        ("replay_draws: 2, ", "replay_draws: many, ", "train.replay_draws: give a whole number"),
         (
             "[logits]",
             "[logit]",

@@ -149,7 +149,7 @@ def test_every_scheduler_is_built_and_lasts_an_experience(kind, every):
     [
         ("step", "is missing: scheduler 'step' needs it"),
         ({"kind": "cosine", "tmax": 3}, "unknown key (did you mean 'T_max'?)"),
-        ({"kind": "cosine", "every": "day"}, "input should be 'epoch' or 'step'"),
+        ({"kind": "cosine", "every": "day"}, "give 'epoch' or 'step'"),
         ({"kind": "multi_step", "milestones": 3}, "give a list of numbers"),
         ({"kind": "one_cycle", "max_lr": 1, "anneal_strategy": "log"}, "give cos or linear; got 'log'"),
         ("cosin", "did you mean 'cosine'?"),

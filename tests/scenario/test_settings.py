@@ -65,7 +65,7 @@ def test_defaults_can_be_set_into_and_are_not_changed_for_the_next(write, regist
     [
         (["train.epoch=3"], "--set train.epoch=3: train.epoch: unknown key (did you mean 'epochs'?)"),
         (["memory=none", "memory.size=3"], "--set memory.size=3: memory.size: unknown key (allowed: retrieval)"),
-        (["name.first=a"], "--set name.first=a: name: input should be a valid string"),
+        (["name.first=a"], "--set name.first=a: name: give text"),
         (["seed.a=1"], "--set seed.a=1: seed: is 0, which has no 'a'"),
         (["losses.kd.weight=1"], "--set losses.kd.weight=1: losses.kd: no such entry: give 0 to 3"),
         (["losses.4=kd"], "--set losses.4=kd: losses.4: no such entry: give 0 to 3"),

@@ -114,7 +114,7 @@ def test_what_cannot_be_seen(options: dict[str, Any], shape: tuple[int, ...], sa
     [
         ({"channels": "grey"}, r"s.yaml:\d+:\d+: student.view.channels: 'grey' is not known (did you mean 'gray'?)"),
         ({"channels": []}, "student.view.channels: give gray, rgb, or a list of channels"),
-        ({"rotate": 45}, "student.view.rotate: input should be 90, 180 or 270; got 45"),
+        ({"rotate": 45}, "student.view.rotate: give 90, 180 or 270; got 45"),
         ({"sise": 45}, "student.view.sise: unknown key (did you mean 'size'?)"),
     ],
 )
