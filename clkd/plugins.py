@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import sys
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -69,6 +70,22 @@ class Plugins:
 
     def broken(self) -> list[Plugin]:
         return [plugin for plugin in self.found if plugin.status == "broken"]
+
+    def blame(self, error: BaseException) -> str | None:
+        """Where in a guest's code an error arose; None where clkd's own code was the last of the two."""
+        modules = {plugin.name: self.manager.get_plugin(plugin.name) for plugin in self.guests()}
+        packages = {_top(getattr(module, "__name__", "")): name for name, module in modules.items()}
+        for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+            package = _top(frame.f_globals.get("__name__", ""))
+            if package in packages:
+                return f"plugin '{packages[package]}' failed at {frame.f_code.co_filename}:{line}"
+            if package == "clkd":
+                break
+        return None
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def plugin_manager() -> pluggy.PluginManager:

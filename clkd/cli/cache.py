@@ -42,13 +42,16 @@ def command() -> None:
     """
 
 
-@command.command("list")
+@command.command("list", short_help="List what the cache holds.")
 @json_option
 def list_(as_json: bool) -> None:
     """List what the cache holds, least recently used first."""
     found = _entries(cache_directory())
     if as_json:
         print_json([asdict(entry) for entry in found])
+        return
+    if not found:
+        click.echo("the cache is empty", err=True)
         return
     rows = [
         (e.kind, e.key, e.about, "" if e.rows is None else f"{e.rows:,}", f"{e.bytes / 1e6:,.1f}", _date(e.used))
@@ -57,7 +60,7 @@ def list_(as_json: bool) -> None:
     print_table(("KIND", "KEY", "WHAT", "ROWS", "MB", "LAST USED"), rows)
 
 
-@command.command()
+@command.command(short_help="Ask teachers again about some rows.")
 @click.argument("key", required=False)
 @click.option("--rows", type=click.IntRange(min=1), default=512, show_default=True, help="Ask about so many again.")
 @json_option
@@ -78,12 +81,14 @@ def verify(key: str | None, rows: int, as_json: bool, plugins_dirs: tuple[Path, 
         wrong = {entry.key: check(Path(entry.path), registry, cache, rows) for entry in chosen}
     if as_json:
         print_json([{"key": key, "ok": why is None, "reason": why} for key, why in wrong.items()])
+    elif not chosen:
+        click.echo("there are no teachers' answers in the cache to verify", err=True)
     else:
         print_table(("KEY", "WHAT", "RESULT"), [(e.key, e.about, wrong[e.key] or "ok") for e in chosen])
     return 1 if any(wrong.values()) else 0
 
 
-@command.command()
+@command.command(short_help="Delete what KEY names, or a whole kind.")
 @click.argument("key", required=False)
 @click.option("--answers", is_flag=True, help="All teachers' answers.")
 @click.option("--data", is_flag=True, help="All decoded data sets.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from clkd.page.words import duration
 from clkd.plugins import Plugins, load_plugins
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -21,6 +23,12 @@ class State:
     """What the outermost level must know when a command fails."""
 
     verbose: bool = False
+    plugins: Plugins | None = None
+
+
+def alone() -> bool:
+    """Whether torchrun did not start this process, with others beside it."""
+    return not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
 def _verbose(context: click.Context, option: click.Parameter, value: bool) -> None:
@@ -64,7 +72,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def plugins_from(plugins_dirs: Sequence[Path], disabled: Sequence[str]) -> Plugins:
     """The plugins that these options leave."""
-    return load_plugins(plugins_dirs, disabled)
+    plugins = load_plugins(plugins_dirs, disabled)
+    if (context := click.get_current_context(silent=True)) is not None:
+        context.ensure_object(State).plugins = plugins
+    return plugins
 
 
 def print_json(data: Any) -> None:
@@ -86,3 +97,12 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]
     for row in table:
         click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def time_left(seconds: float, done: int, count: int) -> str:
+    """What is said of the rest of `count` pieces, of which `done` took so many seconds.
+
+    >>> time_left(60, 2, 5), time_left(60, 5, 5)
+    ('; about 1 min 30 s left', '')
+    """
+    return f"; about {duration(seconds / done * (count - done))} left" if done < count else ""

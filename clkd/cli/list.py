@@ -21,30 +21,40 @@ def _kinds(context: click.Context, parameter: click.Parameter, begun: str) -> li
 
 
 def _names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
-    names = load_plugins().registry.names(context.params.get("kind", ""))
+    names = load_plugins().registry.names(context.params.get("kind") or "")
     return [name for name in names if name.startswith(begun)]
 
 
 @click.command("list", short_help="List what a KIND has, or the options of one part.")
-@click.argument("kind", metavar="KIND", shell_complete=_kinds)
+@click.argument("kind", metavar="[KIND]", required=False, shell_complete=_kinds)
 @click.argument("name", required=False, shell_complete=_names)
 @json_option
 @plugin_options
 def command(
-    kind: str, name: str | None, as_json: bool, plugins_dirs: tuple[Path, ...], disabled: tuple[str, ...]
+    kind: str | None, name: str | None, as_json: bool, plugins_dirs: tuple[Path, ...], disabled: tuple[str, ...]
 ) -> None:
-    """List the parts of a KIND, or the options of one of them.
+    """List the parts of a KIND, or the options of one of them; without KIND, which kinds there are.
 
     KIND: losses, memories, retrievals, transfers, teachers, models, heads, datasets, streams, schedules, gradients,
     metrics, trackers, methods.
     """
-    if kind not in KINDS:
+    if kind is not None and kind not in KINDS:
         raise UserError(f"'{kind}' is no kind of part ({did_you_mean(kind, KINDS)})")
     registry = plugins_from(plugins_dirs, disabled).registry
-    if name is None:
+    if kind is None:
+        _print_kinds(registry, as_json)
+    elif name is None:
         _print_parts([registry.get(kind, each) for each in registry.names(kind)], as_json)
     else:
         _print_part(_entry(registry, kind, name), as_json)
+
+
+def _print_kinds(registry: Registry, as_json: bool) -> None:
+    counts = {kind: len(registry.names(kind)) for kind in KINDS}
+    if as_json:
+        print_json(counts)
+    else:
+        print_table(("KIND", "PARTS"), [(kind, str(count)) for kind, count in counts.items()])
 
 
 def _entry(registry: Registry, kind: str, name: str) -> Entry:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 
 from clkd import __version__
-from clkd.cli.common import State
+from clkd.cli.common import State, alone
 from clkd.errors import ClkdError, EchoError, PluginError, did_you_mean, one_line
 from clkd.plugins import Plugins, load_plugins
 
@@ -117,8 +117,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. What clkd can explain is one line on stderr, without a traceback."""
     state = State()
-    alone = not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-    speaks = alone or os.environ["RANK"] == "0"  # of the processes that torchrun starts, one talks
+    speaks = alone() or os.environ["RANK"] == "0"  # of the processes that torchrun starts, one talks
     logging.basicConfig(format="clkd: %(message)s", level=logging.INFO if speaks else logging.ERROR, stream=sys.stderr)
     try:
         code = cli.main(arguments, prog_name="clkd", standalone_mode=False, obj=state)
@@ -137,9 +136,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # the surroundings: a full disk, a file that went away
         if state.verbose:
             traceback.print_exc()
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"clkd: {where}{error.strerror or one_line(str(error))} (-v shows where)", err=True)
+        file = f"{error.filename}: " if error.filename else ""
+        click.echo(f"clkd: {file}{error.strerror or one_line(str(error))} (-v shows where)", err=True)
         return ClkdError.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("clkd: interrupted", err=True)
         return INTERRUPTED
+    except Exception as error:
+        where = state.plugins.blame(error) if state.plugins and not state.verbose else None
+        if where is None:  # a mistake of clkd's own: whoever mends it needs to see all of it
+            raise
+        click.echo(f"clkd: {where}: {type(error).__name__}: {one_line(str(error))} (-v shows how)", err=True)
+        return ClkdError.exit_code

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from clkd.cli.common import json_option, print_json, print_table
+from clkd.cli.common import json_option, print_json, print_table, time_left
 from clkd.reproduce import expected, report
 from clkd.reproduce.results import Line, Place, Result, line
 from clkd.reproduce.runner import Plan, Task, run_all
@@ -100,10 +100,10 @@ def _make(plan: Plan, workers: int, quiet: bool) -> None:
         nonlocal done
         done += 1
         plan.place.write(task.row, result)
-        left = (time.perf_counter() - started) / done * (len(tasks) - done)
+        left = time_left(time.perf_counter() - started, done, len(tasks))
         if not quiet:
             what = f"{task.row}, seed {task.seed}: {result.value:.2f} in {result.seconds:.0f} s"
-            click.echo(f"[{done}/{len(tasks)}] {what}; {left / 60:.0f} min left", err=True)
+            click.echo(f"[{done}/{len(tasks)}] {what}{left}", err=True)
 
     run_all(tasks, workers, told)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import click
 
-from clkd.cli.common import State, json_option, plugin_options, plugins_from, print_json, set_option
+from clkd.cli.common import State, alone, json_option, plugin_options, plugins_from, print_json, set_option
 from clkd.cli.seeds import SeedsCommand, seeds_option
 from clkd.errors import UserError
 from clkd.plugins import Plugins
@@ -143,8 +143,9 @@ def _done(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
 
 
 def _look_first(request: RunRequest, plugins: Plugins) -> None:
-    """A mistake in what is named is told at once, not after the seconds that loading torch takes."""
-    if request.scenario is not None and not request.resume:
+    """A mistake in what is named is told at once, not after the seconds that loading torch takes. (Of several processes
+    one tells it, so they find it together.)"""
+    if request.scenario is not None and not request.resume and alone():
         load(request.scenario, request.settings, plugins.registry)
 
 

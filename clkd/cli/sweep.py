@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from clkd.cache import cache_directory
-from clkd.cli.common import json_option, plugin_options, plugins_from, print_json, print_table
+from clkd.cli.common import json_option, plugin_options, plugins_from, print_json, print_table, time_left
 from clkd.cli.seeds import SeedsCommand, seeds_option
 from clkd.compare import text
 from clkd.compare.comparison import Comparison, compare
@@ -138,10 +138,10 @@ class _Sweep:
         def told(place: int, ended: Ended) -> None:
             nonlocal done
             done += 1
-            left = (time.perf_counter() - started) / done * (len(missing) - done)
+            left = time_left(time.perf_counter() - started, done, len(missing))
             self._warn(ended.err)
             how = self._outcome(missing[place], ended)
-            self._tell(f"[{done}/{len(missing)}] {self.points[missing[place]].label}: {how}; {left / 60:.0f} min left")
+            self._tell(f"[{done}/{len(missing)}] {self.points[missing[place]].label}: {how}{left}")
 
         run_all([self._command(i) for i in missing], workers, told)
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
@@ -29,6 +30,7 @@ from clkd.experience import Experience
 from clkd.memory.retrieval import Retrieval
 from clkd.metrics.base import Metric
 from clkd.models.student import Student
+from clkd.optimizers import build_optimizer
 from clkd.options import (
     MemoryOptions,
     Part,
@@ -80,9 +82,11 @@ class Composer(Groundwork):
         that are to be fitted are represented by untrained networks, good for looking at only.
 
         Raises:
-            UserError: parts do not fit together, or a loss would have nothing to teach in an experience.
+            UserError: parts do not fit together, torch refuses the optimizer's values, or a loss would have nothing to
+                teach in an experience.
         """
         scenario, build = self.scenario, self.registry.build
+        build_optimizer(scenario.train.optimizer, [nn.Parameter(torch.zeros(1, device=self.device))])
         ground = self.ground()
         stream, context = ground.material.stream, ground.context
         student, peers = self._student(scenario.student, context, scenario.seed), self._peers(context)

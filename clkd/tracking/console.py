@@ -96,6 +96,8 @@ class ConsoleTracker(Tracker):
         if self.quiet:
             return
         _say(f"{outcome.status}: {run.scenario.name} s{run.seed}, run {run.id}")
+        if outcome.status == "failed" and run.step == 0:
+            return  # there is nothing to look at, and perhaps no directory either
         for name, text in _summary(run, outcome):
             _say(f"  {name:<16}  {text}")
 

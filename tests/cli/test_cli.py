@@ -140,7 +140,8 @@ def test_a_mistake_is_one_line_and_exit_2(arguments, expected, clkd, plain):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["frobnicate"], "No such command 'frobnicate'"),
+        (["frobnicate"], "no such command 'frobnicate' (allowed: cache"),
+        (["rum", "plain.yaml"], "no such command 'rum' (did you mean 'run'?)"),
         (["run"], "name a SCENARIO file, or go on with a run by --resume RUN"),
         (["run", "plain.yaml", "--seed", "x"], "'x' is not a valid integer"),
         (["run", "plain.yaml", "--limit-batches", "0"], "0 is not in the range x>=1"),
@@ -165,10 +166,21 @@ def test_schema_is_json_that_names_the_parts(clkd):
     assert json.loads(clkd("schema", "--kind", "losses")[1])["$ref"] == "#/$defs/losses"
 
 
+def test_list_names_the_kinds_first(clkd):
+    head, *kinds = clkd("list")[1].splitlines()
+    assert head.split() == ["KIND", "PARTS"]
+    counts = json.loads(clkd("list", "--json")[1])
+    assert [line.split() for line in kinds] == [[kind, str(count)] for kind, count in counts.items()]
+    assert counts["losses"] == len(json.loads(clkd("list", "losses", "--json")[1]))
+
+
 def test_plugins_as_a_table_and_as_json(clkd):
     listed = json.loads(clkd("plugins", "--json")[1])
     assert {"name", "origin", "version", "status", "reason", "provides"} <= set(listed[0])
-    assert clkd("plugins")[1].splitlines()[0].split() == ["NAME", "ORIGIN", "VERSION", "STATUS", "PROVIDES"]
+    table = clkd("plugins")[1].splitlines()
+    assert table[0].split() == ["NAME", "ORIGIN", "VERSION", "STATUS", "PROVIDES"]
+    count = len(next(each for each in listed if each["name"] == "clkd.losses")["provides"])
+    assert next(line for line in table if line.startswith("clkd.losses ")).endswith(f"  {count} losses")
 
 
 @pytest.fixture
@@ -193,7 +205,7 @@ def test_run_hands_over_what_was_typed(clkd, plain, executed, monkeypatch):
     calls, answer = executed
     answer["result"] = {"description": {"student": "small"}, "stream": []}
     typed = [
-        "run", plain, "--set", "a=1", "--set", "b=2", "--seed", "3", "--device", "cpu", "--dry-run",
+        "run", plain, "--set", "train.epochs=2", "--set", "name=b", "--seed", "3", "--device", "cpu", "--dry-run",
         "--limit-experiences", "2", "--limit-batches", "5", "--tracking", "off", "--tracking-uri", "sqlite:///x.db",
         "-q", "-v", "--plugins-dir", ".",
     ]  # fmt: skip
@@ -202,11 +214,11 @@ def test_run_hands_over_what_was_typed(clkd, plain, executed, monkeypatch):
     (request,) = calls
     assert str(request.scenario) == plain
     assert request.settings == [
-        "a=1", "b=2", "seed=3", 'device="cpu"', 'tracking.mode="off"', 'tracking.uri="sqlite:///x.db"',
+        "train.epochs=2", "name=b", "seed=3", 'device="cpu"', 'tracking.mode="off"', 'tracking.uri="sqlite:///x.db"',
     ]  # fmt: skip
     assert (request.limit_experiences, request.limit_batches, request.dry_run) == (2, 5, True)
     assert (request.quiet, request.verbose, request.json, request.resume) == (True, True, False, None)
-    assert request.command.startswith("clkd run plain.yaml --set a=1")
+    assert request.command.startswith("clkd run plain.yaml --set train.epochs=2")
     clkd("run", "--resume", "last", "-q")
     assert (calls[1].resume, calls[1].scenario, calls[1].settings) == ("last", None, [])
 

@@ -3,6 +3,7 @@
 import gzip
 import logging
 import pickle
+import shutil
 import socket
 import struct
 import tarfile
@@ -229,13 +230,27 @@ def test_an_image_folder_is_split_by_class(load: Load, tmp_path: Path) -> None:
     write_images(tmp_path / "made", ["a", "b"], n=10)
     store = load("image_folder", path="made/train", test_fraction=0.3)
     assert (store.test.y.tolist(), len(store.train)) == ([0] * 3 + [1] * 3, 14)
+    shutil.rmtree(tmp_path / "made" / "test")
+    alone = load("image_folder", path="made", test_fraction=0.3)
+    assert (alone.class_names, alone.test.y.tolist(), len(alone.train)) == (("a", "b"), [0] * 3 + [1] * 3, 14)
+    (tmp_path / "made" / "val").mkdir()
+    with pytest.raises(UserError, match=r"made/train has no images .* but folders, such as a: name .* train and test"):
+        load("image_folder", path="made")
+
+
+def test_hidden_files_are_no_pictures(load: Load, tmp_path: Path) -> None:
+    write_images(tmp_path / "mine", ["a", "b"])
+    expected = load("image_folder", path="mine")
+    (tmp_path / "mine" / "train" / "a" / "._0.png").write_bytes(b"what macOS notes of a picture")
+    (tmp_path / "mine" / "train" / ".thumbnails").mkdir()
+    assert len(load("image_folder", path="mine").train) == len(expected.train)
 
 
 def test_images_that_do_not_fit_are_named(load: Load, tmp_path: Path) -> None:
     write_images(tmp_path / "mine", ["a", "b"])
     odd = tmp_path / "mine" / "test" / "b" / "2.png"
     Image.fromarray(pixels(1, 40, 16, 3)[0]).save(odd)
-    with pytest.raises(UserError, match=r"b/2.png has 16×40 pixels and .* 32×32: set the data set's `size`"):
+    with pytest.raises(UserError, match=r"b/2.png has 16×40 pixels and .* 32×32: give .* such as `size: 32`"):
         load("image_folder", path="mine")
     assert load("image_folder", path="mine", size=8).shape == (3, 8, 8)
     odd.write_bytes(b"nothing")

@@ -8,15 +8,18 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import click
 import pytest
 from pages import DOCS
+from pages import PAGES as DOC_PAGES
 from pydantic import BaseModel
 
 import clkd
 from clkd import hooks
+from clkd.optimizers import OPTIMIZERS, SCHEDULERS
 from clkd.options import Options
 from clkd.plugins import isolated
 from clkd.registry import KINDS
@@ -94,6 +97,16 @@ def test_every_key_of_a_scenario_is_on_its_page() -> None:
     assert [(model, name) for model in seen for name in model.model_fields if f"\n| `{name}` |" not in page] == []
     for key in Scenario.model_fields:
         assert f"\n| `{key}` |" in page.split("\n## ")[1]
+
+
+@pytest.mark.parametrize("page", DOC_PAGES, ids=lambda page: page.name)
+def test_a_key_that_prose_names_is_one(page: Path) -> None:
+    """Blocks are checked by running them; `skip_corrupt: true` in a sentence is checked here."""
+    known = {name for model in config_models() for name in model.model_fields}
+    known |= {key for table in (OPTIMIZERS, SCHEDULERS) for each in table.values() for key in each.keywords}
+    known |= {key for each in OPTIMIZERS.values() for key in each.switches}
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [key for key in re.findall(r"`\{?(\w+): [^`]*`", prose) if key not in known] == []
 
 
 def test_a_key_says_its_type_range_and_default() -> None:

@@ -197,7 +197,7 @@ def test_pictures_of_mixed_size_are_named_and_size_brings_them_to_one(dry, tmp_p
     done = dry(dataset, SPLIT)
     assert done.code == 2
     assert "dog/1.jpg has 20×8 pixels and " in done.err.splitlines()[-1]
-    assert "set the data set's `size`" in done.err
+    assert "give the data set a size for all, such as `size: 16`" in done.err
     assert dry({**dataset, "size": 8}, SPLIT).code == 0
 
 

@@ -85,7 +85,12 @@ def _bomb() -> str:
     ("text", "reason", "line"),
     [
         ("a: [1, 2", "not valid YAML", 1),
-        ("a: 1\n\tb: 2", "not valid YAML", 2),
+        ("a: 1\n\tb: 2", "cannot start any token: indent by spaces", 2),
+        (
+            "a: {b: 1\nc: 2}\nd: 3",
+            "not valid YAML: expected ',' or '}', but got ':' (while parsing a flow mapping that starts on line 1)",
+            2,
+        ),
         ("a: 1\n---\nb: 2", "not valid YAML", 2),
         ("a: !!python/object:os.system x", "tag tag:yaml.org,2002:python/object:os.system is not supported", 1),
         ("a: !mine x", "tag !mine is not supported", 1),

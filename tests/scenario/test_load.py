@@ -275,3 +275,11 @@ def test_a_stored_teacher_is_no_member_of_an_ensemble(tmp_path, mistakes):
     teachers = "{stored: stored, slow: ema, all: {kind: ensemble, members: [stored, slow]}}"
     path.write_text(DERPP.replace("{stored: stored}", teachers).replace("replay1, stored]", "replay1, all]"))
     assert "it cannot be a member of 'all'" in mistakes(path)[0]
+
+
+def test_a_wrong_entry_does_not_also_make_its_list_too_short(write, registry):
+    with pytest.raises(ScenarioErrors) as caught:
+        load(write(), ["losses=[cross_entrpy]", "teachers={}"], registry)
+    assert caught.value.lines == [
+        "--set losses=[cross_entrpy]: losses.0: loss 'cross_entrpy' is not known (did you mean 'cross_entropy'?)"
+    ]

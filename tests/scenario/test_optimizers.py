@@ -97,6 +97,8 @@ def test_schedulers_answer_to_torchs_names_too():
         ({"kind": "sgd", "betas": [0.9, 0.99]}, "unknown key"),
         ({"kind": "sgd", "lr": "fast"}, "give a number; got 'fast'"),
         ({"kind": "sgd", "lr": True}, "give a number; got True"),
+        ({"kind": "sgd", "lr": -0.1}, "give 0 or more; got -0.1"),
+        ({"kind": "adam", "lr": float("nan")}, "give 0 or more; got nan"),
         ({"kind": "sgd", "nesterov": 1}, "give true or false; got 1"),
         ({"kind": "adam", "betas": 0.9}, "give a list of 2 numbers; got 0.9"),
         ({"kind": "sgd", "foreach": "yes"}, "give true or false; got 'yes'"),

@@ -17,7 +17,7 @@ def test_a_run_as_people_see_it(drive, make_run, capsys):
     lines = err.splitlines()
     assert "digits stands in for cifar10" in lines[0]
     assert lines[1] == "run tiny-1: tiny, seed 3, on cpu"
-    assert "experience 2/3 [2, 3] epoch 2/2  loss 0.025  loss_kd@[0] 0.5  lr 0.1" in lines
+    assert "experience 1 (2/3) [2, 3] epoch 2/2  loss 0.025  loss_kd@[0] 0.5  lr 0.1" in lines
     assert "   2    50.0    70.0    95.0" in lines
     assert err.count("epoch 1/2") == err.count("epoch 2/2") == 3
     for fact in ["run tiny-1", str(run.directory), "71.7 %", "25.0 %", "2.0 s, of which 0.1 s in tracking"]:
@@ -53,12 +53,32 @@ def test_quiet_tells_only_of_the_stand_in(drive, make_run, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_failure_says_why_and_a_resume_says_so(drive, make_run, capsys):
-    drive(ConsoleTracker(), make_run(trained=1), status="failed", error="loss 'kd' is not a number")
+def test_a_failure_can_be_resumed_and_a_resume_says_so(drive, make_run, capsys):
+    run = make_run(trained=1)
+    (run.directory / "checkpoints" / "exp_000").mkdir(parents=True)
+    drive(ConsoleTracker(), run, status="failed", error="loss 'kd' is not a number")
     err = capsys.readouterr().err
     assert "resumed tiny-1" in err
-    assert "failed: tiny s3" in err
-    assert "loss 'kd' is not a number" in err
+    summary = err[err.index("failed: tiny s3") :]
+    assert "clkd run --resume tiny-1" in summary
+    assert "clkd extend" not in err
+
+
+def test_what_never_trained_has_nothing_to_look_at(drive, make_run, capsys):
+    drive(ConsoleTracker(), make_run(), status="failed", experiences=0)
+    assert capsys.readouterr().err.splitlines()[-1] == "failed: tiny s3, run tiny-1"
+
+
+def test_where_no_experience_is_over_there_are_no_scores_and_nothing_to_resume(drive, make_run, capsys):
+    drive(ConsoleTracker(), make_run(step=7), status="failed", experiences=0)
+    err = capsys.readouterr().err
+    assert "tracking" in err
+    assert not [word for word in ("average accuracy", "forgetting", "--resume", "clkd extend") if word in err]
+
+
+def test_of_a_run_that_is_all_trained_a_resume_says_what_it_can_go_on_with(drive, make_run, capsys):
+    drive(ConsoleTracker(), make_run(trained=3))
+    assert "all of it is trained: to go on with more data: clkd extend tiny-1 NEW_DATA" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("terminal", "variable", "drawn"), [
