@@ -29,9 +29,9 @@ def command(as_json: bool, plugins_dirs: tuple[Path, ...], disabled: tuple[str, 
 
 
 def _provided(plugin: Plugin) -> str:
-    """A stranger's parts by name; of clkd's own how many there are, since `clkd list KIND` names them."""
+    """A stranger's parts by name, or else its hooks; of clkd's own how many there are: `clkd list KIND` names them."""
     if plugin.origin != "clkd":
-        return " ".join(plugin.provides)
+        return " ".join(plugin.provides or plugin.hooks)
     return ", ".join(
         f"{count} {kind}" for kind, count in Counter(each.partition(":")[0] for each in plugin.provides).items()
     )

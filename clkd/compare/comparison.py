@@ -129,7 +129,16 @@ def _column(groups: Sequence[Group], metric: Metric, against: Group | None, said
         return cells
     else:
         reference = next(i for i, cell in enumerate(cells) if cell.mean == top)
+        said += _untested(groups, groups[reference])
     return _tested(groups, metric, cells, reference, said)
+
+
+def _untested(groups: Sequence[Group], best: Group) -> list[str]:
+    """What to do where the best is a single run, by which the others cannot be told apart."""
+    tellable = [group for group in groups if len(group.runs) > 1]
+    if len(best.runs) > 1 or len(tellable) < 2:
+        return []
+    return [f"the best is a single run: to test the others, name one of them, such as --against {tellable[0].name}"]
 
 
 def _cell(values: Sequence[float] | None) -> Cell:

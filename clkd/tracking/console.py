@@ -70,7 +70,9 @@ class ConsoleTracker(Tracker):
         if not self.quiet:
             start = f"phase/{run.phase}/" if run.phase else "train/"
             shown = {name: value for name, value in metrics.items() if not name.startswith(f"{start}weighted_")}
-            terms = "  ".join(f"{name.removeprefix(start)} {value:.4g}" for name, value in shown.items())
+            terms = "  ".join(
+                f"{name.removeprefix(start).removeprefix('loss_')} {value:.4g}" for name, value in shown.items()
+            )
             phase = f" phase {run.phase}" if run.phase else ""
             _say(f"{_place(experience)}{phase} epoch {epoch}/{run.epochs}  {terms}{self._left(run)}")
 

@@ -135,6 +135,19 @@ def test_a_single_seed_has_no_spread_and_that_is_said(make, clkd):
     assert err.splitlines() == [f"{name}: a single run, so no standard deviation and no test" for name in "ab"]
 
 
+def test_where_the_best_is_a_single_run_it_is_said_how_the_others_are_tested(make, clkd):
+    make("best", 0, 0.9)
+    for seed in (0, 1):
+        make("a", seed, 0.25 + 0.1 * seed)
+        make("b", seed, 0.5)
+    code, _, err = clkd("compare", "best", "a", "b", "--metric", "average_accuracy")
+    (way,) = [line for line in err.splitlines() if "--against" in line]
+    assert way.startswith("the best is a single run: to test the others, name one of them, such as --against a")
+    code, out, err = clkd("compare", "best", "a", "b", "--metric", "average_accuracy", "--against", way.split()[-1])
+    assert code == 0
+    assert "p: two-sided" in err
+
+
 def test_a_stand_in_is_never_compared_in_silence(make, clkd):
     for seed in (0, 1):
         make("a", seed, 0.9, stand_in="digits", print="d")

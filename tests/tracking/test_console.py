@@ -17,7 +17,7 @@ def test_a_run_as_people_see_it(drive, make_run, capsys):
     lines = err.splitlines()
     assert "digits stands in for cifar10" in lines[0]
     assert lines[1] == "run tiny-1: tiny, seed 3, on cpu"
-    assert "experience 1 (2/3) [2, 3] epoch 2/2  loss 0.025  loss_kd@[0] 0.5  lr 0.1" in lines
+    assert "experience 1 (2/3) [2, 3] epoch 2/2  loss 0.025  kd@[0] 0.5  lr 0.1" in lines
     assert "   2    50.0    70.0    95.0" in lines
     assert err.count("epoch 1/2") == err.count("epoch 2/2") == 3
     for fact in ["run tiny-1", str(run.directory), "71.7 %", "25.0 %", "2.0 s, of which 0.1 s in tracking"]:
