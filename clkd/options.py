@@ -83,7 +83,7 @@ def worded(item: ErrorDetails, known: Iterable[str]) -> str | PydanticCustomErro
         return PydanticCustomError(item["type"], "{reason}", item["ctx"])
     plain = PLAINLY.get(item["type"])
     message = plain.format(**item.get("ctx", {})) if plain else item["msg"].removeprefix("Value error, ")
-    return message[:1].lower() + message[1:] + _got(item["input"], message)
+    return message[:1].lower() + message[1:] + _got(item["input"], message, item["type"] in PLAINLY)
 
 
 PLAINLY = {
@@ -105,12 +105,10 @@ PLAINLY = {
 """What pydantic's types of mistakes ask for."""
 
 
-def _got(given: object, message: str) -> str:
+def _got(given: object, message: str, wrong_type: bool) -> str:
     """What was given, where that can be shown in a few letters and is not told yet."""
-    if isinstance(given, list | tuple | dict):
-        return f"; got {'keys and values' if isinstance(given, dict) else 'a list'}"
-    if given is None:
-        return "; got nothing"
+    if wrong_type and isinstance(given, list | tuple | dict | None):
+        return f"; got {'nothing' if given is None else 'keys and values' if isinstance(given, dict) else 'a list'}"
     told = isinstance(given, str) and repr(given) in message
     return f"; got {shorten(repr(given))}" if isinstance(given, str | int | float) and not told else ""
 

@@ -53,6 +53,8 @@ class ImageFolder(Source):
 
     def find(self, places: Places) -> Found:
         folder = places.resolve(self.path)
+        if not folder.is_dir():
+            raise UserError(f"path: {folder} is no folder: give one that holds a folder of images per class")
         split = (folder / "train").is_dir() and (folder / "test").is_dir()
         train = folder / "train" if split or folders_in(folder) == ["train"] else folder
         classes = folders_in(train)

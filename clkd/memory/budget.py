@@ -54,7 +54,7 @@ def rows_within(size: int | str, context: Context | None, beside: int = 0) -> in
 def _checked(size: Any) -> Any:
     if isinstance(size, int) and not isinstance(size, bool):
         if size <= 0:
-            raise ValueError("input should be greater than 0")
+            raise ValueError("give more than 0")
     elif not isinstance(size, str) or not re.match(BYTES, size):
         raise ValueError("give a number of rows, such as 500, or of bytes, such as 20MB")
     return size

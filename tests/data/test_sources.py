@@ -261,6 +261,8 @@ def test_images_that_do_not_fit_are_named(load: Load, tmp_path: Path) -> None:
         load("image_folder", path="mine")
     with pytest.raises(UserError, match=r"path 'nowhere' does not exist; looked for .*nowhere"):
         load("image_folder", path="nowhere")
+    with pytest.raises(UserError, match=r"path: .*0\.png is no folder"):
+        load("image_folder", path="mine/train/a/0.png")
 
 
 @pytest.mark.parametrize("layout", ["NHW", "NHWC", "NCHW"])
