@@ -219,7 +219,8 @@ def _check_term(place: Place, loss: Any, models: Models, registry: Registry, use
         used.add(model)
         if model not in models.all:
             used.update(get_close_matches(model, models.teachers, n=1))  # it is meant, so do not call it unused too
-            yield (*place, i), f"model '{model}' is not known ({did_you_mean(model, models.all)})"
+            missing = "" if models.teachers else ": declare it as a teacher, under teachers"
+            yield (*place, i), f"model '{model}' is not known ({did_you_mean(model, models.all)}){missing}"
     if between and all(model in models.teachers for model in named):
         yield place, "no side is the student, so nobody would learn from it"
     elif between and named[0] in models.teachers:
