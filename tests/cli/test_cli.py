@@ -51,6 +51,16 @@ def test_what_trains_nothing_loads_nothing_heavy(arguments, plain):
     assert done.stdout
 
 
+@pytest.mark.parametrize("wrong", [["nope.yaml"], ["plain.yaml", "--set", "train.epoch=2"]])
+def test_a_mistake_in_a_scenario_is_told_before_torch_is_loaded(wrong, plain):
+    code = (
+        f"import sys; from clkd.cli.main import main; code = main(['run', *{wrong!r}]); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules], code, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[] 2"
+
+
 def test_python_m_clkd_is_clkd(plain):
     done = subprocess.run([sys.executable, "-m", "clkd", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"clkd, version {__version__}\n"

@@ -127,3 +127,13 @@ def test_settings_are_as_harmless(setting, said, clkd, tmp_path, monkeypatch):
     assert line.startswith(("--set", "clkd: --set"))
     assert said in line
     assert len(line) < 1000
+
+
+def test_what_torch_alone_can_refuse_is_refused_before_a_run_is_made(clkd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_bytes(GOOD)
+    done = clkd("run", "x.yaml", "--set", "train.optimizer={kind: sgd, nesterov: true}", "-q")
+    assert (done.code, done.out) == (2, "")
+    assert done.line == "clkd: train.optimizer: sgd: Nesterov momentum requires a momentum and zero dampening"
+    assert not list(tmp_path.glob("runs/*")), "nothing was begun"
+    assert not list(tmp_path.glob("mlflow.db"))
