@@ -69,7 +69,7 @@ def open_fork(wanted: str, cache: Path, option: str = "--from", names: str = NAM
     experience = finished[-1] if index is None else index
     if experience not in finished:
         hint = did_you_mean(str(index), map(str, finished))
-        raise UserError(f"{option} {wanted}: no checkpoint of experience {experience}, {hint}")
+        raise UserError(f"{option} {wanted}: no checkpoint of experience {experience} ({hint})")
     return Fork(directory, manifest, experience, checkpoint.load(directory.checkpoints / f"exp_{experience:03d}"))
 
 

@@ -208,7 +208,7 @@ def test_a_run_is_named_by_its_id_or_how_that_begins(
     assert fork(plugins, f"{name[:5]}@3", tmp_path / "fork")["origin"]["run"] == name
     with pytest.raises(UserError, match="--from nope: no such run here"):
         fork(plugins, "nope@3", tmp_path / "other")
-    with pytest.raises(UserError, match="no checkpoint of experience 7, allowed: 0, 1, 2, 3"):
+    with pytest.raises(UserError, match=r"no checkpoint of experience 7 \(allowed: 0, 1, 2, 3"):
         fork(plugins, f"{name}@7", tmp_path / "other")
     assert split("a@b@3") == ("a@b", 3)
     assert split("me@home") == ("me@home", None)

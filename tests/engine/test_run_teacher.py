@@ -175,7 +175,7 @@ def test_what_is_no_finished_run(plugins: Plugins, tmp_path: Path, cache: Path) 
         str(tmp_path / "empty"): "this directory holds no run (run.json is missing)",
         "half": "teachers.big: run half: only 1 of 2 experiences are trained: finish it, or say which one is to teach, "
         "as in run: half@0",
-        "half@1": "no checkpoint of experience 1, ",
+        "half@1": "no checkpoint of experience 1 (",
         "last": "teachers.big.run: 'last' is another run tomorrow: give a run's directory or id",
     }
     for name, why in cases.items():
