@@ -99,7 +99,7 @@ def _place(where: str | None, uri: str | None) -> Place:
         chosen = store.resolve_uri(uri)
         return Place(chosen, _latest_experiment(chosen))
     if not path.exists() or (path / MANIFEST).exists():
-        return _of_run(find(str(where), cache_directory(), "ui", "its id, 'last', a database"), uri)
+        return _of_run(find(str(where), cache_directory(), "ui", "its id, 'last' or a database"), uri)
     if uri:
         raise UserError(f"ui {where}: --tracking-uri names a store, too: leave one of them out")
     chosen = store.resolve_uri(f"{store.SQLITE}{path / DATABASE if path.is_dir() else path}")

@@ -29,7 +29,7 @@ def finished(wanted: str, cache: Path, base: Path) -> tuple[dict[str, Any], dict
     name, index = split(wanted)
     place = base / os.path.expanduser(name)
     here = str(place) if (place / MANIFEST).exists() else name
-    origin = open_fork(here if index is None else f"{here}@{index}", cache, "run", "its id")
+    origin = open_fork(here if index is None else f"{here}@{index}", cache, "run", "or its id")
     check_scenario(origin.directory, origin.manifest)
     stream: list[Facts] = origin.manifest["stream"]
     count = sum(len(facts["experiences"]) for facts in stream)

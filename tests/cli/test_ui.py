@@ -92,7 +92,7 @@ def test_a_store_that_is_not_there_is_not_made(here, clkd):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nothing"], "clkd: ui nothing: no such run here: give a run's directory, its id, 'last', a database, "),
+        (["nothing"], "clkd: ui nothing: no such run here: give a run's directory, its id, 'last' or a database ("),
         (["."], "clkd: ui .: --tracking-uri names a store, too: leave one of them out"),
         (["silent"], "silent was not recorded in MLflow: bring it in by: clkd track sync runs/silent"),
     ],

@@ -171,7 +171,7 @@ def test_what_is_no_finished_run(plugins: Plugins, tmp_path: Path, cache: Path) 
     train(plugins, tmp_path, "half", ORIGIN, limit_experiences=1)
     (tmp_path / "empty").mkdir()
     cases = {
-        "nowhere": "teachers.big: run nowhere: no such run here: give a run's directory, its id, ",
+        "nowhere": "teachers.big: run nowhere: no such run here: give a run's directory, or its id (allowed: ",
         str(tmp_path / "empty"): "this directory holds no run (run.json is missing)",
         "half": "teachers.big: run half: only 1 of 2 experiences are trained: finish it, or say which one is to teach, "
         "as in run: half@0",
