@@ -65,6 +65,8 @@ class Parts:
     """What is done to gradients for the sake of replayed rows, if anything."""
     cache: TeacherCache | None = None
     """Where the answers of teachers from outside are kept from one run to the next."""
+    boundaries: bool = True
+    """Whether they are told where experiences end."""
     experience: int = 0
     """The one under way."""
     held_out: HeldOut | None = None

@@ -98,6 +98,8 @@ def _check_online(scenario: Scenario) -> Iterator[Problem]:
             yield ("train", "optimizer"), f"{told}, but it starts afresh in each: set train.keep_optimizer: true"
         if train.scheduler is not None:
             yield ("train", "scheduler"), f"{told}, but it begins anew in each: leave it out"
+        if train.gradient_noise is not None and train.gradient_noise.gamma:
+            yield ("train", "gradient_noise"), f"{told}, but it dies away anew in each: set its gamma to 0"
         if scenario.phases:
             yield ("phases",), f"{told}, but phases come at that moment: leave them out"
 
