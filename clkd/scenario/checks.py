@@ -78,6 +78,15 @@ def _check_mixing(scenario: Scenario) -> Iterator[Problem]:
         yield ("train", "replay_draws"), "train.mix_memory draws nothing: leave it out"
     if scenario.stream.online:
         yield ("train", "mix_memory"), "stream.online keeps the order in which rows arrive: draw from memory instead"
+    if train.gradient is not None:
+        yield ("train", "gradient"), "train.mix_memory puts rows together that it looks at apart: leave one of them out"
+    if all(_of_new_rows(part) for part in scenario.losses if not getattr(part.options, "regularises", False)):
+        yield ("losses",), "train.mix_memory makes batches of replayed rows alone: let a loss be about all rows, too"
+
+
+def _of_new_rows(loss: Part) -> bool:
+    """Rows named on one side hold for both."""
+    return any(side.endswith("@new") for side in getattr(loss.shared, "between", None) or ())
 
 
 def _check_online(scenario: Scenario) -> Iterator[Problem]:

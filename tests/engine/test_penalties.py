@@ -328,6 +328,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"train": AGEM_ON, "memory": "none"}, "train.gradient: .*memory is none"),
     ({"train": AGEM_ON, "transfer": "coral"}, "train.gradient: .*set transfer: none"),
     ({"train": {**AGEM_ON, "replay_draws": 2}}, "train.gradient: .*replay_draws"),
+    ({"train": {**AGEM_ON, "mix_memory": True}}, "train.gradient: train.mix_memory puts rows together"),
+    (
+        {"train": {"mix_memory": True}, "losses": [{"kind": "cross_entropy", "between": ["student@new"]}, "ewc"]},
+        "losses: train.mix_memory makes batches of replayed rows alone",
+    ),
     (
         {"train": AGEM_ON, "losses": [{"kind": "cross_entropy", "between": ["student@new"]}]},
         "no loss is about replayed",
