@@ -368,8 +368,8 @@ def test_parameters_are_held_and_memory_is_filled_where_the_experience_left_them
     path = write(tmp_path, losses=["cross_entropy", regulariser], student=student, memory="random")
     execute(RunRequest(scenario=path, quiet=True), plugins)
     found = state(tmp_path / "run")
-    weights, (kept,) = found["student"]["state"], [t["state"] for n, t in found["terms"].items() if n != "cross_entropy"]
-    for name, held in kept["_extra_state"]["kept"]["anchor"].items():
+    weights, (_, holding) = found["student"]["state"], found["terms"].values()
+    for name, held in holding["state"]["_extra_state"]["kept"]["anchor"].items():
         assert torch.equal(held, weights[name]), name
     assert torch.equal(seen[-1], weights["head.weight"])
 
