@@ -114,6 +114,7 @@ class Composer(Groundwork):
             cache=self.teacher_cache(ground) if teach else None,
             held_out=self._held_out(),
             stream=stream,
+            boundaries=scenario.stream.boundaries,
         )
         parts.transfer.prepare(parts.student)
         parts.memory.to(self.device)

@@ -65,6 +65,8 @@ class Parts:
     """What is done to gradients for the sake of replayed rows, if anything."""
     cache: TeacherCache | None = None
     """Where the answers of teachers from outside are kept from one run to the next."""
+    boundaries: bool = True
+    """Whether they are told where experiences end."""
     experience: int = 0
     """The one under way."""
     held_out: HeldOut | None = None
@@ -173,27 +175,41 @@ class Parts:
         self.end_teachers(experience)
 
     def end_student(self, experience: Experience, trained: bool = True) -> None:
-        """Those who may still change the student, transfer first; after this it is final.
+        """Those who may still change the student: transfer first, then losses about rows, then heads. After them it is
+        final, and those that hold its parameters, and memory, take in what it is.
 
         Losses and heads see the experience's rows once more if it was `trained`, which may take a while.
         """
         if trained:
             self.transfer.review(partial(self._seen, experience), experience, self.student)
         self.transfer.end(experience, self.student)
-        for term in self.active():
+        holding = [term for term in self.active() if term.loss.regularises]
+        self._conclude([term for term in self.active() if term not in holding], experience, trained)
+        if trained:
+            for model in self.students.values():
+                model.head.end(experience, partial(self._said, model, experience))
+        self._conclude(holding, experience, trained)
+        self.keep(experience)
+
+    def _conclude(self, terms: list[Term], experience: Experience, trained: bool) -> None:
+        for term in terms:
             if trained:
                 with closing(self._plain(experience.train)) as rows:
                     term.loss.review(rows, experience, self.students[term.a.model])
             term.loss.end(experience, self.students[term.a.model])
-        self.keep(experience)
-        if trained:
-            for model in self.students.values():
-                model.head.end(experience, partial(penultimate, self, model, experience))
 
     def end_teachers(self, experience: Experience) -> None:
         """Those who may copy it."""
         for teacher in self.teachers.values():
             teacher.end(experience, self.students[teacher.of])
+
+    def _said(
+        self, model: Student, experience: Experience, which: Literal["new", "past", "kept"]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `clkd.models.heads.Said` describes them: who asks for what is kept finds the experience's rows there."""
+        if which != "new":
+            self.keep(experience)
+        return penultimate(self, model, experience, which)
 
     def _seen(self, experience: Experience, which: Literal["new", "validation", "kept"]) -> Iterator[Batch]:
         """As `clkd.transfer.base.Seen` describes them."""
@@ -304,7 +320,7 @@ def penultimate(
     model.eval()
     needs = Needs(logits=False, features=(PENULTIMATE,))
     for batch in _labelled(parts, experience, which):
-        features = model.signals(parts.augment.plain(batch.x), needs).features[PENULTIMATE]
+        features = model.signals(parts.augment.plain(batch.x), needs, batch.domain).features[PENULTIMATE]
         yield features.to(model.head.weight.dtype), batch.y
 
 

@@ -22,7 +22,8 @@ class Projection:
 
     New and replayed rows take a forward pass each, as two batches: so every term is a mean over one kind of rows, batch
     norm sees one kind at a time (as in the papers), and a graph is freed before the next one is made. A term about
-    replayed rows alone counts in references only. What was replayed of the experience under way is left out.
+    replayed rows alone counts in references only. What was replayed of the experience under way is left out, where
+    anybody is told which that is.
     """
 
     policy: GradientPolicy
@@ -32,6 +33,8 @@ class Projection:
     ranks: Ranks
     parameters: list[nn.Parameter]
     """The student's: what losses have of their own answers to no reference."""
+    boundaries: bool = True
+    """Whether anybody is told where experiences end."""
     references: list[Tensor] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
 
@@ -43,7 +46,7 @@ class Projection:
         if parts.gradient is None:
             return None
         trained = [parameter for parameter in parts.student.parameters() if parameter.requires_grad]
-        return cls(parts.gradient, objective, optimizer, progress, ranks, trained)
+        return cls(parts.gradient, objective, optimizer, progress, ranks, trained, parts.boundaries)
 
     def refer(self, batch: Batch) -> Batch:
         """Take the gradients of a batch's replayed rows; returns its new rows."""
@@ -75,7 +78,8 @@ class Projection:
     def _past(self, batch: Batch) -> Iterator[Tensor]:
         """Positions of the replayed rows of the past, all together or by experience. This waits for the device."""
         came = batch.experience[batch.new :].cpu()
-        wanted = torch.unique(came[came < self.progress.experience]).tolist()
+        past = came[came < self.progress.experience] if self.boundaries else came
+        wanted = torch.unique(past).tolist()
         groups = [[e] for e in wanted] if self.policy.per_experience else [wanted] * bool(wanted)
         for group in groups:
             at = torch.isin(came, torch.tensor(group)).nonzero().squeeze(1) + batch.new

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -40,7 +39,7 @@ class Measured(Regulariser):
         columns = competing(student, experience, self.over)
         total, count = zeros(self.parameters_now), 0
         draws = generator(self.seed, "labels", experience.index)
-        with answering(student):
+        with student.teaching():
             for batch in _pieces(self._drawn(rows, experience), chunk_of(student, len(columns))):
                 x, pulls, shares = self._directed(batch, student, columns, draws)
                 if len(x):
@@ -64,14 +63,15 @@ class Measured(Regulariser):
     def _directed(
         self, batch: Batch, student: Student, columns: Tensor, draws: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows that are looked at, and in which directions."""
+        """The rows that are looked at, as the student sees them, and in which directions."""
+        x = batch.x if student.view is None else student.view(batch.x)
         with torch.no_grad():
-            logits = Plain(student)(batch.x)[:, columns]
+            logits = Plain(student)(x)[:, columns]
         places = student.class_ids_tensor[columns] == batch.y[:, None]
         target = torch.where(places.any(1), places.int().argmax(1), -1)
         pulls, shares = self.directions(logits, target, draws)
         looked_at = shares.any(1)
-        return batch.x[looked_at], pulls[looked_at], shares[looked_at]
+        return x[looked_at], pulls[looked_at], shares[looked_at]
 
     def _drawn(self, rows: Iterator[Batch], experience: Experience) -> Iterator[Batch]:
         count = len(experience.train)
@@ -90,17 +90,6 @@ class Measured(Regulariser):
 def _pieces(rows: Iterator[Batch], size: int) -> Iterator[Batch]:
     for batch in rows:
         yield from (batch.rows(start, min(start + size, len(batch))) for start in range(0, len(batch), size))
-
-
-@contextmanager
-def answering(student: Student) -> Iterator[None]:
-    """The student in eval mode, and back: batch norm and dropout would mix rows, and move."""
-    before = student.training
-    student.eval()
-    try:
-        yield
-    finally:
-        student.train(before)
 
 
 def competing(student: Student, experience: Experience, over: Over) -> Tensor:

@@ -19,7 +19,7 @@ MOST_ROWS = 256
 
 
 class Plain(nn.Module):
-    """A student from rows to logits, as plain modules that `torch.func` can follow."""
+    """A student from rows in its own view to logits, as plain modules that `torch.func` can follow."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def sensitivity(student: Student, x: Tensor, columns: Tensor, pulls: Tensor, sha
 
     Args:
         student: in eval mode, so that rows do not depend on each other.
-        x: `[B, *shape]`, at most `chunk_of` rows.
+        x: `[B, *shape]` in the student's own view, at most `chunk_of` rows.
         columns: `[K]` int64.
         pulls: `[B, L, K]`, L directions for each row.
         shares: `[B, L]`.

@@ -72,10 +72,8 @@ class Beside:
         needs = self.needs()
         if needs is None:
             return {}
-        training = student.training
-        student.eval()
-        said = student.signals(seen.x, needs, seen.domain)
-        student.train(training)
+        with student.teaching():
+            said = student.signals(seen.x, needs, seen.domain)
         return self.of(seen, said, torch.arange(len(seen), device=seen.y.device))
 
     def fitting(self, table: Mapping[str, Tensor]) -> dict[str, Tensor]:

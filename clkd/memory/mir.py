@@ -36,11 +36,9 @@ class Mir(Retrieval):
         found = [memory.sample(max(n, self.candidates), generator) for _ in range(times)]
         if all(rows is None or len(rows) <= n for rows in found):
             return found
-        moment.student.eval()
-        ahead = looked_ahead(moment)
-        chosen = [None if rows is None else most_interfered(rows, n, ahead, moment) for rows in found]
-        moment.student.train()
-        return chosen
+        with moment.student.teaching():
+            ahead = looked_ahead(moment)
+            return [None if rows is None else most_interfered(rows, n, ahead, moment) for rows in found]
 
 
 def looked_ahead(moment: Moment) -> Weights:

@@ -88,14 +88,12 @@ class Offered(Tabled):
         if self.rewrite is None or not len(self):
             return
         past, coming = (mask.to(self.table.device) for mask in self._apart(experience, student))
-        training = student.training
-        student.eval()
-        for slots in torch.split(torch.arange(len(self), device=self.table.device), PIECE):
-            rows = self.table.read(slots)
-            said, arrived = self._said(rows, student), rows.experience == experience.index
-            logits = rewritten(rows.extra[LOGITS], said, rows.y, arrived, past, coming, self.rewrite)
-            self.table.columns[EXTRA + LOGITS].index_copy_(0, slots, logits)
-        student.train(training)
+        with student.teaching():
+            for slots in torch.split(torch.arange(len(self), device=self.table.device), PIECE):
+                rows = self.table.read(slots)
+                said, arrived = self._said(rows, student), rows.experience == experience.index
+                logits = rewritten(rows.extra[LOGITS], said, rows.y, arrived, past, coming, self.rewrite)
+                self.table.columns[EXTRA + LOGITS].index_copy_(0, slots, logits)
 
     def _apart(self, experience: Experience, student: Student) -> tuple[Tensor, Tensor]:
         """`[classes]` bool each: classes of the past alone; those that the experience brought or that will come."""

@@ -29,7 +29,7 @@ class Ring(Offered):
     Chaudhry et al. 2019, "On Tiny Episodic Memories in Continual Learning" (ring buffer), which A-GEM uses, too;
     there the number of queues is known and each has its fixed share. Here the queues share what there is: a new one
     shortens the others, whose oldest rows go, and what a short one leaves is the others'. One row more or less goes to
-    the lower class id. Unlabelled rows count as a class of their own.
+    the lower class id. Unlabelled rows are not offered to it.
 
     Which rows stay follows from the rows seen, not from how they came in batches, and nothing waits for the device.
     """

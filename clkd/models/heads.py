@@ -30,6 +30,7 @@ class Head(nn.Module):
         class_ids: the global class of each column, in the order of arrival.
         born: the experience that brought each column; -1 for a class that has not come yet.
         task_aware: whether rows are told their experience, so that only its columns compete.
+        teaches: whether what it says is compared with a student in training, and not evaluated.
         per_class: names of buffers with a row for each class: they grow with the columns, by rows of 0.
         weight: `[C, D]`, class by feature.
         bias: `[C]`, or None where a head has none.
@@ -37,6 +38,7 @@ class Head(nn.Module):
     """
 
     task_aware = False
+    teaches = False
     per_class: tuple[str, ...] = ()
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -101,6 +103,7 @@ class Head(nn.Module):
 
     def teach(self) -> None:
         """Told to the head of a frozen copy: what it says is what a student in training is compared with."""
+        self.teaches = True
 
     def settled(self, experience: int) -> bool:
         """Whether it counts on a backbone that stands still in this experience."""

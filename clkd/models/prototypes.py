@@ -27,7 +27,7 @@ class Answering(Head):
 
     def __init__(self, in_features: int) -> None:
         super().__init__(in_features)
-        self.answers = self.teaches = False
+        self.answers = False
 
     def forward(self, features: Tensor) -> Tensor:
         if self.training or self.teaches or not self.answers:
@@ -37,9 +37,6 @@ class Answering(Head):
     def answer(self, features: Tensor) -> Tensor:
         """`[B, D]` to `[B, C]`, from what was gathered."""
         raise NotImplementedError
-
-    def teach(self) -> None:
-        self.teaches = True
 
     def layout(self) -> dict[str, Any]:
         return {**super().layout(), "answers": self.answers}

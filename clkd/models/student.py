@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -89,6 +89,8 @@ class Student(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, *shape]` to logits `[B, C]`."""
+        if self.hear is not None:
+            self.hear(None)
         logits: Tensor = self.head(self.backbone(self._laid_out(x)))
         return logits
 
@@ -153,6 +155,21 @@ class Student(nn.Module):
                 said = copied.signals(row, Needs(logits=False, features=(feature,)))
             self._feature_shapes[feature] = tuple(said.features[feature].shape[1:])
         return self._feature_shapes[feature]
+
+    @contextmanager
+    def teaching(self) -> Iterator[None]:
+        """In eval mode, and saying what it is trained by, not what its head may have gathered; afterwards as before.
+
+        For those who measure or keep what it says, to compare the student in training with.
+        """
+        training, taught = self.training, self.head.teaches
+        self.eval()
+        self.head.teach()
+        try:
+            yield
+        finally:
+            self.head.teaches = taught
+            self.train(training)
 
     def layout(self) -> dict[str, Any]:
         """Which class each column stands for, as plain data."""

@@ -78,6 +78,15 @@ def _check_mixing(scenario: Scenario) -> Iterator[Problem]:
         yield ("train", "replay_draws"), "train.mix_memory draws nothing: leave it out"
     if scenario.stream.online:
         yield ("train", "mix_memory"), "stream.online keeps the order in which rows arrive: draw from memory instead"
+    if train.gradient is not None:
+        yield ("train", "gradient"), "train.mix_memory puts rows together that it looks at apart: leave one of them out"
+    if all(_of_new_rows(part) for part in scenario.losses if not getattr(part.options, "regularises", False)):
+        yield ("losses",), "train.mix_memory makes batches of replayed rows alone: let a loss be about all rows, too"
+
+
+def _of_new_rows(loss: Part) -> bool:
+    """Rows named on one side hold for both."""
+    return any(side.endswith("@new") for side in getattr(loss.shared, "between", None) or ())
 
 
 def _check_online(scenario: Scenario) -> Iterator[Problem]:
@@ -98,6 +107,8 @@ def _check_online(scenario: Scenario) -> Iterator[Problem]:
             yield ("train", "optimizer"), f"{told}, but it starts afresh in each: set train.keep_optimizer: true"
         if train.scheduler is not None:
             yield ("train", "scheduler"), f"{told}, but it begins anew in each: leave it out"
+        if train.gradient_noise is not None and train.gradient_noise.gamma:
+            yield ("train", "gradient_noise"), f"{told}, but it dies away anew in each: set its gamma to 0"
         if scenario.phases:
             yield ("phases",), f"{told}, but phases come at that moment: leave them out"
 

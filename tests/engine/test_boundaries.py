@@ -12,6 +12,7 @@ from clkd.engine.boundaries import needs_boundaries
 from clkd.engine.compose import Composer
 from clkd.engine.course import Course
 from clkd.engine.execute import execute
+from clkd.engine.projection import Projection
 from clkd.errors import UserError
 from clkd.losses.base import Loss
 from clkd.losses.classification import CrossEntropy
@@ -26,6 +27,7 @@ from clkd.scenario.load import load
 from clkd.scenario.request import RunRequest
 from clkd.schedules.old_fraction import OldFraction
 from clkd.schedules.ramp import Linear
+from clkd.signals import Batch
 from clkd.teachers.ema import Ema
 from clkd.teachers.previous import Previous
 
@@ -106,6 +108,7 @@ PHASE = {"name": "again", "rows": "balanced", "optimizer": {"kind": "sgd", "lr":
         ({"train": {**TRAIN, "min_steps": 9}}, "train.min_steps: stream.online is a single pass"),
         ({"train": {**TRAIN, "keep_optimizer": False}}, "set train.keep_optimizer: true"),
         ({"train": {**TRAIN, "scheduler": "cosine"}}, "train.scheduler: stream.boundaries is false"),
+        ({"train": {**TRAIN, "gradient_noise": {}}}, "train.gradient_noise: stream.boundaries is false"),
         ({"memory": "reservoir", "phases": [PHASE]}, "phases come at that moment"),
         ({"memory": "reservoir", "phases": [PHASE]}, "a phase may train on memory only"),
     ],
@@ -151,6 +154,27 @@ FREE: dict[str, dict[str, Any]] = {
 def test_parts_that_follow_every_step_go_on(plugins: Plugins, tmp_path: Path, case: str) -> None:
     result = run(plugins, tmp_path, with_(**FREE[case]))
     assert result["status"] == "finished"
+
+
+@pytest.mark.parametrize("boundaries", [True, False])
+def test_agem_leaves_out_what_came_in_the_experience_only_where_it_is_told(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boundaries: bool
+) -> None:
+    asked: list[tuple[int, int, int]] = []
+    refer = Projection.refer
+
+    def watched(self: Projection, batch: Batch) -> Batch:
+        asked.append((self.progress.experience, len(batch) - batch.new, sum(len(at) for at in self._past(batch))))
+        return refer(self, batch)
+
+    monkeypatch.setattr(Projection, "refer", watched)
+    run(plugins, tmp_path, with_(stream={**ONLINE["stream"], "boundaries": boundaries}, **FREE["agem"]))
+    assert sum(replayed > 0 for _, replayed, _ in asked) > 5
+    if boundaries:
+        assert all(not past for experience, _, past in asked if not experience)
+        assert any(0 < past < replayed for _, replayed, past in asked)
+    else:
+        assert all(past == replayed for _, replayed, past in asked)
 
 
 @pytest.mark.parametrize("boundaries", [True, False])

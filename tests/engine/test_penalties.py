@@ -33,6 +33,7 @@ from clkd.losses.ewc import EWC
 from clkd.losses.response import KD
 from clkd.losses.si import SI
 from clkd.memory.base import Memory
+from clkd.memory.random import Random
 from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
 from clkd.plugins import Plugins
@@ -328,6 +329,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"train": AGEM_ON, "memory": "none"}, "train.gradient: .*memory is none"),
     ({"train": AGEM_ON, "transfer": "coral"}, "train.gradient: .*set transfer: none"),
     ({"train": {**AGEM_ON, "replay_draws": 2}}, "train.gradient: .*replay_draws"),
+    ({"train": {**AGEM_ON, "mix_memory": True}}, "train.gradient: train.mix_memory puts rows together"),
+    (
+        {"train": {"mix_memory": True}, "losses": [{"kind": "cross_entropy", "between": ["student@new"]}, "ewc"]},
+        "losses: train.mix_memory makes batches of replayed rows alone",
+    ),
     (
         {"train": AGEM_ON, "losses": [{"kind": "cross_entropy", "between": ["student@new"]}]},
         "no loss is about replayed",
@@ -343,6 +349,29 @@ def test_what_cannot_work_is_refused_before_training(
 ) -> None:
     with pytest.raises(UserError, match=said):
         load(write(tmp_path, **changes), [], plugins.registry)
+
+
+@pytest.mark.parametrize("regulariser", ["mas", "si", "rwalk", {"kind": "ewc", "mode": "online"}])
+def test_parameters_are_held_and_memory_is_filled_where_the_experience_left_them(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, regulariser: Any
+) -> None:
+    """Also where the head aligns the new classes' weights at its end."""
+    seen: list[torch.Tensor] = []
+    end = Random.end
+
+    def watched(self: Random, experience: Experience, student: Student) -> None:
+        seen.append(student.head.weight.detach().clone())
+        end(self, experience, student)
+
+    monkeypatch.setattr(Random, "end", watched)
+    student = {"model": {"kind": "mlp", "hidden": [8]}, "head": {"kind": "linear", "align": True}}
+    path = write(tmp_path, losses=["cross_entropy", regulariser], student=student, memory="random")
+    execute(RunRequest(scenario=path, quiet=True), plugins)
+    found = state(tmp_path / "run")
+    weights, (_, holding) = found["student"]["state"], found["terms"].values()
+    for name, held in holding["state"]["_extra_state"]["kept"]["anchor"].items():
+        assert torch.equal(held, weights[name]), name
+    assert torch.equal(seen[-1], weights["head.weight"])
 
 
 def test_a_memory_that_compares_new_and_replayed_rows_is_refused(plugins: Plugins, tmp_path: Path) -> None:

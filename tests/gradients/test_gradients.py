@@ -84,6 +84,8 @@ def test_the_margin_is_added_to_what_each_past_counts():
     g, r = instance(3, 3)
     plain, with_margin = GEM()(g, r), GEM(margin=0.5)(g, r)
     torch.testing.assert_close(with_margin, plain + 0.5 * r.sum(0))
+    g, r = torch.tensor([1.0, -1.0]), torch.tensor([[0.0, 2.0], [1.0, 0.0]])
+    assert GEM(margin=0.5)(g, r).tolist() == [1.5, 1.0], "also of one that the step does no harm"
 
 
 def test_many_parameters_are_summed_in_pieces(monkeypatch):

@@ -18,11 +18,13 @@ from clkd.losses.rwalk import RWalk
 from clkd.losses.si import SI
 from clkd.models.backbones.resnet import ResNet
 from clkd.models.heads import Fixed, Linear, Multi
+from clkd.models.prototypes import NearestMean
 from clkd.models.student import Student
 from clkd.seeding import generator
 from clkd.signals import Signals
 from clkd.testing import material
 from clkd.testing.material import equal
+from clkd.view import View
 
 EXPERIENCES = list(material.experiences())
 CLOSE = {"rtol": 1e-12, "atol": 1e-15}
@@ -46,6 +48,23 @@ def linear(head=None) -> Student:
 
 def mlp() -> Student:
     return material.student().double()
+
+
+def turned() -> Student:
+    """It sees rows in a view of its own."""
+    student = mlp()
+    flat = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    student.view = View(flat, channels=None, rotate=90)
+    return student
+
+
+def gathered() -> Student:
+    """It answers by class means, once it is neither trained nor teaching."""
+    student = linear(NearestMean(4))
+    x, y = everything(student)
+    student.head.gather([(x.flatten(1), y)])
+    assert student.head.answers
+    return student
 
 
 def convolutional() -> Student:
@@ -80,6 +99,7 @@ def everything(student):
 def by_single_rows(student, contribution):
     """The mean over rows of `contribution(logits [K], label's place)`: a list of (share, scalar, power)."""
     student = copy.deepcopy(student).eval()
+    student.head.teach()
     parameters = dict(student.named_parameters())
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     x, y = everything(student)
@@ -108,7 +128,7 @@ def squared_norm(logits, label):
     return [(1.0, logits.square().sum(), 1)]
 
 
-@pytest.mark.parametrize("make", [linear, mlp, convolutional])
+@pytest.mark.parametrize("make", [linear, mlp, convolutional, turned, gathered])
 @pytest.mark.parametrize(
     ("loss", "contribution"),
     [
@@ -129,6 +149,7 @@ def test_importance_is_a_mean_over_single_rows(make, loss, contribution):
         torch.testing.assert_close(found[name], expected[name], **CLOSE)
         assert found[name].any() or name.endswith("bias"), name
     assert student.training
+    assert not student.head.teaches
     assert equal(dict(student.named_buffers()), before), "batch norm must not move"
 
 
@@ -381,7 +402,7 @@ def test_a_riemannian_walk_is_that_of_a_hand_rolled_loop():
     names = [name for name, _ in twin.named_parameters()]
     fisher, scores = None, None
     draw = torch.Generator().manual_seed(0)
-    for experience in EXPERIENCES[:2]:
+    for experience in EXPERIENCES:  # from the third on, the mean is not the sum
         loss.begin(experience, student)
         steps = []
         for _ in range(10):

@@ -16,6 +16,7 @@ from clkd.memory.domain_balanced import DomainBalanced
 from clkd.memory.experience_balanced import ExperienceBalanced
 from clkd.memory.herding import Herding
 from clkd.memory.random import Random
+from clkd.models.prototypes import NearestMean
 from clkd.signals import Needs, by_class
 from clkd.testing import material
 
@@ -77,6 +78,23 @@ def test_each_row_of_a_group_is_kept_equally_often(kind, expected):
 @pytest.mark.parametrize("kind", [Random, ExperienceBalanced])
 def test_nothing_is_replayed_within_the_first_experience(kind):
     assert kind(5).sample(3, torch.Generator()) is None
+
+
+def test_what_is_stored_is_never_what_a_head_has_gathered():
+    """Losses compare it with the linear layer of a student in training."""
+    first, second, _ = material.experiences()
+    memory, student = Random(60, store=("logits",), class_names=tuple("abcdef")), material.student()
+    student.head = NearestMean(material.WIDTH)
+    for each in (first, second):
+        student.grow(each.classes, each.index, torch.Generator().manual_seed(each.index))
+        memory.end(each, student)
+        student.head.gather([(torch.ones(2, material.WIDTH), torch.tensor(each.classes))])
+    kept = memory.sample(60, torch.Generator())
+    with torch.no_grad():
+        told = student.train().signals(scaled(kept.x), Needs())
+    mine = kept.experience == 1
+    expected = by_class(told.logits, told.class_ids, 6)
+    torch.testing.assert_close(kept.extra["logits"][mine], expected[mine])
 
 
 @pytest.mark.parametrize("kind", [Random, ExperienceBalanced, ClassBalanced, Herding])

@@ -92,3 +92,13 @@ def test_lengths_count_where_they_are_left(seed):
         order.append(min(left, key=lambda i: float((mean - sums[i] / k).norm())))
     assert herded(features, 12, normalize=False).tolist() == order
     assert herded(features, 12).tolist() != order
+
+
+def test_the_student_is_told_where_the_rows_come_from():
+    """Norms of each domain's own may listen, as they do in evaluation."""
+    student, told = material.student(), []
+    student.hear = told.append
+    _, second, _ = material.experiences()
+    student.grow(second.classes, 1, torch.Generator())
+    Herding(10).end(second, student)
+    assert [set(each.tolist()) for each in told] == [{1}, {1}]

@@ -18,6 +18,7 @@ from clkd.memory.retrieval import Moment, Retrieval
 from clkd.models.backbones.mlp import MLP
 from clkd.models.backbones.resnet import resnet8
 from clkd.models.heads import Head, Linear, Multi
+from clkd.models.prototypes import NearestMean
 from clkd.models.student import Student
 from clkd.ranks import ALONE
 from clkd.signals import Batch, Signals
@@ -82,6 +83,18 @@ def test_it_retrieves_what_a_real_step_would_hurt_most(kind, head):
     assert got.sample_id.tolist() == by_a_real_step(model, new, candidates, 6)
     assert got.new == 0
     assert torch.equal(got.x, rows(0, 40, 0).x[got.sample_id])
+
+
+def test_a_head_that_has_gathered_means_looks_ahead_with_what_it_is_trained_by():
+    plain, gathered = student(), student(head=NearestMean)
+    with torch.no_grad():
+        features = gathered.eval().backbone(rows(0, 40, 0).x.float() / 255)
+    gathered.train().head.gather([(features, rows(0, 40, 0).y)])
+    assert gathered.head.answers
+    one, other = (
+        Mir(25)(memory(), 6, 1, torch.Generator(), moment(model, rows(40, 56, 1))) for model in (plain, gathered)
+    )
+    assert torch.equal(one[0].sample_id, other[0].sample_id)
 
 
 def test_the_student_and_all_random_state_are_left_as_they_were():

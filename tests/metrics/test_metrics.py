@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from clkd.metrics.base import Record
 from clkd.metrics.classes import per_class_accuracy
 from clkd.metrics.domains import GainNewDomain, LossOldDomains
+from clkd.metrics.intransigence import Intransigence
 from clkd.plugins import load_plugins
+from clkd.testing import material
 
 REGISTRY = load_plugins().registry
 T = 4
@@ -143,3 +148,14 @@ def test_gain_and_loss_of_domains():
     assert told[4] == pytest.approx((0.65, (0.5 + 0.05) / 2)), "a counts once"
     loss.domains = (0, 0, 0, 0)
     assert loss(Record(4, matrix, trained=2)) == 0, "a stream without domains"
+
+
+def test_a_joint_run_of_one_experience_counts_each_class_by_its_test_rows(tmp_path):
+    first, *_ = material.experiences()  # classes 3 and 0
+    test = replace(first.train, y=torch.tensor([3, 3, 3, 0]))
+    others = [replace(first, test=replace(test, y=torch.tensor([y]))) for y in (5, 1)]
+    (tmp_path / "result.json").write_text(json.dumps({"status": "finished", "accuracy_matrix": [[0.7]]}))
+    told = {"class_acc/a": 0.2, "class_acc/b": 0.5, "class_acc/d": 1.0, "class_acc/f": 0.25}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"metrics": told}) + "\n")
+    experiences = [replace(first, test=test), *(replace(e, classes=(9,)) for e in others)]
+    assert Intransigence(str(tmp_path), experiences=experiences, class_names="abcdef").joint == [0.8, 0.25, 0.5]

@@ -65,6 +65,45 @@ def test_methods_are_what_their_papers_say(bare, registry):
     assert kd_replay.memory.options.size == 500
 
 
+IN_DOCS = {
+    "mir": {"memory.retrieval.kind": "mir", "memory.retrieval.candidates": 50, "train.replay_batch_size": 10},
+    "der": {"losses.1.weight": 0.3, "losses.1.variant": "mse", "memory.epochs": "all", "memory.store": ["logits"]},
+    "xder": {"losses.1.weight": 0.3, "losses.2.over": "old", "losses.3.weight": 0.005, "memory.rewrite": 0.85},
+    "fdr": {"losses.1.variant": "l2", "losses.1.temperature": 1, "losses.1.weight": 1, "memory.store": ["logits"]},
+    "lwf_mc": {"losses.0.kind": "binary_cross_entropy", "losses.0.over": "new", "memory.kind": "none"},
+    "icarl": {"memory.kind": "herding", "memory.size": 2000, "student.head.rows": "memory", "train.mix_memory": True},
+    "eeil": {"losses.1.scope": "per_task", "losses.2.over": "newest", "phases.0.rows": "balanced",
+             "train.mix_memory": True},
+    "lucir": {"losses.1.weight.value": 5, "student.head.fixed_old": True, "student.head.imprint": True,
+              "train.mix_memory": True},
+    "podnet": {"student.head.proxies": 10, "student.head.scale": 8, "losses.1.weight.of": "seen",
+               "phases.0.trains": "head"},
+    "bic": {"memory.size": 1800, "phases.0.keep": 200, "phases.0.share": 0.1, "phases.0.trains": "bias",
+            "train.mix_memory": True},
+    "wa": {"student.head.align": True, "student.head.positive": True, "train.mix_memory": True},
+    "agem": {"train.gradient.kind": "agem", "train.replay_batch_size": 256, "memory.kind": "class_balanced"},
+    "gem": {"train.gradient.margin": 0.5, "train.replay_batch_size": 500, "memory.kind": "experience_balanced"},
+    "ewc": {"losses.1.mode": "separate", "losses.1.fisher": "exact", "losses.1.weight": 100},
+    "ewc_online": {"losses.1.mode": "online", "losses.1.gamma": 1, "losses.1.weight": 100},
+    "si": {"losses.1.damping": 1, "losses.1.gradient": "task", "losses.1.weight": 0.5},
+    "mas": {"losses.1.kind": "mas", "losses.1.weight": 1},
+    "rwalk": {"losses.1.kind": "rwalk", "losses.1.weight": 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", IN_DOCS)
+def test_each_is_what_the_table_of_methods_says(method, bare, registry):
+    path = bare(method)
+    own = "head" in registry.get("methods", method).load().get("student", {})
+    path.write_text(path.read_text().replace(", head: linear", "") if own else path.read_text())
+    made = resolved(load(path, [], registry).scenario)
+    for place, wanted in IN_DOCS[method].items():
+        found = made
+        for key in place.split("."):
+            found = found[int(key) if key.isdigit() else key]
+        assert found == wanted, place
+
+
 def terms(scenario):
     """Kind, sides and weight of each term."""
     found = []

@@ -123,6 +123,19 @@ def test_domains_come_travel_with_state_and_copies_choose_by_themselves():
     assert material.equal(copy.deepcopy(dict(student.state_dict())), dict(fresh.state_dict()))
 
 
+def test_a_pass_that_is_told_nothing_forgets_what_the_one_before_was_told():
+    student, dsbn = convolutional(), DSBN(by="domain")
+    dsbn.prepare(student)
+    for experience in list(material.experiences())[:2]:
+        dsbn.begin(experience, student)
+    x = torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(1))
+    student.train().signals(x, Needs(), torch.tensor([0, 0, 0, 1, 1, 1]))
+    alone = student.eval().signals(x, Needs()).logits
+    far = student.signals(x, Needs(), 1 - (alone * 0).sum(1).long()).logits
+    assert not torch.equal(far, alone), "some rows are nearer to the other domain"
+    assert torch.equal(student(x), alone)
+
+
 def test_a_student_without_batch_norm_is_refused():
     with pytest.raises(UserError, match="the student's model has none"):
         DSBN().prepare(material.student())
