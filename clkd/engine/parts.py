@@ -304,7 +304,7 @@ def penultimate(
     model.eval()
     needs = Needs(logits=False, features=(PENULTIMATE,))
     for batch in _labelled(parts, experience, which):
-        features = model.signals(parts.augment.plain(batch.x), needs).features[PENULTIMATE]
+        features = model.signals(parts.augment.plain(batch.x), needs, batch.domain).features[PENULTIMATE]
         yield features.to(model.head.weight.dtype), batch.y
 
 

@@ -69,8 +69,8 @@ class Herding(ClassBalanced):
         student.eval()
         needs, found = Needs(logits=False, features=(PENULTIMATE,)), []
         for some in torch.split(at, PIECE):
-            x = rows.gather(some.to(rows.y.device), self.table.device).x
-            found.append(student.signals(self.plain(x), needs).features[PENULTIMATE])
+            batch = rows.gather(some.to(rows.y.device), self.table.device)
+            found.append(student.signals(self.plain(batch.x), needs, batch.domain).features[PENULTIMATE])
         student.train(training)
         return torch.cat(found)
 

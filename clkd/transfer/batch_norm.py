@@ -65,23 +65,26 @@ def statistics(layer: BatchNorm, copy: bool = True) -> list[Tensor]:
 
 @torch.no_grad()
 def reestimate(student: Student, rows: Iterable[Batch]) -> None:
-    """Give all batch-norm layers the mean over batches of each batch's statistics; nothing else moves.
+    """Give all batch-norm layers the mean of each batch's statistics, larger batches counting more; nothing else moves.
 
     All other layers are in eval mode. A batch of a single row has no variance, and is left out.
     """
-    kept = layers(student)
+    kept, runner = layers(student), student.runner
     modes, momenta = {module: module.training for module in student.modules()}, [layer.momentum for layer in kept]
     before = [statistics(layer) for layer in kept]
     student.eval()
+    student.runner = type(student.taps).run  # what is compiled would be compiled anew for each momentum
     for layer in kept:
         layer.reset_running_stats()
-        layer.momentum = None  # torch's word for the mean of all batches
         layer.train()
     count = 0
     for batch in rows if kept else ():
         if len(batch) > 1:
+            count += len(batch)
+            for layer in kept:
+                layer.momentum = len(batch) / count
             student.signals(batch.x, Needs(logits=False))
-            count += 1
+    student.runner = runner
     for layer, momentum, old in zip(kept, momenta, before, strict=True):
         layer.momentum = momentum
         if not count:

@@ -11,6 +11,7 @@ import torch
 from clkd.errors import UserError
 from clkd.models.backbones.mlp import MLP
 from clkd.models.backbones.resnet import ResNet
+from clkd.models.compiled import Compiled
 from clkd.models.heads import Linear
 from clkd.models.student import Student
 from clkd.signals import Batch
@@ -35,25 +36,36 @@ def pictures(count: int, seed: int, shift: float = 0.0, y: torch.Tensor | None =
     return Batch(x, i if y is None else y, i, torch.zeros_like(i), torch.zeros_like(i), new=count)
 
 
-def test_statistics_are_the_mean_over_batches_and_nothing_else_moves():
+def test_statistics_are_the_mean_over_batches_by_their_rows_and_nothing_else_moves():
     student = convolutional()
-    coming = [pictures(6, 1), pictures(6, 2, 1.0), pictures(1, 3, 99.0)]
+    coming = [pictures(6, 1), pictures(6, 2, 1.0), pictures(2, 4, 9.0), pictures(1, 3, 99.0)]
     before = {name: tensor.clone() for name, tensor in student.state_dict().items() if "running" not in name}
     student.train()
     reestimate(student, coming)
     stem = student.backbone.stem
     means, variances = [], []
-    for each in coming[:2]:
+    for each in coming[:3]:
         maps = torch.nn.functional.conv2d(each.x, stem[0].weight, padding=1).detach().numpy()
         flat = maps.transpose(1, 0, 2, 3).reshape(2, -1)
         means.append(flat.mean(1))
         variances.append(flat.var(1, ddof=1))
-    np.testing.assert_allclose(stem[1].running_mean, np.mean(means, 0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(stem[1].running_var, np.mean(variances, 0), rtol=1e-5)
+    np.testing.assert_allclose(stem[1].running_mean, np.average(means, 0, [6, 6, 2]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stem[1].running_var, np.average(variances, 0, [6, 6, 2]), rtol=1e-5)
     after = student.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if "tracked" not in name)
     assert student.training
     assert stem[1].momentum == 0.1
+
+
+def test_what_is_compiled_neither_runs_then_nor_gives_up():
+    student = convolutional()
+    student.runner = compiled = Compiled("default", frozenset({6}), backend="eager")
+    reference = convolutional()
+    for each in (student, reference):
+        reestimate(each, [pictures(6, 1), pictures(6, 2)])
+    assert student.runner is compiled
+    assert not compiled.failed
+    assert material.equal(dict(student.state_dict()), dict(reference.state_dict()))
 
 
 def test_without_rows_statistics_stay():

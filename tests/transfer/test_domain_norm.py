@@ -12,9 +12,11 @@ from clkd.errors import UserError
 from clkd.models.backbones.resnet import ResNet
 from clkd.models.heads import Linear
 from clkd.models.student import Student
-from clkd.signals import Needs
+from clkd.signals import Batch, Needs, Signals
 from clkd.testing import material
 from clkd.transfer.domain_norm import DSBN, Choice, DomainNorm, norms_of
+from clkd.transfer.fusion import accuracy
+from clkd.transfer.starting_point import Delta
 
 SHAPE = (1, 4, 4)
 
@@ -58,6 +60,20 @@ def test_each_domain_is_normalised_and_followed_as_torch_does_it_by_itself():
     for place, each in enumerate((one, other)):
         torch.testing.assert_close(norm.running_mean[place], each.running_mean, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(norm.running_var[place], each.running_var, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_alone_is_normalised_with_what_is_kept_of_its_domain():
+    norm = DomainNorm(nn.BatchNorm1d(3), Choice("nearest"), first=True)
+    norm.add(7)
+    norm.add(2)
+    norm.running_mean.copy_(torch.tensor([[0.0] * 3, [30.0] * 3]))
+    before = norm.running_mean.clone()
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    norm.choice.hear(torch.tensor([7, 7, 7, 2]))
+    said = norm(x)
+    torch.testing.assert_close(said[3], (x[3] - 30) / (1 + norm.eps) ** 0.5)
+    torch.testing.assert_close(said[:3], nn.BatchNorm1d(3)(x[:3]))
+    assert torch.equal(norm.running_mean[1], before[1])
 
 
 @pytest.mark.parametrize("by", ["nearest", "domain"])
@@ -126,3 +142,23 @@ def test_domains_come_travel_with_state_and_copies_choose_by_themselves():
 def test_a_student_without_batch_norm_is_refused():
     with pytest.raises(UserError, match="the student's model has none"):
         DSBN().prepare(material.student())
+
+
+def test_whoever_asks_the_student_about_rows_says_their_domain():
+    """By id, or validation rows would choose for other statistics than those that the test uses."""
+    student, dsbn = convolutional(), DSBN(by="domain")
+    dsbn.prepare(student)
+    first, second, _ = material.experiences()
+    for experience in (first, second):
+        dsbn.begin(experience, student)
+    heard = []
+    student.hear = heard.append
+    i = torch.arange(6)
+    rows = Batch(torch.zeros(6, *SHAPE), i, i, i + 3, i, new=6)
+    accuracy(student, lambda which: iter([rows]))
+    delta = Delta(first=True)
+    student.request(("penultimate",))
+    delta.begin(first, student)
+    delta._before[0].hear = heard.append
+    delta(rows, Signals(None, i, {"penultimate": torch.zeros(6, student.head.weight.shape[1])}))
+    assert [told.tolist() for told in heard] == [[3, 4, 5, 6, 7, 8]] * 2
