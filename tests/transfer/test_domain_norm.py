@@ -14,6 +14,7 @@ from clkd.models.heads import Linear
 from clkd.models.student import Student
 from clkd.signals import Batch, Needs, Signals
 from clkd.testing import material
+from clkd.transfer.batch_norm import layers, reestimate
 from clkd.transfer.domain_norm import DSBN, Choice, DomainNorm, norms_of
 from clkd.transfer.fusion import accuracy
 from clkd.transfer.starting_point import Delta
@@ -162,3 +163,23 @@ def test_whoever_asks_the_student_about_rows_says_their_domain():
     delta._before[0].hear = heard.append
     delta(rows, Signals(None, i, {"penultimate": torch.zeros(6, student.head.weight.shape[1])}))
     assert [told.tolist() for told in heard] == [[3, 4, 5, 6, 7, 8]] * 2
+
+
+def test_statistics_taken_anew_are_those_of_the_rows_domain_alone():
+    """As of one batch norm that has only ever seen this domain."""
+    plain, student = convolutional(), convolutional()
+    dsbn = DSBN(by="domain")
+    dsbn.prepare(student)
+    for experience in list(material.experiences())[:2]:
+        dsbn.begin(experience, student)
+    i = torch.ones(8, dtype=torch.long)
+    x = torch.randn(12, *SHAPE, generator=torch.Generator().manual_seed(1)) + 3
+    rows = [Batch(some, i[: len(some)], i[: len(some)], i[: len(some)], i[: len(some)], new=8) for some in x.split(8)]
+    before = [norm.running_mean[0].clone() for norm in norms_of(student)]
+    for each in (student, plain):
+        reestimate(each, rows)
+    for norm, theirs, old in zip(norms_of(student), layers(plain), before, strict=True):
+        torch.testing.assert_close(norm.running_mean[1], theirs.running_mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm.running_var[1], theirs.running_var, rtol=1e-4, atol=1e-5)
+        assert torch.equal(norm.running_mean[0], old)
+        assert norm.momentum == 0.1
