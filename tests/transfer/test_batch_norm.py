@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from clkd.models.student import Student
 from clkd.signals import Batch
 from clkd.testing import material
 from clkd.transfer.batch_norm import AdaBN, layers, reestimate, statistics
-from clkd.transfer.fusion import Average, Interpolate
+from clkd.transfer.fusion import Average, Interpolate, accuracy
 
 SHAPE = (1, 4, 4)
 
@@ -146,6 +147,23 @@ def test_the_share_is_chosen_on_validation_rows():
     strategy.review(lambda which: iter([rows] if which == "validation" else []), second, student)
     assert strategy.chosen == 1.0
     assert material.equal(dict(student.state_dict()), dict(before))
+
+
+def test_of_shares_that_are_as_good_the_first_is_chosen():
+    strategy, student = Interpolate(previous="validation", grid=(0.5, 0.25, 0.0), reestimate=False), convolutional()
+    _, second, _ = material.experiences()
+    strategy.begin(second, student)
+    strategy.review(lambda which: iter([pictures(6, 3)] if which == "validation" else []), second, student)
+    assert strategy.chosen == 0.5
+
+
+def test_each_experience_s_validation_rows_count_the_same():
+    student, few, many = convolutional(), pictures(4, 1), pictures(12, 2)
+    answers = [student.class_ids_tensor[student.eval()(each.x).argmax(1)] for each in (few, many)]
+    few = replace(few, y=answers[0])  # all are right
+    many = replace(many, y=torch.full_like(answers[1], -7), experience=torch.ones_like(answers[1]))  # and none
+    halves = [many.rows(0, 6), many.rows(6, 12)]
+    assert accuracy(student, lambda which: iter([few, *halves])) == 0.5
 
 
 def test_average_is_the_mean_of_selves_as_training_left_them_and_of_those_who_know_a_class():

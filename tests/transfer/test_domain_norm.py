@@ -95,6 +95,15 @@ def test_at_test_time_statistics_are_chosen_by_likeness_or_by_id(by):
     torch.testing.assert_close(alone, norm(x))
 
 
+def test_the_likelier_statistics_are_not_always_those_that_are_wider():
+    norm = domains()
+    norm.running_mean.zero_()
+    norm.running_var.copy_(torch.tensor([[1.0] * 3, [25.0] * 3]))
+    norm.eval()
+    norm(torch.cat([0.4 * draw(3, 1), 2.5 * draw(3, 2)]))  # of deviations 0.8 and 5
+    assert norm.choice.place.tolist() == [0, 0, 0, 1, 1, 1]
+
+
 def convolutional() -> Student:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
