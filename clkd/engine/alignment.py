@@ -126,7 +126,8 @@ def _features(parts: Parts, batch: Batch, taps: dict[str, tuple[str, ...]]) -> l
     found: list[Tensor] = []
     for name, own in taps.items():
         needs = Needs(logits=False, features=own)
-        said = parts.student.signals(batch.x, needs) if name == STUDENT else parts.teachers[name].signals(batch, needs)
+        student, teacher = parts.student, parts.teachers.get(name)
+        said = teacher.signals(batch, needs) if teacher else student.signals(batch.x, needs, batch.domain)
         found += [said.features[tap] for tap in own]
     return found
 

@@ -10,6 +10,7 @@ import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,7 +172,10 @@ def _carried(place: str, student: Student, saved: State) -> State:
             if name in state:
                 state[name] = torch.cat([state[name], student.state_dict()[name][more].cpu()])
     student.lay_out(layout)
-    own, theirs = _shapes(student.state_dict()), _shapes(state)
+    trial = copy.deepcopy(student)
+    with suppress(RuntimeError):  # what does not fit is named below, once layers have made room that can
+        trial.load_state_dict(state)
+    own, theirs = _shapes(trial.state_dict()), _shapes(state)
     for name in [*own, *theirs]:
         if own.get(name) != theirs.get(name):
             raise UserError(

@@ -55,6 +55,11 @@ def refuse_mixed(parts: Parts) -> None:
             f"transfer: {type(parts.transfer).__name__} compares rows of one domain with those of another, and a mixed "
             "row may be of both: leave out stream.augment.mix"
         )
+    if parts.student.hear is not None and parts.augment.mix.rows == "all":
+        raise UserError(
+            "transfer: dsbn keeps statistics of each domain, and rows of memory that are mixed may be of two: set "
+            "stream.augment.mix.rows: new, or leave one of the two out"
+        )
     if parts.own_views:
         raise UserError(
             f"peers.{parts.own_views[0]}.own_view: rows that are mixed have one view for all, whose labels they share: "

@@ -113,7 +113,7 @@ class Reporter:
             with closing(batches(experience.test.ready(device), order, self.batch_size, device)) as coming:
                 for rows in coming:
                     batch = rows.seen_as(self.parts.augment.plain(rows.x))
-                    said = student.signals(batch.x, Needs())
+                    said = student.signals(batch.x, Needs(), batch.domain)
                     yield task, batch, said, right(said, batch.y, task)
 
     # Counting

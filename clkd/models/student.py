@@ -88,7 +88,7 @@ class Student(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, *shape]` to logits `[B, C]`."""
+        """`[B, *shape]` to logits `[B, C]`, of rows from nobody knows where."""
         if self.hear is not None:
             self.hear(None)
         logits: Tensor = self.head(self.backbone(self._laid_out(x)))

@@ -66,7 +66,8 @@ def disk(radius: float, smoothing: float) -> Tensor:
 
 
 def motion(x: Tensor, radius: float, sigma: float) -> Tensor:
-    """Along a direction that each row draws from -45° to 45°, fading as one side of a normal kernel; edges go on."""
+    """From a direction that each row draws from -45° to 45° (0 is right, 45 right and down), fading as one side of a
+    normal kernel; edges go on. As ImageMagick's `MotionBlurImage`."""
     weights, offsets = streak(round(radius), sigma)
     height, width = x.shape[2:]
     chosen = offsets.to(x.device)[Drawn(x, "motion_blur").below(ANGLES, 1).squeeze(1)]  # [N, taps, 2]
@@ -87,7 +88,7 @@ def streak(radius: int, sigma: float) -> tuple[list[float], Tensor]:
     weights = [w / sum(weights) for w in weights if w > FAINT * sum(weights)]
     angles = [math.radians(degrees) for degrees in range(-(ANGLES // 2), ANGLES // 2 + 1)]
     offsets = [
-        [[-math.ceil(i * side - 0.5) for side in (math.sin(angle), math.cos(angle))] for i in range(len(weights))]
+        [[math.ceil(i * side - 0.5) for side in (math.sin(angle), math.cos(angle))] for i in range(len(weights))]
         for angle in angles
     ]
     return weights, torch.tensor(offsets)

@@ -12,10 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from clkd.errors import UserError
 from clkd.signals import Batch, Needs
 from clkd.transfer.base import Seen, Transfer
+from clkd.transfer.domain_norm import DomainNorm
 
 if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
+
+Norm = BatchNorm | DomainNorm
 
 
 class AdaBN(Transfer):
@@ -50,12 +53,12 @@ class AdaBN(Transfer):
                     now.copy_(torch.lerp(then, now, self.share))
 
 
-def layers(student: nn.Module) -> list[BatchNorm]:
+def layers(student: nn.Module) -> list[Norm]:
     """Those batch-norm layers that keep statistics."""
-    return [each for each in student.modules() if isinstance(each, BatchNorm) and each.running_mean is not None]
+    return [each for each in student.modules() if isinstance(each, Norm) and each.running_mean is not None]
 
 
-def statistics(layer: BatchNorm, copy: bool = True) -> list[Tensor]:
+def statistics(layer: Norm, copy: bool = True) -> list[Tensor]:
     """Mean and variance of a layer."""
     assert layer.running_mean is not None, "asked of layers that keep statistics"
     assert layer.running_var is not None, "the same"
@@ -65,27 +68,26 @@ def statistics(layer: BatchNorm, copy: bool = True) -> list[Tensor]:
 
 @torch.no_grad()
 def reestimate(student: Student, rows: Iterable[Batch]) -> None:
-    """Give all batch-norm layers the mean over batches of each batch's statistics; nothing else moves.
+    """Give all batch-norm layers the mean of each batch's statistics, larger batches counting more; nothing else moves.
 
-    All other layers are in eval mode. A batch of a single row has no variance, and is left out.
+    All other layers are in eval mode. A batch of a single row has no variance, and is left out. Of statistics of each
+    domain's own, those of the rows' domain are taken anew.
     """
-    kept = layers(student)
+    kept, runner = layers(student), student.runner
     modes, momenta = {module: module.training for module in student.modules()}, [layer.momentum for layer in kept]
-    before = [statistics(layer) for layer in kept]
     student.eval()
+    student.runner = type(student.taps).run  # what is compiled would be compiled anew for each momentum
     for layer in kept:
-        layer.reset_running_stats()
-        layer.momentum = None  # torch's word for the mean of all batches
         layer.train()
     count = 0
     for batch in rows if kept else ():
         if len(batch) > 1:
-            student.signals(batch.x, Needs(logits=False))
-            count += 1
-    for layer, momentum, old in zip(kept, momenta, before, strict=True):
+            count += len(batch)
+            for layer in kept:
+                layer.momentum = len(batch) / count
+            student.signals(batch.x, Needs(logits=False), batch.domain)
+    student.runner = runner
+    for layer, momentum in zip(kept, momenta, strict=True):
         layer.momentum = momentum
-        if not count:
-            for now, then in zip(statistics(layer, copy=False), old, strict=True):
-                now.copy_(then)
     for module, training in modes.items():
         module.training = training

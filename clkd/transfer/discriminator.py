@@ -116,8 +116,9 @@ class CDAN(Adversary):
 
     Long et al. 2018, "Conditional Adversarial Domain Adaptation", eq. 4-8. Where the product has more than `random`
     numbers, D is told `(R_f f) ⊙ (R_p p) / √random` instead, R fixed and drawn once. With `entropy` (CDAN+E), rows are
-    weighted by `1 + e^(−H(p))`, brought to the mean 1 in each domain. No gradient comes by way of p or the weights, as
-    in the authors' code. When classes come, D starts afresh.
+    weighted by `1 + e^(−H(p))`, brought to the mean 1 in each domain. No gradient comes by way of p, as in the authors'
+    code, nor of the weights, as in the Transfer Learning Library; in the authors' code theirs comes, reversed as f's.
+    When classes come, D starts afresh.
     """
 
     random_f: Tensor

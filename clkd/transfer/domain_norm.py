@@ -36,7 +36,8 @@ class Choice:
 class DomainNorm(nn.Module):
     """Batch norm that keeps a mean and a variance for each domain; scale and shift are everybody's.
 
-    In training, rows are normalised with the batch's statistics of their own domain; in evaluation with kept ones:
+    In training, rows are normalised with the batch's statistics of their own domain, or with its kept ones where the
+    batch has a single number of it, which has no variance; in evaluation with kept ones:
     those of their domain (`by: domain`), or those under which the inputs of the first norm are likeliest, row by row:
     `mean log σ_d² + (x − μ_d)² / σ_d²` at its least. So are rows whose domain is not known.
 
@@ -90,7 +91,10 @@ class DomainNorm(nn.Module):
         mean = mine.T @ _over_positions(x) / rows
         centre = (mine @ mean).view(*x.shape[:2], *[1] * (x.dim() - 2))
         variance = mine.T @ _over_positions((x - centre).square()) / rows
-        self._follow(mean.detach(), variance.detach(), mine.sum(0) * x[0, 0].numel())
+        numbers = mine.sum(0) * x[0, 0].numel()
+        self._follow(mean.detach(), variance.detach(), numbers)
+        several = numbers[:, None] > 1
+        mean, variance = torch.where(several, mean, self.running_mean), torch.where(several, variance, self.running_var)
         return mine @ mean, mine @ variance
 
     @torch.no_grad()

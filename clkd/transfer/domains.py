@@ -19,8 +19,8 @@ def apart(batch: Batch, a: Signals, target: Target) -> tuple[Signals, Signals]:
     """What was said about the source's rows, and about the target's.
 
     By `new`, new rows are the target and replayed ones the source. By `unlabelled`, rows without a label are the
-    target. By `domain`, rows of the new rows' domain are, wherever they come from. The last two look at numbers of the
-    batch, for which a GPU has to be waited for.
+    target. By `domain`, rows of the new rows' domain are, wherever they come from; without new rows, none. The last two
+    look at numbers of the batch, for which a GPU has to be waited for.
 
     >>> i = torch.arange(3)
     >>> batch = Batch(x=i, y=torch.tensor([4, -1, 4]), sample_id=i, domain=torch.tensor([1, 1, 0]), experience=i, new=2)
@@ -36,7 +36,7 @@ def places(batch: Batch, target: Target) -> tuple[slice | Tensor, slice | Tensor
     """Where in the batch the source's rows are, and the target's: what `apart` goes by."""
     if target == "new":
         return slice(batch.new, len(batch)), slice(0, batch.new)
-    ours = batch.y < 0 if target == "unlabelled" else batch.domain == batch.domain[:1]
+    ours = batch.y < 0 if target == "unlabelled" else (batch.domain == batch.domain[:1]) & (batch.new > 0)
     return (~ours).nonzero().squeeze(1), ours.nonzero().squeeze(1)
 
 

@@ -138,7 +138,7 @@ def accuracy(student: Student, seen: Seen) -> float:
     student.eval()
     right: dict[int, list[int]] = {}
     for batch in seen("validation"):
-        logits = student.signals(batch.x, Needs()).logits
+        logits = student.signals(batch.x, Needs(), batch.domain).logits
         assert logits is not None, "logits were asked for"
         hits = student.class_ids_tensor[logits.argmax(1)] == batch.y
         told = right.setdefault(int(batch.experience[0]), [0, 0])

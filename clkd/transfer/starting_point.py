@@ -97,7 +97,7 @@ class Delta(StartingPoint):
         if not self.begun:
             return None
         with torch.no_grad():
-            before = self._before[0].signals(batch.x, self.reads()).features
+            before = self._before[0].signals(batch.x, self.reads(), batch.domain).features
         return 0.5 * torch.stack([_squared(a.features[name], before[name]) for name in self.layers]).sum()
 
 

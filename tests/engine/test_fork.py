@@ -78,6 +78,23 @@ def test_without_changes_it_ends_as_its_origin_did(plugins: Plugins, origin: Pat
         assert {name: mine["metrics"][name] for name in shown} == {name: its["metrics"][name] for name in shown}
 
 
+def test_statistics_of_each_domain_go_on_in_a_fork_and_in_an_extension(plugins: Plugins, tmp_path: Path) -> None:
+    stream = {**BASE["stream"], "split": {"by": "domain", "transform": "rotated", "angles": [0, 40, 80]}}
+    student, losses = {"model": {"kind": "resnet8", "width": 2}, "head": "linear"}, BASE["losses"][:3]
+    transfer = {"kind": "dsbn", "by": "domain"}
+    scenario = {**BASE, "stream": stream, "student": student, "losses": losses, "transfer": transfer}
+    (tmp_path / "dsbn.yaml").write_text(to_yaml({**scenario, "output": str(tmp_path / "dsbn")}))
+    execute(RunRequest(scenario=tmp_path / "dsbn.yaml", quiet=True), plugins)
+    fork(plugins, f"{tmp_path}/dsbn@1", tmp_path / "fork")
+    assert_same(state(tmp_path / "fork"), state(tmp_path / "dsbn"))
+    more = "{dataset: {name: digits, rows_per_class: 10}, split: {by: data, experiences: 1}, new_domain: true}"
+    fork(plugins, tmp_path / "dsbn", tmp_path / "more", f"stream.extensions=[{more}]")
+    known = state(tmp_path / "more")["student"]["state"]["backbone.stem.1.known"]
+    assert known.tolist() == [0, 1, 2, 3]
+    with pytest.raises(UserError, match=r"backbone\.stem\.1\..* there and .* here"):
+        fork(plugins, f"{tmp_path}/dsbn@1", tmp_path / "other", "transfer=none")
+
+
 def test_it_outlives_its_origin(plugins: Plugins, origin: Path, tmp_path: Path) -> None:
     shutil.copytree(origin, tmp_path / "origin")
     first = fork(plugins, f"{tmp_path / 'origin'}@0", tmp_path / "fork", limit_experiences=1)

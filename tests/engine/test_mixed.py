@@ -135,6 +135,10 @@ def test_a_run_learns_from_mixed_rows_and_says_that_it_mixes(tmp_path: Path, mon
         ({"memory": {"kind": "reservoir", "size": 20, "store": ["logits"]}}, "goes by what the student says"),
         ({"memory": {"kind": "gss", "size": 20}}, "memory: GSS goes by what the student says"),
         ({"transfer": "coral"}, "transfer: Coral compares rows"),
+        (
+            {"transfer": "dsbn", "student": {"model": {"kind": "resnet8", "width": 2}, "head": "linear"}},
+            r"transfer: dsbn .*mix\.rows: new",
+        ),
     ],
 )
 def test_who_takes_a_mixed_row_for_one_of_a_single_class_is_refused(

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from clkd.streams.blur import disk, mirror
+from clkd.streams.blur import ANGLES, disk, mirror
 from clkd.streams.corrupted import STRENGTHS, Corrupted, strength_of
 from clkd.streams.digital import pixelated
 from clkd.streams.drawn import Drawn
@@ -188,3 +188,19 @@ def test_motion_goes_one_way_and_keeps_the_light() -> None:
     turned = Corrupted("motion_blur", 3)(x)[:, 0, 4:, 4:].double()
     assert (turned.sum((1, 2)) - 255).abs().max() < 12
     assert len(torch.unique(turned, dim=0)) > 8
+
+
+def test_motion_is_imagemagicks() -> None:
+    """`MotionBlurImage`: the i-th tap is read `ceil(i cos - ½)` to the right of a pixel and `ceil(i sin - ½)` below."""
+    x = (torch.rand(12, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    angles = Drawn(x, "motion_blur").below(ANGLES, 1).squeeze(1) - 45
+    weights = np.exp(-(np.arange(13) ** 2) / (2 * 1.5**2))
+    expected = np.zeros(x.shape)
+    for row, angle in enumerate(angles.double().deg2rad().tolist()):
+        for i, weight in enumerate(weights / weights.sum()):
+            across, down = (np.ceil(i * side(angle) - 0.5) + np.arange(16) for side in (np.cos, np.sin))
+            at = np.ix_(down.clip(0, 15).astype(int), across.clip(0, 15).astype(int))
+            expected[row, 0] += weight * x[row, 0].numpy()[at]
+    got = Corrupted("motion_blur", 2)(x).numpy()
+    assert np.abs(got - expected.round()).max() <= 1
+    assert (got != expected.round()).mean() < 0.01

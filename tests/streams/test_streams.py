@@ -211,6 +211,14 @@ def test_angles_are_drawn_evenly_up_to_the_largest(make_store: Callable[..., Sto
     assert [e.name for e in fixed] == ["rotated 0°", "rotated 30.5°"]
 
 
+@pytest.mark.parametrize("transform", ["permuted", "rotated"])
+def test_what_follows_another_stream_draws_on(store: Store, transform: str) -> None:
+    whole = cut(store, by="domain", transform=transform, experiences=4)
+    part = REGISTRY.parse("streams", {"by": "domain", "transform": transform, "experiences": 2})
+    later = REGISTRY.build(part, store=store, seed=0, offset=2)
+    assert [(e.name, e.train.warp) for e in later] == [(e.name, e.train.warp) for e in whole[2:]]
+
+
 def test_moving_a_stream_keeps_what_is_shared_shared(store: Store) -> None:
     stream = cut(store, by="class", experiences=5)
     fingerprint = stream.fingerprint()

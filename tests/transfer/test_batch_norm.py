@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ import torch
 from clkd.errors import UserError
 from clkd.models.backbones.mlp import MLP
 from clkd.models.backbones.resnet import ResNet
+from clkd.models.compiled import Compiled
 from clkd.models.heads import Linear
 from clkd.models.student import Student
 from clkd.signals import Batch
 from clkd.testing import material
 from clkd.transfer.batch_norm import AdaBN, layers, reestimate, statistics
-from clkd.transfer.fusion import Average, Interpolate
+from clkd.transfer.fusion import Average, Interpolate, accuracy
 
 SHAPE = (1, 4, 4)
 
@@ -35,25 +37,36 @@ def pictures(count: int, seed: int, shift: float = 0.0, y: torch.Tensor | None =
     return Batch(x, i if y is None else y, i, torch.zeros_like(i), torch.zeros_like(i), new=count)
 
 
-def test_statistics_are_the_mean_over_batches_and_nothing_else_moves():
+def test_statistics_are_the_mean_over_batches_by_their_rows_and_nothing_else_moves():
     student = convolutional()
-    coming = [pictures(6, 1), pictures(6, 2, 1.0), pictures(1, 3, 99.0)]
+    coming = [pictures(6, 1), pictures(6, 2, 1.0), pictures(2, 4, 9.0), pictures(1, 3, 99.0)]
     before = {name: tensor.clone() for name, tensor in student.state_dict().items() if "running" not in name}
     student.train()
     reestimate(student, coming)
     stem = student.backbone.stem
     means, variances = [], []
-    for each in coming[:2]:
+    for each in coming[:3]:
         maps = torch.nn.functional.conv2d(each.x, stem[0].weight, padding=1).detach().numpy()
         flat = maps.transpose(1, 0, 2, 3).reshape(2, -1)
         means.append(flat.mean(1))
         variances.append(flat.var(1, ddof=1))
-    np.testing.assert_allclose(stem[1].running_mean, np.mean(means, 0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(stem[1].running_var, np.mean(variances, 0), rtol=1e-5)
+    np.testing.assert_allclose(stem[1].running_mean, np.average(means, 0, [6, 6, 2]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stem[1].running_var, np.average(variances, 0, [6, 6, 2]), rtol=1e-5)
     after = student.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if "tracked" not in name)
     assert student.training
     assert stem[1].momentum == 0.1
+
+
+def test_what_is_compiled_neither_runs_then_nor_gives_up():
+    student = convolutional()
+    student.runner = compiled = Compiled("default", frozenset({6}), backend="eager")
+    reference = convolutional()
+    for each in (student, reference):
+        reestimate(each, [pictures(6, 1), pictures(6, 2)])
+    assert student.runner is compiled
+    assert not compiled.failed
+    assert material.equal(dict(student.state_dict()), dict(reference.state_dict()))
 
 
 def test_without_rows_statistics_stay():
@@ -136,6 +149,23 @@ def test_the_share_is_chosen_on_validation_rows():
     assert material.equal(dict(student.state_dict()), dict(before))
 
 
+def test_of_shares_that_are_as_good_the_first_is_chosen():
+    strategy, student = Interpolate(previous="validation", grid=(0.5, 0.25, 0.0), reestimate=False), convolutional()
+    _, second, _ = material.experiences()
+    strategy.begin(second, student)
+    strategy.review(lambda which: iter([pictures(6, 3)] if which == "validation" else []), second, student)
+    assert strategy.chosen == 0.5
+
+
+def test_each_experience_s_validation_rows_count_the_same():
+    student, few, many = convolutional(), pictures(4, 1), pictures(12, 2)
+    answers = [student.class_ids_tensor[student.eval()(each.x).argmax(1)] for each in (few, many)]
+    few = replace(few, y=answers[0])  # all are right
+    many = replace(many, y=torch.full_like(answers[1], -7), experience=torch.ones_like(answers[1]))  # and none
+    halves = [many.rows(0, 6), many.rows(6, 12)]
+    assert accuracy(student, lambda which: iter([few, *halves])) == 0.5
+
+
 def test_average_is_the_mean_of_selves_as_training_left_them_and_of_those_who_know_a_class():
     strategy, student = Average(last=2, reestimate=False), convolutional()
     first, _, third = material.experiences()
@@ -167,4 +197,5 @@ def test_statistics_are_taken_anew_after_fusion(strategy):
     strategy.review(lambda which: iter([pictures(6, 1)] if which == "new" else []), second, student)
     reference = copy.deepcopy(student)
     reestimate(reference, [pictures(6, 1)])
-    assert material.equal(dict(student.state_dict()), dict(reference.state_dict()))
+    for one, other in zip(layers(student), layers(reference), strict=True):
+        assert material.equal(statistics(one), statistics(other))

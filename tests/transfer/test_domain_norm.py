@@ -12,9 +12,12 @@ from clkd.errors import UserError
 from clkd.models.backbones.resnet import ResNet
 from clkd.models.heads import Linear
 from clkd.models.student import Student
-from clkd.signals import Needs
+from clkd.signals import Batch, Needs, Signals
 from clkd.testing import material
+from clkd.transfer.batch_norm import layers, reestimate
 from clkd.transfer.domain_norm import DSBN, Choice, DomainNorm, norms_of
+from clkd.transfer.fusion import accuracy
+from clkd.transfer.starting_point import Delta
 
 SHAPE = (1, 4, 4)
 
@@ -60,6 +63,20 @@ def test_each_domain_is_normalised_and_followed_as_torch_does_it_by_itself():
         torch.testing.assert_close(norm.running_var[place], each.running_var, rtol=1e-4, atol=1e-4)
 
 
+def test_a_row_alone_is_normalised_with_what_is_kept_of_its_domain():
+    norm = DomainNorm(nn.BatchNorm1d(3), Choice("nearest"), first=True)
+    norm.add(7)
+    norm.add(2)
+    norm.running_mean.copy_(torch.tensor([[0.0] * 3, [30.0] * 3]))
+    before = norm.running_mean.clone()
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    norm.choice.hear(torch.tensor([7, 7, 7, 2]))
+    said = norm(x)
+    torch.testing.assert_close(said[3], (x[3] - 30) / (1 + norm.eps) ** 0.5)
+    torch.testing.assert_close(said[:3], nn.BatchNorm1d(3)(x[:3]))
+    assert torch.equal(norm.running_mean[1], before[1])
+
+
 @pytest.mark.parametrize("by", ["nearest", "domain"])
 def test_at_test_time_statistics_are_chosen_by_likeness_or_by_id(by):
     norm = domains(by)
@@ -76,6 +93,15 @@ def test_at_test_time_statistics_are_chosen_by_likeness_or_by_id(by):
     norm.choice.hear(None)
     alone = torch.cat([norm(x[i : i + 1]) for i in range(6)])
     torch.testing.assert_close(alone, norm(x))
+
+
+def test_the_likelier_statistics_are_not_always_those_that_are_wider():
+    norm = domains()
+    norm.running_mean.zero_()
+    norm.running_var.copy_(torch.tensor([[1.0] * 3, [25.0] * 3]))
+    norm.eval()
+    norm(torch.cat([0.4 * draw(3, 1), 2.5 * draw(3, 2)]))  # of deviations 0.8 and 5
+    assert norm.choice.place.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def convolutional() -> Student:
@@ -139,3 +165,45 @@ def test_a_pass_that_is_told_nothing_forgets_what_the_one_before_was_told():
 def test_a_student_without_batch_norm_is_refused():
     with pytest.raises(UserError, match="the student's model has none"):
         DSBN().prepare(material.student())
+
+
+def test_whoever_asks_the_student_about_rows_says_their_domain():
+    """By id, or validation rows would choose for other statistics than those that the test uses."""
+    student, dsbn = convolutional(), DSBN(by="domain")
+    dsbn.prepare(student)
+    first, second, _ = material.experiences()
+    for experience in (first, second):
+        dsbn.begin(experience, student)
+    heard = []
+    student.hear = heard.append
+    i = torch.arange(6)
+    rows = Batch(torch.zeros(6, *SHAPE), i, i, i + 3, i, new=6)
+    student(rows.x)
+    assert heard.pop() is None  # or it would take them for those of the pass before
+    accuracy(student, lambda which: iter([rows]))
+    delta = Delta(first=True)
+    student.request(("penultimate",))
+    delta.begin(first, student)
+    delta._before[0].hear = heard.append
+    delta(rows, Signals(None, i, {"penultimate": torch.zeros(6, student.head.weight.shape[1])}))
+    assert [told.tolist() for told in heard] == [[3, 4, 5, 6, 7, 8]] * 2
+
+
+def test_statistics_taken_anew_are_those_of_the_rows_domain_alone():
+    """As of one batch norm that has only ever seen this domain."""
+    plain, student = convolutional(), convolutional()
+    dsbn = DSBN(by="domain")
+    dsbn.prepare(student)
+    for experience in list(material.experiences())[:2]:
+        dsbn.begin(experience, student)
+    i = torch.ones(8, dtype=torch.long)
+    x = torch.randn(12, *SHAPE, generator=torch.Generator().manual_seed(1)) + 3
+    rows = [Batch(some, i[: len(some)], i[: len(some)], i[: len(some)], i[: len(some)], new=8) for some in x.split(8)]
+    before = [norm.running_mean[0].clone() for norm in norms_of(student)]
+    for each in (student, plain):
+        reestimate(each, rows)
+    for norm, theirs, old in zip(norms_of(student), layers(plain), before, strict=True):
+        torch.testing.assert_close(norm.running_mean[1], theirs.running_mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm.running_var[1], theirs.running_var, rtol=1e-4, atol=1e-5)
+        assert torch.equal(norm.running_mean[0], old)
+        assert norm.momentum == 0.1

@@ -43,6 +43,12 @@ def test_mcc_of_one_row_of_one_class_and_of_sure_rows():
     assert torch.isfinite(never.grad).all()
 
 
+def test_without_a_new_row_no_domain_is_the_new_ones():
+    """As in a batch of kept rows alone, where memory is mixed in."""
+    assert MCC(target="domain")(batch(0, 4), said(rows(4, 3), rows(4, 3))) is None
+    assert MCC(target="domain")(batch(1, 4), said(rows(5, 3), rows(5, 3))) is not None
+
+
 def test_entropy_is_shannons():
     z = rows(6, 4)
     p = softmax(z[:4].numpy())
