@@ -7,6 +7,9 @@ PLUGGED := $(VENV)/plugins
 PLACE := import sysconfig; place = sysconfig.get_path('purelib')
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
+# Python may keep what it compiles: each of the many processes of the tests would compile clkd again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test slow plugins lint docs schema clean
 
 run: $(VENV)/.installed

@@ -71,19 +71,19 @@ def two(*arguments: str, cwd: Path) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def pair(*arguments: str, cwd: Path) -> str:
-    """Two processes with the environment that torchrun gives them, without its seconds; what they said on stderr."""
+def pair(*arguments: str, cwd: Path, code: int = 0) -> tuple[str, str]:
+    """Two processes with the environment that torchrun gives them, without its seconds; their stdout and stderr."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [processes.start("run", *arguments, cwd=cwd, RANK=r, LOCAL_RANK=r, **shared) for r in ("0", "1")]
     try:
-        said = "".join(rank.communicate()[1] for rank in ranks)
+        out, err = ("".join(said) for said in zip(*(rank.communicate() for rank in ranks), strict=True))
     finally:
         for rank in ranks:
             rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], said
-    return said
+    assert [rank.returncode for rank in ranks] == [code, code], err
+    return out, err
 
 
 def write(home: Path, name: str, **changes: Any) -> Path:
@@ -117,13 +117,22 @@ def assert_equal_runs(home: Path, a: str, b: str) -> None:
 
 def test_two_processes_learn_what_one_learns_and_leave_one_run(tmp_path: Path) -> None:
     one(scenario=write(tmp_path, "alone"))
-    code, out, err = two(str(write(tmp_path, "both")), "--json", "--tracking", "offline", cwd=tmp_path)
-    assert code == 0, err
+    out, err = pair(str(write(tmp_path, "both")), "--json", "--tracking", "offline", cwd=tmp_path)
     assert json.loads(out)["status"] == "finished", "one object on stdout, though two processes ran"
     assert_equal_runs(tmp_path, "alone", "both")
     assert epochs(tmp_path, "both")[-1].keys() >= {"train/loss_kd_replay", "train/loss_features_big"}
     assert "Warning" not in err
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"alone", "both"}
+
+
+@pytest.mark.slow
+def test_so_it_is_under_torchrun(tmp_path: Path) -> None:
+    one(scenario=write(tmp_path, "alone"))
+    code, out, err = two(str(write(tmp_path, "both")), "--json", "--tracking", "offline", cwd=tmp_path)
+    assert code == 0, err
+    assert json.loads(out)["status"] == "finished"
+    assert_equal_runs(tmp_path, "alone", "both")
+    assert "Warning" not in err
 
 
 @pytest.mark.slow
@@ -135,14 +144,21 @@ def test_saved_by_two_it_goes_on_alone(tmp_path: Path) -> None:
     assert_equal_runs(tmp_path, "whole", "cut")
 
 
+MISTAKE = "--set memory.size=-1: memory.size: give more than 0; got -1"
+
+
 def test_a_mistake_is_one_line(tmp_path: Path) -> None:
+    said = pair(str(write(tmp_path, "wrong")), "--set", "memory.size=-1", cwd=tmp_path, code=2)
+    assert said == ("", f"{MISTAKE}\n")
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_line_under_torchrun(tmp_path: Path) -> None:
     code, out, err = two(str(write(tmp_path, "wrong")), "--set", "memory.size=-1", cwd=tmp_path)
     assert (code != 0, out) == (True, "")
-    assert [line for line in err.splitlines() if "memory" in line] == [
-        "--set memory.size=-1: memory.size: give more than 0; got -1"
-    ]
+    assert [line for line in err.splitlines() if "memory" in line] == [MISTAKE]
     assert "exitcode  : 2" in err, "torchrun's own report"
-    assert not (tmp_path / "wrong").exists()
 
 
 @pytest.mark.slow
@@ -275,7 +291,7 @@ def test_what_only_compares_a_ranks_own_rows_still_ends_with_equal_students(tmp_
         "transfer": {"kind": "coral", "weight": 0.1},
         "train": {"epochs": 1, "batch_size": 32, "optimizer": {"kind": "sgd", "lr": 0.05}},
     }
-    err = pair(str(write(tmp_path, "norm", **changes)), "--tracking", "offline", cwd=tmp_path)
+    _, err = pair(str(write(tmp_path, "norm", **changes)), "--tracking", "offline", cwd=tmp_path)
     assert err.count("batch norm sees each process's rows by themselves") == 1
 
 

@@ -162,13 +162,10 @@ structures = st.lists(
 )
 letters = st.lists(st.tuples(st.sampled_from(TEXT_OPERATIONS), far, far, st.sampled_from(TOKENS)), max_size=3)
 PLACE = re.compile(r":\d+:\d+: |^clkd: |^--set ")
-many = settings(
-    max_examples=2200 // len(WHOLE) + 1,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
+FEW = settings(
+    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
+MANY = settings(FEW, max_examples=2200 // len(WHOLE) + 1)
 
 
 @pytest.fixture
@@ -195,18 +192,27 @@ def judge(tmp_path, capfd, monkeypatch):
     return judge
 
 
-@pytest.mark.timeout(600)
-# The last has something of everything, and runs in the fast suite.
-@pytest.mark.parametrize(
-    "base", [*(pytest.param(i, marks=pytest.mark.slow) for i in range(len(WHOLE) - 1)), len(WHOLE) - 1]
-)
-@many
-@given(changes=structures, edits=letters)
-def test_no_scenario_brings_validate_down(judge, base, changes, edits):
-    data = copy.deepcopy(WHOLE[base])
+def broken(base: Any, changes: list[tuple], edits: list[tuple]) -> bytes:
+    data = copy.deepcopy(base)
     for how, first, second, value, word in changes:
         data = mutated(data, how, first, second, value, word)
     text = to_yaml(data)
     for how, first, second, token in edits:
         text = rewritten(text, how, first, second, token)
-    judge(text.encode("utf-8", "surrogatepass"))
+    return text.encode("utf-8", "surrogatepass")
+
+
+@FEW
+@given(changes=structures, edits=letters)
+def test_no_scenario_brings_validate_down(judge, changes, edits):
+    """One that has something of everything."""
+    judge(broken(WHOLE[-1], changes, edits))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("base", range(len(WHOLE)))
+@MANY
+@given(changes=structures, edits=letters)
+def test_nor_do_any_of_thousands(judge, base, changes, edits):
+    judge(broken(WHOLE[base], changes, edits))

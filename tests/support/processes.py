@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,6 +32,8 @@ HEAVY = (
     "alembic.command",
     "clkd.tracking.figures",
 )
+ALONE = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OMP_NUM_THREADS": "1"}
+"""Arrow's allocator and NumPy's arithmetic start no threads with this."""
 FDS = 3
 """Standard output, standard error, and where the end is told."""
 
@@ -121,7 +122,7 @@ def _nursery() -> tuple[Path, Any, Callable[[str, list[int]], int]]:
     """A folder for what is printed, the numbers of processes, and how to ask for one: it gives the pid."""
     home = tempfile.TemporaryDirectory(prefix="clkd-processes-")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {**os.environ, **ALONE, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command, null = [sys.executable, __file__, str(theirs.fileno())], subprocess.DEVNULL
     process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=null, stdout=null)
     theirs.close()
@@ -141,9 +142,12 @@ def _nursery() -> tuple[Path, Any, Callable[[str, list[int]], int]]:
 
 
 def serve(channel: socket.socket) -> None:
-    """The nursery: it trains nothing and has no thread of its own, so that forking it is safe."""
+    """The nursery: it trains nothing and has but one thread, so that forking it is safe."""
     for name in HEAVY:
         importlib.import_module(name)
+    threads = [each.read_text().strip() for each in Path("/proc/self/task").glob("*/comm")]
+    if len(threads) > 1:
+        raise RuntimeError(f"a fork would leave some of these threads behind: {threads}")
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers need nobody to wait for them
     while True:
@@ -151,8 +155,7 @@ def serve(channel: socket.socket) -> None:
         if not size:
             return
         wanted = json.loads(channel.recv(int.from_bytes(size), socket.MSG_WAITALL))
-        with warnings.catch_warnings(action="ignore"):  # of a thread: Arrow's allocator has one, which forks well
-            child = os.fork()
+        child = os.fork()
         if child == 0:
             _keep(channel, wanted, fds)
         for fd in fds:

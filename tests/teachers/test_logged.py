@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,18 @@ ORIGIN: dict[str, Any] = {
 CHAMPION = {"kind": "mlflow", "uri": "models:/student@champion"}
 
 
-@pytest.fixture(autouse=True)
+def settle(home: Path, store: Path, patch: pytest.MonkeyPatch) -> Path:
+    """The current directory becomes `home`, with a fresh store and a cache of its own."""
+    patch.chdir(home)
+    patch.setenv("CLKD_CACHE", str(home / "cache"))
+    shutil.copy(store, home / "mlflow.db")
+    return home
+
+
+@pytest.fixture
 def here(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory holds a fresh store; the cache is this test's own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CLKD_CACHE", str(tmp_path / "cache"))
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return tmp_path
+    """An empty folder of this test's own."""
+    return settle(tmp_path, empty_store, monkeypatch)
 
 
 def train(name: str, scenario: dict[str, Any], **request: Any) -> dict[str, Any]:
@@ -48,10 +54,22 @@ def train(name: str, scenario: dict[str, Any], **request: Any) -> dict[str, Any]
     return execute(RunRequest(scenario=path, quiet=True, **request), load_plugins())
 
 
+@pytest.fixture(scope="module")
+def home(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a student, logged after each of two experiences."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="ignore"):
+        home = settle(tmp_path_factory.mktemp("logged"), empty_store, patch)
+        patch.setenv("CLKD_OFFLINE", "1")
+        train("origin", ORIGIN)
+    return home
+
+
 @pytest.fixture
-def logged() -> dict[str, Any]:
-    """A student, logged after each of two experiences."""
-    return train("origin", ORIGIN)
+def logged(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder, for those who leave it as it is."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("CLKD_CACHE", str(home / "cache"))
+    return home
 
 
 def taught(**teacher: Any) -> dict[str, Any]:
@@ -70,24 +88,24 @@ def run_id() -> str:
 # What it says
 
 
-def test_it_says_what_the_student_says_that_was_logged(logged: dict[str, Any], here: Path) -> None:
+def test_it_says_what_the_student_says_that_was_logged(logged: Path) -> None:
     """To the last bit: 8-bit pixels survive being normalised and back. However it is named, and in augmented views."""
     stream = {**SCENARIO["stream"], "augment": {"crop": 1, "flip": True}}
-    same = compose(here, {"kind": "run", "run": "origin"}, stream=stream)
+    same = compose(logged, {"kind": "run", "run": "origin"}, stream=stream)
     batch = same.parts.augment.look(same.stream[0].train.gather(torch.arange(40)), torch.Generator(), 0)
     expected = same.parts.teachers["big"].signals(batch, Needs()).logits
     for uri in ("models:/student@champion", "models:/student/2", f"runs:/{run_id()}/student", "origin/models/exp_001"):
-        made = compose(here, {"kind": "mlflow", "uri": uri}, stream=stream)
+        made = compose(logged, {"kind": "mlflow", "uri": uri}, stream=stream)
         said = made.parts.teachers["big"].signals(batch, Needs())
         assert said.logits is not None
         assert torch.equal(said.logits, expected), uri
         assert said.class_ids.tolist() == list(same.parts.teachers["big"].spec().class_ids)
-    earlier = compose(here, {"kind": "mlflow", "uri": "models:/student/1"}, stream=stream)
+    earlier = compose(logged, {"kind": "mlflow", "uri": "models:/student/1"}, stream=stream)
     assert earlier.parts.teachers["big"].spec().class_ids == (0, 1, 2, 3, 4)
 
 
-def test_it_is_frozen_and_knows_the_rows_of_its_classes(logged: dict[str, Any], here: Path) -> None:
-    made = compose(here, {"kind": "mlflow", "uri": "models:/student/1"})
+def test_it_is_frozen_and_knows_the_rows_of_its_classes(logged: Path) -> None:
+    made = compose(logged, {"kind": "mlflow", "uri": "models:/student/1"})
     teacher = made.parts.teachers["big"]
     module = teacher.module()
     assert module is not None
@@ -99,28 +117,28 @@ def test_it_is_frozen_and_knows_the_rows_of_its_classes(logged: dict[str, Any], 
     assert not valid.any(), "experience 1 brings classes that it has not learned"
 
 
-def test_classes_are_matched_by_name_whatever_their_order(logged: dict[str, Any], here: Path) -> None:
+def test_classes_are_matched_by_name_whatever_their_order(logged: Path) -> None:
     order = [5, 9, 0, 2, 1, 3, 8, 7, 6, 4]
     stream = {**SCENARIO["stream"], "split": {"by": "class", "experiences": 2, "order": order}}
-    teacher = compose(here, CHAMPION, stream=stream).parts.teachers["big"]
+    teacher = compose(logged, CHAMPION, stream=stream).parts.teachers["big"]
     assert sorted(teacher.spec().class_ids) == list(range(10))
-    chosen = compose(here, {**CHAMPION, "classes": [*range(9, 0, -1), None]}).parts.teachers["big"]
+    chosen = compose(logged, {**CHAMPION, "classes": [*range(9, 0, -1), None]}).parts.teachers["big"]
     assert chosen.spec().class_ids[:9] == tuple(range(9, 0, -1))
     assert chosen.spec().class_ids[9] >= 10
 
 
-def test_rows_of_another_size_and_channels_are_brought_to_what_it_takes(logged: dict[str, Any], here: Path) -> None:
+def test_rows_of_another_size_and_channels_are_brought_to_what_it_takes(logged: Path) -> None:
     """16 × 16 in three channels; it was trained on 8 × 8 in one."""
     wide = {**SCENARIO["stream"], "dataset": {"name": "digits", "rows_per_class": 12, "size": 16, "channels": 3}}
-    made = compose(here, CHAMPION, stream=wide)
-    plain = compose(here, CHAMPION)
+    made = compose(logged, CHAMPION, stream=wide)
+    plain = compose(logged, CHAMPION)
     said, expected = logits(made, 50), logits(plain, 50)
     assert said.shape == expected.shape
     assert (said.argmax(1) == expected.argmax(1)).float().mean() > 0.7, "interpolated twice"
     with pytest.raises(UserError, match=r"view: this model normalises its rows by itself: leave mean and std out"):
-        compose(here, {**CHAMPION, "view": {"mean": [0.5], "std": [0.5]}})
+        compose(logged, {**CHAMPION, "view": {"mean": [0.5], "std": [0.5]}})
     with pytest.raises(UserError, match=r"view: that model's rows are 1×8×8, and these would be 1×4×4"):
-        compose(here, {**CHAMPION, "view": {"size": 4}})
+        compose(logged, {**CHAMPION, "view": {"size": 4}})
 
 
 def test_vectors_come_as_the_data_set_has_them(here: Path) -> None:
@@ -138,8 +156,9 @@ def test_vectors_come_as_the_data_set_has_them(here: Path) -> None:
 # Runs with it
 
 
-def test_its_answers_are_kept_and_found_by_its_weights(logged: dict[str, Any], here: Path) -> None:
+def test_its_answers_are_kept_and_found_by_its_weights(here: Path) -> None:
     """The same student under another name is answered for; another student is not."""
+    train("origin", ORIGIN)
 
     def identity(uri: str) -> Any:
         return compose(here, {"kind": "mlflow", "uri": uri}).parts.teachers["big"].identity()
@@ -157,7 +176,8 @@ def test_its_answers_are_kept_and_found_by_its_weights(logged: dict[str, Any], h
     assert hits("b") == [1.0, 1.0]
 
 
-def test_a_run_goes_on_with_its_own_copy_when_the_store_is_gone(logged: dict[str, Any], here: Path) -> None:
+def test_a_run_goes_on_with_its_own_copy_when_the_store_is_gone(here: Path) -> None:
+    train("origin", ORIGIN)
     scenario = {**taught(), "tracking": {"mode": "off"}}
     whole = train("whole", scenario)
     train("cut", scenario, limit_experiences=1)
@@ -175,7 +195,8 @@ def test_a_run_goes_on_with_its_own_copy_when_the_store_is_gone(logged: dict[str
         execute(RunRequest(resume="cut", quiet=True), load_plugins())
 
 
-def test_a_run_stays_with_the_champion_that_it_began_with(logged: dict[str, Any], here: Path) -> None:
+def test_a_run_stays_with_the_champion_that_it_began_with(here: Path) -> None:
+    train("origin", ORIGIN)
     scenario = {**taught(), "tracking": {"mode": "off"}}
     whole = train("whole", scenario)
     train("cut", scenario, limit_experiences=1)
@@ -201,9 +222,9 @@ def test_a_run_stays_with_the_champion_that_it_began_with(logged: dict[str, Any]
         ({"classes": [0, 1]}, "'classes' names 2 classes, but the teacher has 10 outputs"),
     ],
 )
-def test_what_is_not_there_is_one_line(logged: dict[str, Any], here: Path, teacher: dict[str, Any], said: str) -> None:
+def test_what_is_not_there_is_one_line(logged: Path, teacher: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
-        compose(here, {**CHAMPION, **teacher})
+        compose(logged, {**CHAMPION, **teacher})
     assert str(error.value).startswith("teachers.big: ")
     assert "\n" not in str(error.value)
 
@@ -220,7 +241,7 @@ def test_a_store_that_does_not_answer_or_is_not_there(here: Path, monkeypatch: p
     assert not Path("gone.db").exists()
 
 
-def test_no_class_in_common_and_no_features(logged: dict[str, Any], here: Path) -> None:
+def test_no_class_in_common_and_no_features(logged: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
     names = np.array(["ant", "bee"])
@@ -228,10 +249,10 @@ def test_no_class_in_common_and_no_features(logged: dict[str, Any], here: Path) 
     np.savez("other.npz", x_train=rows, y_train=y, x_test=rows, y_test=y, class_names=names)
     stream = {"dataset": {"name": "arrays", "path": "other.npz"}, "split": {"by": "class", "experiences": 1}}
     with pytest.raises(UserError, match=r"classes \(0, 1, 2, 3, 4, …\) and the stream's have no name in common"):
-        compose(here, CHAMPION, stream=stream)
+        compose(logged, CHAMPION, stream=stream)
     losses = ["cross_entropy", {"kind": "features", "between": ["student.penultimate", "big.penultimate"]}]
     with pytest.raises(UserError, match="this teacher gives logits only, so 'penultimate' cannot be read of it"):
-        compose(here, CHAMPION, losses=losses)
+        compose(logged, CHAMPION, losses=losses)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -41,43 +42,43 @@ def experience(i):
     return Experience(i, (2 * i, 2 * i + 1), tuple(range(2 * i + 2)), some, rows(0), some, f"[{2 * i}, {2 * i + 1}]", 3)
 
 
+def run_in(home, trained=0, tracking=None, **changes):
+    """The run, anew or as a resume finds it: with the experiences in `trained` behind it."""
+    directory = home / "runs" / changes.get("id", "tiny-1")
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "scenario.yaml").write_text(SOURCE)
+    (directory / "resolved.yaml").write_text(to_yaml(CONFIG))
+    known = Record.empty(3)
+    run = Run(
+        id="tiny-1",
+        directory=directory,
+        scenario=scenario(),
+        source=SOURCE,
+        command="clkd run tiny.yaml",
+        seed=3,
+        device="cpu",
+        dataset="cifar10",
+        stand_in="digits",
+        epochs=2,
+        description={"stream": "digits in 3", "student": "mlp"},
+        facts={"student_parameters": 1234.0},
+        record=known,
+        seconds={"total": 2.0, "train": 1.0, "evaluate": 0.25, "tracking": 0.125},
+        plugins=["clkd-extra==1.0"],
+        tracking=tracking if tracking is not None else {},
+        resumed=trained > 0,
+    )
+    for i in range(trained):
+        evaluate(run, i)
+        run.step += 20
+    for name, value in changes.items():
+        setattr(run, name, value)
+    return run
+
+
 @pytest.fixture
 def make_run(tmp_path):
-    """Makes the run, anew or as a resume finds it: with the experiences in `trained` behind it."""
-
-    def make(trained=0, tracking=None, **changes):
-        directory = tmp_path / "runs" / changes.get("id", "tiny-1")
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "scenario.yaml").write_text(SOURCE)
-        (directory / "resolved.yaml").write_text(to_yaml(CONFIG))
-        known = Record.empty(3)
-        run = Run(
-            id="tiny-1",
-            directory=directory,
-            scenario=scenario(),
-            source=SOURCE,
-            command="clkd run tiny.yaml",
-            seed=3,
-            device="cpu",
-            dataset="cifar10",
-            stand_in="digits",
-            epochs=2,
-            description={"stream": "digits in 3", "student": "mlp"},
-            facts={"student_parameters": 1234.0},
-            record=known,
-            seconds={"total": 2.0, "train": 1.0, "evaluate": 0.25, "tracking": 0.125},
-            plugins=["clkd-extra==1.0"],
-            tracking=tracking if tracking is not None else {},
-            resumed=trained > 0,
-        )
-        for i in range(trained):
-            evaluate(run, i)
-            run.step += 20
-        for name, value in changes.items():
-            setattr(run, name, value)
-        return run
-
-    return make
+    return partial(run_in, tmp_path)
 
 
 def evaluate(run, i):
@@ -113,18 +114,27 @@ def outcome(run, status="finished", error=None):
     return Outcome(status, error, result)
 
 
+def tell(tracker, run, status="finished", error=None, experiences=3):
+    tracker.start(run)
+    for i in range(run.record.trained, experiences):
+        train(tracker, run, i)
+        finish(tracker, run, i)
+    tracker.end(run, outcome(run, status, error))
+    return run
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory):
+    """Tells a tracker a whole run in a folder of its own."""
+    return lambda tracker: tell(tracker, run_in(tmp_path_factory.mktemp("told")))
+
+
 @pytest.fixture
 def drive(make_run):
     """Tells a tracker a whole run, as an engine would."""
 
-    def go(tracker, run=None, status="finished", error=None, experiences=3):
-        run = run or make_run()
-        tracker.start(run)
-        for i in range(run.record.trained, experiences):
-            train(tracker, run, i)
-            finish(tracker, run, i)
-        tracker.end(run, outcome(run, status, error))
-        return run
+    def go(tracker, run=None, **how):
+        return tell(tracker, run or make_run(), **how)
 
     go.train, go.finish, go.outcome, go.experience, go.matrix = train, finish, outcome, experience, MATRIX
     return go

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,9 @@ SCENARIO: dict[str, Any] = {
     "name": "tiny",
     "stream": {"dataset": {"name": "digits", "rows_per_class": 12}, "split": {"by": "class", "experiences": 2}},
     "student": {"model": {"kind": "mlp", "hidden": [8]}, "head": "linear"},
-    "train": {"epochs": 10, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.9}},
+    "train": {"epochs": 1, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.9}},
 }
+LONGER: dict[str, Any] = {**SCENARIO["train"], "epochs": 10}
 
 
 @pytest.fixture(autouse=True)
@@ -45,17 +48,36 @@ def here(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
+def train_in(home: Path, name: str = "run", **sections: Any) -> Path:
+    """Train the scenario with some sections changed: its directory."""
+    path = home / f"{name}.yaml"
+    path.write_text(to_yaml({**SCENARIO, "output": str(home / name), **sections}))
+    execute(RunRequest(scenario=path, quiet=True), load_plugins())
+    return home / name
+
+
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., Path]:
-    """Trains the scenario with some sections changed: its directory."""
+    return partial(train_in, tmp_path)
 
-    def go(name: str = "run", *, tracking: dict[str, Any], **sections: Any) -> Path:
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(to_yaml({**SCENARIO, "output": str(tmp_path / name), "tracking": tracking, **sections}))
-        execute(RunRequest(scenario=path, quiet=True), load_plugins())
-        return tmp_path / name
 
-    return go
+@pytest.fixture(scope="module")
+def home(empty_store: Path, session_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that has logged a student after each of two experiences."""
+    home = tmp_path_factory.mktemp("logged")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="ignore"):
+        patch.chdir(home)
+        patch.setenv("CLKD_CACHE", str(session_cache))
+        shutil.copy(empty_store, home / "mlflow.db")
+        train_in(home, tracking={"log_model": "each"}, train=LONGER)
+    return home
+
+
+@pytest.fixture
+def trained(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That run's directory, for those who leave it as it is; they are in the folder."""
+    monkeypatch.chdir(home)
+    return home / "run"
 
 
 def client() -> Any:
@@ -99,11 +121,10 @@ def accuracy(model: Any, rows: np.ndarray[Any, Any], labels: list[str]) -> float
 # What it predicts
 
 
-def test_each_student_predicts_what_clkd_evaluated(train: Callable[..., Path]) -> None:
+def test_each_student_predicts_what_clkd_evaluated(trained: Path) -> None:
     """Raw uint8 rows in; the accuracy on every experience is the matrix's entry, to the last row."""
-    directory = train(tracking={"log_model": "each"})
-    matrix = json.loads((directory / "result.json").read_text())["accuracy_matrix"]
-    students, data = logged(parent()), rows_of(directory)
+    matrix = json.loads((trained / "result.json").read_text())["accuracy_matrix"]
+    students, data = logged(parent()), rows_of(trained)
     assert len(students) == 2
     for i, student in enumerate(students):
         model = load_from(student)
@@ -156,8 +177,9 @@ def test_a_student_that_has_statistics_of_each_domain_chooses_them_by_itself(tra
     directory = train(
         tracking={"log_model": "final"},
         stream={"dataset": {"name": "digits", "rows_per_class": 12}, "split": hazy},
-        student={"model": "resnet8", "head": "linear"},
+        student={"model": {"kind": "resnet8", "width": 4}, "head": "linear"},
         transfer="dsbn",
+        train={**SCENARIO["train"], "epochs": 3},
     )
     matrix = json.loads((directory / "result.json").read_text())["accuracy_matrix"]
     (student,) = logged(parent())
@@ -171,7 +193,7 @@ def test_vectors_go_in_as_the_data_set_has_them(train: Callable[..., Path], here
     x = rng.normal(size=(48, 5)).astype("float32") + y[:, None]
     np.savez(here / "v.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     stream = {"dataset": {"name": "arrays", "path": "v.npz"}, "split": {"by": "class", "experiences": 2}}
-    directory = train(tracking={"log_model": "final"}, stream=stream)
+    directory = train(tracking={"log_model": "final"}, stream=stream, train=LONGER)
     matrix = json.loads((directory / "result.json").read_text())["accuracy_matrix"]
     (student,) = logged(parent())
     model = load_from(student)
@@ -179,9 +201,8 @@ def test_vectors_go_in_as_the_data_set_has_them(train: Callable[..., Path], here
     assert [accuracy(model, *rows) for rows in rows_of(directory)] == pytest.approx(matrix[1], abs=1e-9)
 
 
-def test_it_loads_where_there_is_no_clkd(train: Callable[..., Path], tmp_path: Path) -> None:
+def test_it_loads_where_there_is_no_clkd(trained: Path) -> None:
     """In a process that cannot import it; with the input example of its own folder."""
-    train(tracking={"log_model": "final", "mode": "offline"})
     code = (
         "import sys, json; sys.modules['clkd'] = None\n"
         "import mlflow, numpy as np\n"
@@ -191,7 +212,7 @@ def test_it_loads_where_there_is_no_clkd(train: Callable[..., Path], tmp_path: P
         "print(json.dumps(model.predict(rows).tolist()))\n"
     )
     environment = {**os.environ, "PYTHONPATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     import mlflow
 
@@ -215,12 +236,11 @@ def test_the_command_line_predicts_the_same(train: Callable[..., Path], tmp_path
     np.testing.assert_allclose(said, load_from(student).predict(rows), rtol=1e-5)
 
 
-def test_what_is_no_uint8_is_refused(train: Callable[..., Path]) -> None:
+def test_what_is_no_uint8_is_refused(trained: Path) -> None:
     """Pixels on another scale would be answered with nonsense."""
     from mlflow.exceptions import MlflowException
 
-    train(tracking={"log_model": "final"})
-    (student,) = logged(parent())
+    student = logged(parent())[-1]
     with pytest.raises(MlflowException, match="uint8"):
         load_from(student).predict(np.zeros((2, 1, 8, 8), dtype="float32"))
 
@@ -228,8 +248,7 @@ def test_what_is_no_uint8_is_refused(train: Callable[..., Path]) -> None:
 # What MLflow is told of it
 
 
-def test_it_is_linked_to_run_and_child_with_what_it_scored(train: Callable[..., Path]) -> None:
-    train(tracking={"log_model": "each"})
+def test_it_is_linked_to_run_and_child_with_what_it_scored(trained: Path) -> None:
     run, at = parent(), client()
     students = logged(run)
     outputs = {output.step: output.model_id for output in at.get_run(run.info.run_id).outputs.model_outputs}
@@ -245,48 +264,55 @@ def test_it_is_linked_to_run_and_child_with_what_it_scored(train: Callable[..., 
         assert len(steps) == len(set(steps)), f"{key} has a point twice"
 
 
-def test_what_its_metadata_say(train: Callable[..., Path]) -> None:
-    directory = train(tracking={"log_model": "final"})
-    (student,) = logged(parent())
+def test_what_its_metadata_say(trained: Path) -> None:
+    student = logged(parent())[1]
     assert (student.name, str(student.status)) == ("student", "READY")
     model = load_from(student)
     about = model.metadata.metadata["clkd"]
     assert about["class_names"] == [str(c) for c in range(10)]
-    assert about["run_id"] == json.loads((directory / "run.json").read_text())["id"]
+    assert about["run_id"] == json.loads((trained / "run.json").read_text())["id"]
     assert (about["experience"], about["born"]) == (1, [0] * 5 + [1] * 5)
     assert model.metadata.run_id == parent().info.run_id
     assert model.metadata.model_id == student.model_id
     assert str(model.metadata.signature.inputs) == "[Tensor('uint8', (-1, 1, 8, 8))]"
     assert str(model.metadata.signature.outputs) == "[Tensor('float32', (-1, 10))]"
-    requirements = (directory / "models/exp_001/requirements.txt").read_text().split()
+    requirements = (trained / "models/exp_001/requirements.txt").read_text().split()
     assert {line.partition("==")[0] for line in requirements} == {"mlflow", "torch", "numpy"}
-    assert yaml.safe_load((directory / "models/exp_001/MLmodel").read_text())["flavors"]["pytorch"]["code"] is None
+    assert yaml.safe_load((trained / "models/exp_001/MLmodel").read_text())["flavors"]["pytorch"]["code"] is None
+
+
+def assert_registered(name: str | None, version: str, alias: str | None) -> None:
+    """The store holds one registered model, whose newest version is the run's last student."""
+    found = client().search_registered_models()
+    assert [each.name for each in found] == ([name] if name else [])
+    if name:
+        held = client().get_registered_model(name).aliases
+        assert {key: str(version) for key, version in held.items()} == ({alias: version} if alias else {})
+        newest = client().get_model_version(name, version)
+        student = logged(parent())[-1]
+        assert newest.source == student.artifact_location
+        assert json.loads(student.tags["mlflow.modelVersions"]) == [{"name": name, "version": version}]
+        assert newest.run_id == parent().info.run_id
+        assert newest.tags["clkd.experience"] == "1"
+
+
+def test_the_registry_has_every_student_and_an_alias_for_the_newest(trained: Path) -> None:
+    assert_registered("tiny", "2", "champion")
 
 
 @pytest.mark.parametrize(
     ("tracking", "name", "alias"),
     [
-        ({}, "tiny", "champion"),
         ({"register_as": "digits student", "alias": "next"}, "digits student", "next"),
         ({"alias": None}, "tiny", None),
         ({"register_as": False}, None, None),
     ],
 )
-def test_the_registry(
+def test_names_in_the_registry_are_chosen_or_left_out(
     train: Callable[..., Path], tracking: dict[str, Any], name: str | None, alias: str | None
 ) -> None:
-    train(tracking={"log_model": "each", **tracking})
-    found = client().search_registered_models()
-    assert [each.name for each in found] == ([name] if name else [])
-    if name:
-        held = client().get_registered_model(name).aliases
-        assert {key: str(version) for key, version in held.items()} == ({alias: "2"} if alias else {})
-        newest = client().get_model_version(name, "2")
-        student = logged(parent())[1]
-        assert newest.source == student.artifact_location
-        assert json.loads(student.tags["mlflow.modelVersions"]) == [{"name": name, "version": "2"}]
-        assert newest.run_id == parent().info.run_id
-        assert newest.tags["clkd.experience"] == "1"
+    train(tracking={"log_model": "final", **tracking})
+    assert_registered(name, "1", alias)
 
 
 # When it comes there
@@ -349,7 +375,7 @@ def test_students_of_experiences_that_come_again_are_dropped(tmp_path: Path) -> 
 
 
 def test_exporting_changes_nothing_that_is_learned(train: Callable[..., Path]) -> None:
-    student = {"model": {"kind": "resnet8"}, "head": "linear"}
+    student = {"model": {"kind": "resnet8", "width": 4}, "head": "linear"}
     with_models = train("a", tracking={"mode": "off", "log_model": "each"}, student=student, memory="reservoir")
     without = train("b", tracking={"mode": "off"}, student=student, memory="reservoir")
     one, other = (json.loads((d / "result.json").read_text()) for d in (with_models, without))
