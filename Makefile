@@ -19,13 +19,16 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 # First-party plugins: each by its own tests, then all parts by the laws. Their environment sees all that is in the first,
 # and what they bring and need stays out of that: `make test` is about clkd alone.
 plugins: $(PLUGGED)/.installed
-	set -e; for each in $(PLUGINS); do (cd $$each && $(abspath $(PLUGGED))/bin/python -m pytest); done
+	$(MAKE) --no-print-directory --jobs 2 --output-sync $(PLUGINS:%=%/tested)
 	$(PLUGGED)/bin/python -m clkd plugin check
+
+plugins/%/tested:
+	cd plugins/$* && $(abspath $(PLUGGED))/bin/python -m pytest
 
 $(PLUGGED)/.installed: $(VENV)/.installed constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	$(BIN)/python -m venv --without-pip $(PLUGGED)

@@ -6,8 +6,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import python, wait_for
 
 from clkd.checkpoint import STATE, TENSORS, CheckpointError, latest, load, save
 from clkd.errors import StorageError
@@ -258,19 +257,11 @@ def test_a_kill_in_the_middle_leaves_the_last_good_one(tmp_path, names):
     """What was reported as saved, or something newer, is there and whole after SIGKILL at any moment."""
     delays = [0.0, 0.0047]
     for delay in delays:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(tmp_path), names],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
+        process = python(SAVER, str(tmp_path), names)
+        wait_for(process.out.read_text, process)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
-        reported = [int(line) for line in process.stdout.read().split()] or [1]
-        process.wait()
-        process.stdout.close()
+        reported = [int(line) for line in process.communicate()[0].split()]
         found = latest(tmp_path)
         assert found is not None
         tree = load(found)

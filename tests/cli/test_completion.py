@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
+from processes import clkd
 
 
 def completed(words: str, instruction: str = "bash_complete") -> list[str]:
     """What the shell is offered for the last of these words."""
     count = len(words.split(" ")) - 1
-    here = {**os.environ, "_CLKD_COMPLETE": instruction, "COMP_WORDS": words, "COMP_CWORD": str(count)}
-    code = "from clkd.cli.main import main; main([])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=here)
+    done = clkd(_CLKD_COMPLETE=instruction, COMP_WORDS=words, COMP_CWORD=str(count))
     assert not done.stderr, done.stderr
     return [line.partition(",")[2] for line in done.stdout.splitlines()]
 
@@ -36,7 +31,5 @@ def test_bash_is_offered(words: str, expected: list[str]) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_has_its_script(shell: str) -> None:
-    here = {**os.environ, "_CLKD_COMPLETE": f"{shell}_source"}
-    code = "from clkd.cli.main import main; main([])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=here)
+    done = clkd(_CLKD_COMPLETE=f"{shell}_source")
     assert "_CLKD_COMPLETE" in done.stdout

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import python
 
 from clkd.data import store as store_module
 from clkd.data.source import Raw, Split
@@ -209,7 +210,7 @@ def slow(scratch):
 open_or_build("small", "key", Path({str(tmp_path)!r}), slow)
 """
     monkeypatch.setattr("clkd.locks.QUIET", 0.0)
-    other = subprocess.Popen([sys.executable, "-c", script])
+    other = python(script)
     while not (tmp_path / "started").exists():
         assert other.poll() is None, "the other process died"
         time.sleep(0.01)

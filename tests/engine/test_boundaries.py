@@ -243,10 +243,11 @@ REPEATED = {
 
 
 WITH_A_HEAD = ["bic", "icarl", "lucir", "ncm", "slda", "wa", "derpp"]
-METHODS = [*WITH_A_HEAD, "lwf", "lwf_mc", "eeil", "gdumb", "er_ace", "ewc", "rwalk", "gem"]
+METHODS = ["icarl", "lucir", "ncm", "slda", "wa", "derpp", "lwf", "lwf_mc", "eeil", "er_ace", "ewc", "rwalk", "gem"]
+LONG = [pytest.param(method, marks=pytest.mark.slow) for method in ("bic", "gdumb")]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *LONG])
 def test_methods_go_through_classes_that_come_again(plugins: Plugins, tmp_path: Path, method: str) -> None:
     head = {} if method in WITH_A_HEAD else {"head": "linear"}
     student = {"model": ONLINE["student"]["model"], **head}

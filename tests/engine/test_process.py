@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +65,7 @@ def changed(scenario: Path, **sections: Any) -> Path:
 
 
 def test_one_json_object_on_stdout_and_the_stand_in_on_the_first_line(scenario: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "clkd", "run", "tiny.yaml", "--json", "--tracking", "offline"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = clkd("run", "tiny.yaml", "--json", "--tracking", "offline", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result.keys() >= KEYS

@@ -80,7 +80,8 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("resident", ["auto", pytest.param("true", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("resident", ["auto", "true"])
 def test_peak_memory_of_rows_that_exceed_the_budget(home: Path, resident: str) -> None:
     """Pages of the store's file count in the peak, though the system takes them back at will: at most once each.
 

@@ -6,14 +6,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import clkd, start
+from processes import clkd, python, start
 from safetensors.torch import load_file, save_file
 
 from clkd import checkpoint
@@ -303,11 +301,11 @@ FOLDERS = {"a folder": "answers.bin", "marks are a folder": "present.bin", "fact
 
 @pytest.mark.parametrize("how", ["flip", "cut", "edit", "garbage", "list", "empty", "a file", *FOLDERS])
 def test_what_was_altered_is_asked_again_with_one_warning(how: str, caplog: pytest.LogCaptureFixture) -> None:
-    run("sound")
+    run("sound", limit=1)
     content = files()[0].path.read_bytes()
     harm(files()[0], how)
     with caplog.at_level("WARNING", logger="clkd"):
-        run("mended")
+        run("mended", limit=1)
     assert [r.getMessage().count("was altered") for r in caplog.records] == [1]
     assert files()[0].path.read_bytes() == content
     assert_same_bits("sound", "mended")
@@ -334,8 +332,7 @@ def test_killed_while_filling_it_leaves_what_was_whole(asked: list[int]) -> None
     content = files()[0].path.read_bytes()
     shutil.rmtree("cache/answers")
     write("victim", {})
-    done = subprocess.run([sys.executable, "-c", SLOW], capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert python(SLOW).wait() == -signal.SIGKILL
     assert 0 < files()[0].rows() < 80, "a usable beginning"
     before = sum(asked)
     run("after")

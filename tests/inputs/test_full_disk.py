@@ -142,6 +142,7 @@ def may_mount(tmp_path):
     return subprocess.run([*TMPFS, "64k", folder, "true"], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["run", "cache"])
 def test_a_small_tmpfs_fills_up(scenario, tmp_path, what):
     if not may_mount(tmp_path):

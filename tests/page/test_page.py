@@ -270,14 +270,14 @@ def test_large_matrices_are_pictures_and_the_page_stays_small(copied):
         for i in range(count)
     ]  # fmt: skip
     (copied / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
-    classes = [f"c{i}" for i in range(1000)]
-    pairs = [[i, (7 * i + k) % 1000, 1] for i in range(1000) for k in range(10)]
+    classes = [f"c{i}" for i in range(200)]
+    pairs = [[i, (7 * i + k) % 200, 1] for i in range(200) for k in range(10)]
     for i in range(count):
         about = {"experience": i, "name": f"e{i}", "classes": classes, "counts": pairs}
         (copied / "confusion" / f"exp_{i:03d}.json").write_text(json.dumps(about))
     text = made_plain(copied)
     page = Page(text)
-    assert len(text) < 3_000_000
+    assert len(text) < 1_000_000
     assert len(page.all("img")) >= count + 1
     assert all(each["alt"] for each in page.all("img"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,16 +36,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def clkd(site: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "clkd", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def clkd(site: Path, cwd: Path, *arguments: str) -> processes.Done:
+    return processes.clkd(*arguments, cwd=cwd, PYTHONPATH=str(site))
 
 
 def test_it_is_listed_with_its_options(site: Path, tmp_path: Path) -> None:
@@ -88,12 +79,5 @@ def test_its_parts_keep_the_contract(site: Path, tmp_path: Path) -> None:
         "from clkd_example.moments import Moments\n"
         "check_loss(Focal); check_memory(lambda: Latest(size=7), 7); check_transfer(Moments)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    process = processes.python(script, cwd=tmp_path, PYTHONPATH=str(site))
+    assert process.wait() == 0, process.err.read_text()

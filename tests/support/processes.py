@@ -108,6 +108,11 @@ def clkd(*arguments: str, cwd: Path | None = None, timeout: float = 120, **envir
     return Done(process.wait(), out, err)
 
 
+def python(code: str, *arguments: str, cwd: Path | None = None, **environment: str) -> Process:
+    """Start `python -c CODE ARGUMENTS`."""
+    return start("-c", code, *arguments, cwd=cwd, **environment)
+
+
 def wait_for(happened: Callable[[], Any], process: Process | subprocess.Popen[str], seconds: float = 90) -> None:
     """Until it has happened; fails if the process ends before."""
     deadline = time.monotonic() + seconds
@@ -187,16 +192,22 @@ def _become(channel: socket.socket, wanted: dict[str, Any], fds: list[int]) -> N
         os.environ.clear()
         os.environ.update(wanted["environment"])
         sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-        sys.argv = ["clkd", *wanted["arguments"]]
+        told = wanted["arguments"]
+        sys.argv = ["-c", *told[2:]] if told[:1] == ["-c"] else ["clkd", *told]
         signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background ignores it
         faulthandler.enable()  # a crash below Python says where it was
-        code = main()
+        code = main() if sys.argv[0] == "clkd" else _carry_out(told[1])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         _end(code)
+
+
+def _carry_out(code: str) -> int:
+    exec(code, {"__name__": "__main__"})
+    return 0
 
 
 def _end(code: int) -> None:

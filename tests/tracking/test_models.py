@@ -201,6 +201,7 @@ def test_vectors_go_in_as_the_data_set_has_them(train: Callable[..., Path], here
     assert [accuracy(model, *rows) for rows in rows_of(directory)] == pytest.approx(matrix[1], abs=1e-9)
 
 
+@pytest.mark.slow  # starts Python and loads MLflow in it
 def test_it_loads_where_there_is_no_clkd(trained: Path) -> None:
     """In a process that cannot import it; with the input example of its own folder."""
     code = (
