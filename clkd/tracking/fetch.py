@@ -30,7 +30,7 @@ def fetch(model: str, uri: str | None, into: Path) -> Path:
     try:
         chosen = store.resolve_uri(uri)
         _check(chosen)
-        with store.impatient():
+        with store.impatient(model):
             return _downloaded(model, chosen, into)
     except TrackingError as error:
         raise UserError(f"the model '{model}' cannot be loaded from MLflow: {error}") from error

@@ -194,12 +194,16 @@ def understood(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
-    """Let MLflow's requests fail at once in here: by itself, it would repeat each for minutes.
+def impatient(uri: str) -> Iterator[None]:
+    """Let MLflow's requests to a server fail at once in here: by itself, it would repeat each for minutes.
 
     A request that was repeated although the server had obeyed it would also make things twice. How long a request may
-    take is the user's to say (`$MLFLOW_HTTP_REQUEST_TIMEOUT`, else 10 seconds). The environment is put back at the end.
+    take is the user's to say (`$MLFLOW_HTTP_REQUEST_TIMEOUT`, else 10 seconds). The environment is put back at the end;
+    for a database it stays as it is, since other threads may be reading it.
     """
+    if database(uri):
+        yield
+        return
     _impatience.begin()
     try:
         yield

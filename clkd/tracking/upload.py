@@ -85,7 +85,7 @@ class Upload:
         self._first = _first_start(directory)
         self._latest = self._first
         store.check_reachable(destination.uri)
-        with store.impatient(), store.understood(destination.uri):
+        with store.impatient(destination.uri), store.understood(destination.uri):
             self._connect()
 
     @property
@@ -101,7 +101,7 @@ class Upload:
     def advance(self, otherwise: Event | None = None) -> None:
         """Bring in what is new. `otherwise` is how the run ended, if it did and its record does not say so."""
         store.check_reachable(self.destination.uri)
-        with store.impatient(), store.understood(self.destination.uri):
+        with store.impatient(self.destination.uri), store.understood(self.destination.uri):
             self._advance(otherwise)
 
     def _advance(self, otherwise: Event | None) -> None:

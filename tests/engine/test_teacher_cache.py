@@ -283,7 +283,7 @@ def harm(answers: Answers, how: str) -> None:
     elif how == "cut":
         answers.path.write_bytes(content[:-1])
     elif how == "edit":
-        meta.write_text(meta.read_text().replace('"asked": 4', '"asked": 5'))
+        meta.write_text(meta.read_text().replace('"asked": ', '"asked": 1'))
     elif how in FOLDERS:
         (answers.folder / FOLDERS[how]).unlink()
         (answers.folder / FOLDERS[how]).mkdir()

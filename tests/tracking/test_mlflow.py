@@ -402,14 +402,16 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch):
 def test_mlflows_own_patience_is_put_back(monkeypatch):
     monkeypatch.setenv(store.RETRIES, "5")
     monkeypatch.delenv(store.TIMEOUT, raising=False)
-    with store.impatient():
-        with store.impatient():
+    with store.impatient("sqlite:///m.db"):
+        assert os.environ[store.RETRIES] == "5", "nobody is asked over the network"
+    with store.impatient("http://here"):
+        with store.impatient("http://here"):
             pass
         assert (os.environ[store.RETRIES], os.environ[store.TIMEOUT]) == ("0", "10")
     assert os.environ[store.RETRIES] == "5"
     assert store.TIMEOUT not in os.environ
     monkeypatch.setenv(store.TIMEOUT, "60")
-    with store.impatient():
+    with store.impatient("http://here"):
         assert os.environ[store.TIMEOUT] == "60", "who has a slow server says so"
 
 
