@@ -18,17 +18,18 @@ test: $(VENV)/.installed
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
-# First-party plugins: each by its own tests, then all parts by the laws. Their environment sees all that is in the first,
-# and what they bring and need stays out of that: `make test` is about clkd alone.
+# First-party plugins: each by its own tests, then all parts by the laws; and the extra that needs much, ray. Their
+# environment sees all that is in the first, and what they bring and need stays out of that: `make test` is about clkd alone.
 plugins: $(PLUGGED)/.installed
 	set -e; for each in $(PLUGINS); do (cd $$each && $(abspath $(PLUGGED))/bin/python -m pytest); done
 	$(PLUGGED)/bin/python -m clkd plugin check
+	$(PLUGGED)/bin/python -m pytest tests/sweep/test_cluster.py
 
 $(PLUGGED)/.installed: $(VENV)/.installed constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	$(BIN)/python -m venv --without-pip $(PLUGGED)
 	$(BIN)/python -c "$(PLACE); print(f'import site; site.addsitedir({place!r})')" > \
 	  $$($(PLUGGED)/bin/python -c "$(PLACE); print(place)")/first.pth
-	$(PLUGGED)/bin/python -m pip install --quiet --constraint constraints.txt $(PLUGINS:%=--editable './%[test]')
+	$(PLUGGED)/bin/python -m pip install --quiet --constraint constraints.txt ray $(PLUGINS:%=--editable './%[test]')
 	touch $@
 
 lint: $(VENV)/.installed
