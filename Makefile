@@ -21,11 +21,12 @@ test: $(VENV)/.installed
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
-# First-party plugins: each by its own tests, then all parts by the laws. Their environment sees all that is in the first,
-# and what they bring and need stays out of that: `make test` is about clkd alone.
+# First-party plugins: each by its own tests, then all parts by the laws; and the extra that needs much, ray. Their
+# environment sees all that is in the first, and what they bring and need stays out of that: `make test` is about clkd alone.
 plugins: $(PLUGGED)/.installed
 	$(MAKE) --no-print-directory --jobs 2 --output-sync $(PLUGINS:%=%/tested)
 	$(PLUGGED)/bin/python -m clkd plugin check
+	$(PLUGGED)/bin/python -m pytest tests/sweep/test_cluster.py
 
 plugins/%/tested:
 	cd plugins/$* && $(abspath $(PLUGGED))/bin/python -m pytest
@@ -34,7 +35,7 @@ $(PLUGGED)/.installed: $(VENV)/.installed constraints.txt $(PLUGINS:%=%/pyprojec
 	$(BIN)/python -m venv --without-pip $(PLUGGED)
 	$(BIN)/python -c "$(PLACE); print(f'import site; site.addsitedir({place!r})')" > \
 	  $$($(PLUGGED)/bin/python -c "$(PLACE); print(place)")/first.pth
-	$(PLUGGED)/bin/python -m pip install --quiet --constraint constraints.txt $(PLUGINS:%=--editable './%[test]')
+	$(PLUGGED)/bin/python -m pip install --quiet --constraint constraints.txt ray $(PLUGINS:%=--editable './%[test]')
 	touch $@
 
 lint: $(VENV)/.installed

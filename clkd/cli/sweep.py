@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,38 @@ from clkd.compare.comparison import Comparison, compare
 from clkd.compare.group import ENDED, grouped
 from clkd.compare.select import all_runs
 from clkd.compare.summary import Summary
-from clkd.errors import ClkdError
+from clkd.engine.directory import LOCK
+from clkd.errors import ClkdError, UserError
+from clkd.locks import alone
+from clkd.sweep import cluster
 from clkd.sweep.axes import Axis, drawn, grid
-from clkd.sweep.plan import Point, found, points
-from clkd.sweep.workers import Ended, run_all
+from clkd.sweep.local import processes
+from clkd.sweep.plan import Point, check_store, found, points
+from clkd.sweep.workers import Ended, Start, run_all
 from clkd.tracking.points import percent
+
+AGAIN = 2
+"""How often a run goes on whose machine was lost."""
+
+
+def _head(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """The address alone."""
+    kind, _, address = (value or "").partition(":")
+    if value is not None and kind != "ray":
+        raise click.BadParameter(f"write ray, or ray:HOST:PORT; got '{value}'")
+    return value and (address or cluster.HERE)
+
+
+@contextmanager
+def _place(head: str | None, workers: int, cpus: int | None, gpus: float | None) -> Iterator[tuple[Start, int]]:
+    """Where runs are made: how one is started there, and how many machines that are."""
+    if head:
+        with cluster.joined(head, cluster.Share(cpus or 1, gpus or 0)) as joined:
+            yield joined.start, len({*joined.machines.values()})
+    elif gpus is not None:
+        raise UserError("--gpus is for a --cluster: on this machine, --device says what runs are made on")
+    else:
+        yield processes(workers, cpus), 1
 
 
 @click.command("sweep", short_help="Run a SCENARIO at many settings and seeds.", cls=SeedsCommand)
@@ -41,7 +68,23 @@ from clkd.tracking.points import percent
     "--random", "count", type=click.IntRange(min=1), metavar="N", help="N random draws, not every combination."
 )
 @seeds_option
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most N runs at a time; by default 1, and on a cluster as many as it has room for.",
+)
+@click.option(
+    "--cluster",
+    "head",
+    metavar="ray[:HOST:PORT]",
+    callback=_head,
+    help="Run on the machines of a Ray cluster: the one that this machine is in, or that of a head.",
+)
+@click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="Processor cores of each run.")
+@click.option(
+    "--gpus", type=click.FloatRange(min=0), metavar="N", help="On a cluster, GPUs of each run; 0.5 shares one."
+)
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--limit-batches", type=click.IntRange(min=1), metavar="N", help="At most N batches an epoch.")
 @click.option(
@@ -58,7 +101,10 @@ def command(
     axes: tuple[str, ...],
     count: int | None,
     seeds: tuple[int, ...],
-    workers: int,
+    workers: int | None,
+    head: str | None,
+    cpus: int | None,
+    gpus: float | None,
     device: str | None,
     limit_batches: int | None,
     tracking: str | None,
@@ -77,6 +123,8 @@ def command(
     Each run is a `clkd run` of its own. What ./runs holds already is not run again, and what was stopped goes on where
     it stopped: after an interruption, give the same command again. Exit code 1: a run failed; the others are made all
     the same.
+
+    With --cluster ray, they are made on the machines of a Ray cluster, which must share this folder.
     """
     registry = plugins_from(plugins_dirs, disabled).registry
     read = [Axis.read(each) for each in axes]
@@ -89,7 +137,11 @@ def command(
     if dry_run:
         sweep.preview(as_json)
         return 0
-    sweep.run(workers)
+    if missing := sweep.missing():
+        at_once = min(workers or (len(missing) if head else 1), len(missing))
+        with _place(head, at_once, cpus, gpus) as (start, machines):
+            check_store(wanted, tracking, tracking_uri, machines)
+            sweep.run(missing, start, at_once)
     sweep.conclude(metrics, as_json)
     return int(bool(sweep.failed))
 
@@ -102,6 +154,7 @@ class _Sweep:
         passed: options that every run is given.
         known: the run of each point that has one.
         failed: by the point's place, the last line that its run said.
+        lost: the places of those whose machine did not answer any more.
     """
 
     points: Sequence[Point]
@@ -110,6 +163,7 @@ class _Sweep:
     quiet: bool
     known: dict[int, Summary] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    lost: list[int] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
 
     def look(self) -> list[int]:
@@ -129,25 +183,47 @@ class _Sweep:
                 ("GROUP", "RUN", "STATE"), [(p.group, p.label, todo.get(i, ENDED)) for i, p in enumerate(self.points)]
             )
 
-    def run(self, workers: int) -> None:
+    def missing(self) -> list[int]:
+        """The places of the points that are still to be run; says how many are not."""
         missing = self.look()
         if len(missing) < len(self.points):
             self._tell(f"{len(self.points) - len(missing)} of {len(self.points)} runs are there already")
+        return missing
+
+    def run(self, places: Sequence[int], start: Start, workers: int) -> None:
+        """Those whose machine was lost go on when all others are made, on another one."""
+        for _ in range(1 + AGAIN):
+            self.lost.clear()
+            self._run_once(places, start, workers)
+            if not self.lost:
+                return
+            places = self._left(self.lost)
+
+    def _left(self, lost: Sequence[int]) -> list[int]:
+        """Those that are to be gone on with, once nobody else is at them: a run may outlive what Ray hears of it."""
+        for run in (self.known[i] for i in self.look() if i in lost and i in self.known):
+            with alone(run.path / LOCK, "going on with it elsewhere"):
+                pass
+        missing = self.look()
+        self.failed = {i: why for i, why in self.failed.items() if i in missing}
+        return [i for i in lost if i in missing]
+
+    def _run_once(self, places: Sequence[int], start: Start, workers: int) -> None:
         started, done = time.perf_counter(), 0
 
-        def told(place: int, ended: Ended) -> None:
+        def told(index: int, ended: Ended) -> None:
             nonlocal done
             done += 1
-            left = time_left(time.perf_counter() - started, done, len(missing))
-            self._warn(ended.err)
-            how = self._outcome(missing[place], ended)
-            self._tell(f"[{done}/{len(missing)}] {self.points[missing[place]].label}: {how}{left}")
+            left = time_left(time.perf_counter() - started, done, len(places))
+            i = places[index]
+            self._tell(f"[{done}/{len(places)}] {self.points[i].label}: {self._outcome(i, ended)}{left}")
 
-        run_all([self._command(i) for i in missing], workers, told)
+        run_all([self._words(i) for i in places], start, workers, told)
 
-    def _command(self, i: int) -> list[str]:
+    def _words(self, i: int) -> list[str]:
+        """The run's, after `python -m`."""
         point, begun = self.points[i], self.known.get(i)
-        start = [sys.executable, "-m", "clkd", "run", "-q", "--json", *self.passed]
+        start = ["clkd", "run", "-q", "--json", *self.passed]
         if begun is not None:
             return [*start, "--resume", str(begun.path)]
         settings = [word for each in (*point.settings, point.tags) for word in ("--set", each)]
@@ -155,11 +231,18 @@ class _Sweep:
         return [*start, str(point.scenario), *settings, "--seed", str(point.seed), *limit]
 
     def _outcome(self, i: int, ended: Ended) -> str:
+        place = f" on {ended.where}" if ended.where else ""
+        self.failed.pop(i, None)
         if ended.code == 0:
+            self._warn(ended.err)
             metrics = json.loads(ended.out)["metrics"]
-            return f"average accuracy {percent(metrics.get('average_accuracy'))} % in {ended.seconds:.0f} s"
+            return f"average accuracy {percent(metrics.get('average_accuracy'))} % in {ended.seconds:.0f} s{place}"
         lines = ended.err.strip().splitlines()
-        self.failed[i] = lines[-1].removeprefix("clkd: ") if lines else f"exit code {ended.code}"
+        self.failed[i] = (lines[-1].removeprefix("clkd: ") if lines else f"exit code {ended.code}") + place
+        if ended.lost:
+            self.lost.append(i)
+            return f"LOST: {self.failed[i]}"
+        self._warn(ended.err)
         return f"FAILED: {self.failed[i]}"
 
     def _warn(self, said: str) -> None:

@@ -21,7 +21,7 @@ def configuration(story: Story) -> Content:
         tag("p", "Every value as it was then, whatever became of the scenario's file:"),
         _command(_again(story)),
         folded("The scenario as written", tag("pre", story.text("scenario.yaml"))),
-        folded("The scenario as resolved: every value", tag("pre", story.text("resolved.yaml"))),
+        folded("The scenario as resolved: every value", tag("pre", story.text("resolved.yaml"), class_="list")),
     ]
 
 
@@ -55,7 +55,7 @@ def surroundings(story: Story) -> Content:
         ("git commit", f"{commit}{changed}" if commit else None),
         ("MLflow", _mlflow(story)),
     ]
-    return [facts(pairs), folded("All installed packages", tag("pre", installed)) if installed else None]
+    return [facts(pairs), folded("All installed packages", tag("pre", installed, class_="list")) if installed else None]
 
 
 def _versions(installed: str) -> list[tuple[str, Content]]:

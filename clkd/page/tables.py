@@ -73,14 +73,15 @@ def heat(
         cells = [_cell(value, text) for value, text in zip(row, said, strict=True)]
         cells += [tag("td")] * (len(names[1]) - len(row))
         body.append(tag("tr", tag("th", name, scope="row"), cells))
-    return _box(caption, tag("table", _caption(caption), tag("thead", top), tag("tbody", body), class_="heat"))
+    parts = (_caption(caption), tag("thead", top), tag("tbody", body))
+    return _box(caption, tag("table", *parts, class_="heat", style=f"--columns:{len(names[1])}"))
 
 
 def _cell(value: float | None, text: str) -> Markup:
     if value is None:
         return tag("td", text)
     ground = shade(value)
-    return tag("td", text, style=f"background:{css(ground)};color:{ink(ground)}")
+    return tag("td", text, style=f"--shade:{css(ground)};--ink:{ink(ground)}")
 
 
 def _picture(

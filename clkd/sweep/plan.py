@@ -14,12 +14,15 @@ from clkd.compare.summary import Summary
 from clkd.errors import UserError
 from clkd.registry import Registry
 from clkd.scenario.load import load
-from clkd.scenario.model import Scenario
+from clkd.scenario.model import Scenario, TrackingOptions
 from clkd.scenario.resolve import config_sha, group_name
 from clkd.scenario.settings import as_setting
 from clkd.sweep.axes import Settings
+from clkd.tracking import store
 
 TAG = "clkd.sweep"
+RECORDED = ("mlflow", "required")
+"""Modes of tracking in which runs write into MLflow's store."""
 log = logging.getLogger("clkd.sweep")
 
 
@@ -32,6 +35,7 @@ class Point:
         tags: the `--set` that marks the run as the sweep's in MLflow.
         group: of the run (`clkd.group`).
         config_sha: of its scenario.
+        tracking: what its scenario says of it.
     """
 
     scenario: Path
@@ -40,6 +44,7 @@ class Point:
     seed: int
     group: str
     config_sha: str
+    tracking: TrackingOptions
 
     @property
     def label(self) -> str:
@@ -58,7 +63,7 @@ def points(scenario: Path, combinations: Sequence[Settings], seeds: Sequence[int
         raise UserError("output: a sweep makes many runs, and this names one place: leave it out (--set output=null)")
     sweep = f"{loaded[0].name}-{hashlib.sha256(repr(combinations).encode()).hexdigest()[:8]}"
     return [
-        Point(scenario, settings, _tags(each, sweep), seed, group_name(each), config_sha(each))
+        Point(scenario, settings, _tags(each, sweep), seed, group_name(each), config_sha(each), each.tracking)
         for seed in seeds or [loaded[0].seed]
         for settings, each in zip(combinations, loaded, strict=True)
     ]
@@ -66,6 +71,24 @@ def points(scenario: Path, combinations: Sequence[Settings], seeds: Sequence[int
 
 def _tags(scenario: Scenario, sweep: str) -> str:
     return as_setting("tracking.tags", {**scenario.tracking.tags, TAG: sweep})
+
+
+def check_store(points: Sequence[Point], mode: str | None, uri: str | None, machines: int) -> None:
+    """Several machines cannot write into one database file: its locks hold on one alone.
+
+    Args:
+        mode, uri: instead of what the scenario says of tracking.
+
+    Raises:
+        UserError: they would.
+    """
+    for tracking in (point.tracking for point in points if machines > 1):
+        chosen = store.resolve_uri(uri or tracking.uri) if (mode or tracking.mode) in RECORDED else ""
+        if store.database(chosen):
+            raise UserError(
+                f"--cluster: {chosen} is a store of one machine, and these are {machines}: name a server by "
+                "--tracking-uri, or take --tracking offline and bring the runs in later by `clkd track sync`"
+            )
 
 
 def found(point: Point, runs: Sequence[Summary], limit_batches: int | None) -> Summary | None:

@@ -1,12 +1,12 @@
-"""MLflow's own server above a database: as small as it can be, and gone when it is left."""
+"""MLflow's own server above a database: as small as it can be, and gone when it is left or whoever started it is."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,15 +15,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from clkd import leash
 from clkd.errors import TrackingError, UserError
 from clkd.tracking import store
 
 LEAN = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that score language models
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PYTHONSAFEPATH": "1",  # a file `mlflow.py` beside the database is not to be imported
 }
 """Of the environment, unless it says otherwise itself."""
+SAFE = {"PYTHONSAFEPATH": "1"}
+"""A file `mlflow.py` beside the database is not to be imported."""
 START_SECONDS, END_SECONDS = 180.0, 5.0
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
 """Where this machine is asked that listens on all its addresses."""
@@ -39,12 +41,12 @@ def serving(uri: str, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]
     """
     with TemporaryDirectory(prefix="clkd-ui-") as folder:
         log = Path(folder) / "log"
-        process = _start(uri, host, port, log)
-        try:
-            _wait(process, url(host, port), log)
-            yield process
-        finally:
-            _end(process)
+        with _start(uri, host, port, log) as process:
+            try:
+                _wait(process, url(host, port), log)
+                yield process
+            finally:
+                _end(process)
 
 
 def url(host: str, port: int) -> str:
@@ -83,18 +85,23 @@ def _bound(host: str, port: int) -> int:
 
 
 def _start(uri: str, host: str, port: int, log: Path) -> subprocess.Popen[bytes]:
-    options = {"--backend-store-uri": uri, "--host": host, "--port": str(port), "--workers": "1"}
+    options = {
+        "--backend-store-uri": uri,
+        "--host": host,
+        "--port": str(port),
+        "--workers": "1",
+        "--uvicorn-opts": f"--app-dir {shlex.quote(str(log.parent))}",  # else it imports from the working directory
+    }
     words = [word for option in options.items() for word in option]
     database = store.database(uri)
     with log.open("wb") as told:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "mlflow", "server", *words],
-            stdin=subprocess.DEVNULL,
+        return leash.start(
+            ["mlflow", "server", *words],
+            signal.SIGKILL,  # it has nothing to save, and nobody is left to wait for it
             stdout=told,
             stderr=subprocess.STDOUT,
-            env={**LEAN, **os.environ},
+            env={**LEAN, **os.environ, **SAFE},
             cwd=database.parent if database else None,
-            start_new_session=True,
         )
 
 

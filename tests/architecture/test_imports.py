@@ -26,6 +26,7 @@ LEVELS = (
         "cache",
         "disk",
         "locks",
+        "leash",
         "vision",
         "frozen",
         "ranks",

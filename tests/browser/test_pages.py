@@ -134,7 +134,7 @@ def page(home):
 
 
 ASKED = "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
-UNREADABLE = """
+MEASURE = """
 const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
 const rgb = c => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1);
   return [...canvas.getImageData(0, 0, 1, 1).data]; };
@@ -144,13 +144,16 @@ const light = c => { const [r, g, b] = rgb(c).map(v => part(v / 255));
 const ground = e => { for (; e; e = e.parentElement) {
     const c = getComputedStyle(e).backgroundColor; if (rgb(c)[3]) return c; }
   return 'white'; };
+const told = e => [e.tagName, e.textContent.slice(0, 40)];
+"""
+UNREADABLE = f"""{MEASURE}
 const found = [];
-for (const e of document.querySelectorAll('body *:not(title)')) {
+for (const e of document.querySelectorAll('body *:not(title)')) {{
   if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
   const style = getComputedStyle(e), ink = e instanceof SVGElement ? style.fill : style.color;
   const [a, b] = [light(ink), light(ground(e))].sort((x, y) => x - y);
-  if ((b + .05) / (a + .05) < 4.5) found.push([e.tagName, e.textContent.slice(0, 40), ink, ground(e)]);
-}
+  if ((b + .05) / (a + .05) < 4.5) found.push([...told(e), ink, ground(e)]);
+}}
 return found
 """
 
@@ -171,8 +174,25 @@ def test_a_page_fits_its_window_is_read_in_both_lights_and_asks_nobody(browser, 
     keep(f"report_{width}_{'dark' if dark else 'light'}")
 
 
-def test_a_page_is_printed_whole(browser, page):
-    browser.show(1280, 860)
+NOT_ON_PAPER = {
+    "hidden": "return [...document.querySelectorAll('details > *')].filter(e => !e.checkVisibility())"
+    ".map(e => e.outerHTML)",
+    "wider": "return [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth)"
+    ".map(e => e.outerHTML)",
+    "dark": f"{MEASURE} return [...document.querySelectorAll('body *')].filter(e => light(ground(e)) < .25).map(told)",
+    "unreadable": UNREADABLE,
+}
+PAPER = 680
+"""Pixels within the margins of A4."""
+
+
+def test_a_page_is_printed_light_whole_and_within_its_paper(browser, page):
+    browser.show(PAPER, 900, dark=True)
+    browser.command(
+        "Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}]
+    )
     browser.open(page)
+    assert {what: browser.run(script) for what, script in NOT_ON_PAPER.items()} == {what: [] for what in NOT_ON_PAPER}
+    assert browser.run("return document.querySelector('nav').checkVisibility()") is False
     told = browser.command("Page.printToPDF", printBackground=True)
     assert len(told["data"]) > 20_000

@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import threading
+import time
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -171,6 +172,14 @@ def in_session(leader):
     return found
 
 
+def gone(leader):
+    """Wait until nothing is left of a session."""
+    deadline = time.monotonic() + 60
+    while left := in_session(leader):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
+
+
 def children(parent):
     return [int(each) for each in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
@@ -192,6 +201,17 @@ def test_it_answers_and_leaves_nothing_behind(here, number, code):
     assert {path.name for path in here.iterdir()} == before
     port = int(address.rpartition(":")[2])
     assert server.free_port("127.0.0.1", port) == port
+
+
+@pytest.mark.slow
+def test_it_does_not_outlive_a_kill(here):
+    (here / "mlflow.py").write_text("raise SystemExit('this is not MLflow')")
+    process = start("ui", "--port", "0", cwd=here)
+    wait_for(process.out.read_text, process, 180)
+    (leader,) = children(process.pid)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    gone(leader)
 
 
 @pytest.mark.slow

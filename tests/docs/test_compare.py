@@ -40,4 +40,4 @@ def test_the_sweeps_shown_have_points():
     for name, *words in commands():
         if name == "sweep":
             axes = [Axis.read(words[i + 1]) for i, word in enumerate(words) if word == "--set"]
-            assert len(drawn(axes, 10) if "--random" in words else grid(axes)) in (4, 10)
+            assert len(drawn(axes, 10) if "--random" in words else grid(axes)) in (1, 2, 4, 10)

@@ -11,6 +11,7 @@ import pytest
 
 from clkd.cli.main import main
 from clkd.errors import Interrupted
+from clkd.sweep.local import processes
 from clkd.sweep.workers import run_all
 
 TINY = """\
@@ -63,6 +64,8 @@ def test_several_seeds_in_one_call_are_one_line_of_compare(clkd, tmp_path):
         (["sweep", "tiny.yaml", "--set", "output=x"], "output: a sweep makes many runs"),
         (["sweep", "tiny.yaml", "--set", "train.optimizer.lr=0.1,x"], "train.optimizer.lr: "),
         (["sweep", "tiny.yaml", "--set", "memory.size=1..9"], "say how often by --random N"),
+        (["sweep", "tiny.yaml", "--cluster", "slurm"], "write ray, or ray:HOST:PORT; got 'slurm'"),
+        (["sweep", "tiny.yaml", "--gpus", "1"], "--gpus is for a --cluster"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_trained(words, said, clkd, tmp_path):
@@ -118,34 +121,88 @@ def test_a_run_that_fails_is_told_and_the_others_are_made(clkd, tmp_path):
     assert len(out.splitlines()) == 2, "a head, and the run that has finished"
 
 
-def test_sigterm_stops_those_under_way_and_waits_for_them(tmp_path):
-    program = (
-        "import signal, sys, time\n"
-        "def end(*_):\n    time.sleep(0.3); open(sys.argv[1], 'w').write('saved'); sys.exit(143)\n"
-        "signal.signal(signal.SIGTERM, end)\nopen(sys.argv[1], 'w').write('begun')\n"
-        "while True: time.sleep(0.01)\n"
-    )
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Make a program that is started by its name."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    return lambda name, text: (tmp_path / f"{name}.py").write_text(text)
+
+
+SAVES = """\
+import signal, sys, time
+def end(*_):
+    time.sleep(0.3); open(sys.argv[1], 'w').write('saved'); sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+open(sys.argv[1], 'w').write('begun')
+while True:
+    time.sleep(0.01)
+"""
+
+
+def begun(marks):
+    return f"all(os.path.exists(p) for p in {[str(mark) for mark in marks]})"
+
+
+def test_sigterm_stops_those_under_way_and_waits_for_them(tmp_path, program):
+    program("saves", SAVES)
     marks = [tmp_path / name for name in "abc"]
-    parent = f"import os, signal, time\nwhile not all(os.path.exists(p) for p in {[str(m) for m in marks[:2]]}): "
+    parent = f"import os, signal, time\nwhile not {begun(marks[:2])}: "
     parent += f"time.sleep(0.02)\ntime.sleep(0.2)\nos.kill({os.getpid()}, signal.SIGTERM)"
     killer = subprocess.Popen([sys.executable, "-c", parent])
     with pytest.raises(Interrupted):
-        run_all([[sys.executable, "-c", program, str(mark)] for mark in marks], 2, lambda i, ended: None)
+        run_all([["saves", str(mark)] for mark in marks], processes(2), 2, lambda i, ended: None)
     killer.wait()
     assert [mark.read_text() for mark in marks[:2]] == ["saved", "saved"]
     assert not marks[2].exists(), "the third never began"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_workers_run_beside_each_other_and_everything_printed_comes_back():
-    told = {}
-    nap = (
-        "import sys, time; time.sleep(0.5); print('x' * 200_000); print(sys.argv[1], file=sys.stderr); "
-        "sys.exit(int(sys.argv[1]))"
+def test_a_sweep_that_is_killed_leaves_nobody_behind(tmp_path, program):
+    """Its runs save what they have and end, so that the next one goes on with them."""
+    program("saves", SAVES)
+    mark = tmp_path / "a"
+    parent = "from clkd.sweep.local import processes\nfrom clkd.sweep.workers import run_all\n"
+    parent += f"run_all([['saves', {str(mark)!r}]], processes(1), 1, print)"
+    sweep = subprocess.Popen([sys.executable, "-c", parent])
+    until(lambda: mark.exists() and mark.read_text() == "begun")
+    sweep.kill()
+    sweep.wait()
+    until(lambda: mark.read_text() == "saved")
+
+
+def until(happened):
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_workers_run_beside_each_other_and_everything_printed_comes_back(tmp_path, program):
+    """Each ends only when all have begun."""
+    marks = [tmp_path / str(i) for i in range(3)]
+    program(
+        "meets",
+        "import os, sys, time\nopen(sys.argv[1], 'w').close()\n"
+        f"while not {begun(marks)}: time.sleep(0.01)\n"
+        "print('x' * 200_000); code = os.path.basename(sys.argv[1]); print(code, file=sys.stderr); sys.exit(int(code))",
     )
-    started = time.perf_counter()
-    run_all([[sys.executable, "-c", nap, str(i)] for i in range(3)], 3, told.__setitem__)
-    assert time.perf_counter() - started < 3 * 0.5 + 20
+    told = {}
+    run_all([["meets", str(mark)] for mark in marks], processes(3), 3, told.__setitem__)
     assert {i: (ended.code, len(ended.out), ended.err) for i, ended in told.items()} == {
         i: (i, 200_001, f"{i}\n") for i in range(3)
     }
+
+
+def test_processors_are_shared_or_given(program, monkeypatch):
+    program("tells", "import os; print(os.environ['OMP_NUM_THREADS'], end='')")
+
+    def told(**options):
+        said = []
+        run_all([["tells"]], processes(**options), 1, lambda i, ended: said.append(ended.out))
+        return said[0]
+
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert (told(workers=2), told(workers=9), told(workers=2, cpus=3)) == ("4", "1", "3")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert (told(workers=2), told(workers=2, cpus=3)) == ("2", "3")
