@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(line: str, cwd: Path) -> Done:
     """A command of the README, cut short where it would train: one batch of two experiences, a small teacher."""
     words = shlex.split(line.partition(">")[0])[1:]
-    if words[0] == "run" and not {"--resume", "--from"} & set(words):
+    if words[0] in ("run", "sweep") and not {"--resume", "--from"} & set(words):
         words += ["--limit-batches", "1", "--set", "teachers.external.model=resnet8", "--set", "train.min_steps=0"]
         words += ["--set", "teachers.external.epochs=1", "--set", "stream.dataset.rows_per_class=5"]
         words += ["--set", "stream.split.experiences=2"]
