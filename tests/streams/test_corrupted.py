@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from clkd.streams.corrupted import STRENGTHS, Corrupted, strength_of
 from clkd.streams.digital import pixelated
 from clkd.streams.drawn import Drawn
 from clkd.streams.jpeg import compressed
+from clkd.streams.light import plasma
 from clkd.streams.noise import LEVELS, table
 
 CPU = torch.device("cpu")
@@ -188,6 +190,62 @@ def test_motion_goes_one_way_and_keeps_the_light() -> None:
     turned = Corrupted("motion_blur", 3)(x)[:, 0, 4:, 4:].double()
     assert (turned.sum((1, 2)) - 255).abs().max() < 12
     assert len(torch.unique(turned, dim=0)) > 8
+
+
+def test_the_five_severities_are_those_of_make_cifar_c() -> None:
+    """Written down anew. Shot noise is given by its inverse, and elastic in shares of the side."""
+    assert {kind: each[1:] for kind, each in STRENGTHS.items()} == {
+        "gaussian_noise": ((0.04,), (0.06,), (0.08,), (0.09,), (0.1,)),
+        "shot_noise": tuple((1 / c,) for c in (500, 250, 100, 75, 50)),
+        "impulse_noise": ((0.01,), (0.02,), (0.03,), (0.05,), (0.07,)),
+        "defocus_blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+        "motion_blur": ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+        "contrast": ((0.75,), (0.5,), (0.4,), (0.3,), (0.15,)),
+        "brightness": ((0.05,), (0.1,), (0.15,), (0.2,), (0.3,)),
+        "haze": ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
+        "pixelate": ((0.95,), (0.9,), (0.85,), (0.75,), (0.65,)),
+        "jpeg": ((80,), (65,), (58,), (50,), (40,)),
+        "elastic": ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+    }
+
+
+def test_clouds_are_diamond_squares_point_by_point() -> None:
+    drawn, side, decay = Drawn(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), "haze"), 8, 2.5
+    noise = drawn.uniform(side * side).view(side, side).tolist()
+    clouds, step, wobble = np.zeros((side, side)), side, 100.0
+    while step >= 2:
+        half = step // 2
+        squares = [(y, x) for y in range(half, side, step) for x in range(half, side, step)]
+        edges = [(y, x) for y in range(0, side, half) for x in range(0, side, half) if (y + x) // half % 2]
+        diagonal, straight = ((-1, -1), (-1, 1), (1, -1), (1, 1)), ((-1, 0), (1, 0), (0, -1), (0, 1))
+        for points, arms in ((squares, diagonal), (edges, straight)):
+            for y, x in points:
+                around = [clouds[(y + half * a) % side, (x + half * b) % side] for a, b in arms]
+                clouds[y, x] = np.mean(around) + wobble**2 * noise[y][x]
+        step, wobble = half, wobble / decay
+    clouds -= clouds.min()
+    np.testing.assert_allclose(plasma(drawn, side, decay)[0], clouds / clouds.max(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("severity", [1, 2, 5])
+def test_elastic_moves_pixels_by_an_affine_map_and_waves_in_shares_of_the_side(severity: int) -> None:
+    x = (torch.rand(2, 1, 24, 24, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    most, sigma, corners = (24 * share for share in STRENGTHS["elastic"][severity])
+    drawn = Drawn(x, "elastic").uniform(2 * (3 + 24 * 24)).double().numpy()
+    down, across = np.mgrid[:24, :24]
+    points = np.array([[20, 20, 1], [20, 4, 1], [4, 4, 1]])  # a third of the side from the middle, (x, y)
+    for row, numbers in zip(x[:, 0].numpy(), drawn, strict=True):
+        moved = np.linalg.solve(points, numbers[:6].reshape(3, 2) * corners)
+        right, below = (across * a + down * b + c for a, b, c in moved.T)
+        if most:
+            waves = [
+                ndimage.gaussian_filter(w, sigma, mode="mirror", truncate=3) for w in numbers[6:].reshape(2, 24, 24)
+            ]
+            right, below = right + most * waves[0], below + most * waves[1]
+        expected = ndimage.map_coordinates(row.astype(float), [down + below, across + right], order=1, mode="reflect")
+        got = Corrupted("elastic", severity)(torch.from_numpy(row)[None, None])[0, 0].numpy()
+        assert np.abs(got - expected.round()).max() <= 1
+        assert (got != expected.round()).mean() < 0.01
 
 
 def test_motion_is_imagemagicks() -> None:
