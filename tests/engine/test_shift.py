@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,8 +15,11 @@ from states import assert_same, state
 from clkd import Tracker, hookimpl
 from clkd.cli.main import main
 from clkd.engine.execute import execute
+from clkd.engine.shift import ShiftWatch
 from clkd.plugins import isolated, load_plugins
+from clkd.scenario.model import ShiftOptions
 from clkd.scenario.request import RunRequest
+from clkd.testing import tiny
 
 SCENARIO = {
     "name": "shift",
@@ -59,6 +63,16 @@ def test_a_new_domain_is_flagged_and_one_that_comes_back_is_not(watched: Path) -
             assert each[when]["input"]["mmd"][other] > 0.05
         assert each["before"]["input"] == each["after"]["input"], "training changes features, not rows"
         assert each["before"]["penultimate"] != each["after"]["penultimate"]
+
+
+def test_no_picture_is_looked_at_in_two_domains() -> None:
+    rows, watch = tiny.stream()[0].test, ShiftWatch(None, ShiftOptions(), seed=0)  # type: ignore[arg-type]
+    looks = zip((rows, replace(rows, domain=1)), ("own", "other"), (0, 1), strict=True)
+    one, other = (set(watch._drawn(each, 99, half, (1, name, 0)).tolist()) for each, name, half in looks)
+    assert one
+    assert other
+    assert not one & other
+    assert one | other == set(range(len(rows)))
 
 
 def test_it_is_logged_as_metrics(watched: Path) -> None:

@@ -53,6 +53,12 @@ def test_a_distance_from_0_to_2() -> None:
     assert some[1] == pytest.approx(2 * (1 - 2 * best), abs=0.25)
 
 
+def test_a_distance_is_told_from_rows_that_the_classifier_did_not_learn() -> None:
+    """With more features than rows, all that are learned can be told apart, whatever they are of."""
+    near = [a_distance(sample(30, 2 * i, width=200), sample(30, 2 * i + 1, width=200), draws(i)) for i in range(5)]
+    assert sum(near) / len(near) < 0.5
+
+
 def test_the_permutation_test_is_exact() -> None:
     """600 samples of one distribution: p is even on its steps, to 5 sigma; and small where samples differ."""
     found = [
