@@ -1,27 +1,34 @@
-"""Plain PyTorch loops of online EWC, SI, iCaRL and FDR on MNIST, which explain differences in docs/reproductions.md.
+"""Plain PyTorch loops of methods on MNIST, which explain differences in docs/reproductions.md.
 
     CLKD_DATA=… python benchmarks/plain_mnist.py oewc --seeds 1     # permuted MNIST
     CLKD_DATA=… python benchmarks/plain_mnist.py si --seeds 1       # permuted and sequential MNIST
     CLKD_DATA=… python benchmarks/plain_mnist.py icarl --seeds 1    # sequential MNIST
     CLKD_DATA=… python benchmarks/plain_mnist.py fdr --seeds 1      # sequential MNIST
+    CLKD_DATA=… python benchmarks/plain_mnist.py er --seeds 1       # rotated MNIST
+    CLKD_DATA=… python benchmarks/plain_mnist.py agem_domains --seeds 1    # permuted and rotated MNIST
 
 They follow a description of the code of Buzzega et al. 2020 (Mammoth), which is not copied here, and share nothing with
-clkd but the data. Each line is one variant: mean accuracy over the test rows of all experiences, in percent.
+clkd but the data, and in some variants the angles of a seed. Each line is one variant: mean accuracy over the test rows
+of all experiences, in percent.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import math
 import os
 import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from clkd.seeding import generator
 
 Rows = tuple[Tensor, Tensor]
 Vectors = list[Tensor]
@@ -286,6 +293,90 @@ def agem(eps: float = 1e-7) -> float:
     return accuracy_by_class(model, classes, *tests)
 
 
+def turned(x: Tensor, degrees: float, mode: str) -> Tensor:
+    """Rows turned about their centre; `mode` is `nearest`, as the authors do, or `bilinear`, as clkd does."""
+    a = math.radians(degrees)
+    turn = torch.tensor([[math.cos(a), -math.sin(a), 0.0], [math.sin(a), math.cos(a), 0.0]])
+    images = x.view(-1, 1, 28, 28)
+    grid = F.affine_grid(turn[None], [1, 1, 28, 28], align_corners=False)
+    parts = [F.grid_sample(p, grid.expand(len(p), -1, -1, -1), mode, align_corners=False) for p in images.split(5000)]
+    return torch.cat(parts).view(-1, 784)
+
+
+def looks(kind: str) -> list[Callable[[Tensor], Tensor]]:
+    """Twenty domains: `permuted`, or rotated, `nearest` or `bilinear`; `clkd` is bilinear by the angles of its seed."""
+    if kind == "permuted":
+        return [lambda x, order=order: x[:, order] for order in domains()]
+    if kind == "clkd":
+        draws, kind = [generator(torch.initial_seed(), "rotated", i) for i in range(DOMAINS)], "bilinear"
+        angles = [180 * torch.rand((), generator=each).item() for each in draws]
+    else:
+        angles = (180 * torch.rand(DOMAINS)).tolist()
+    return [lambda x, angle=angle: turned(x, angle, kind) for angle in angles]
+
+
+class Reservoir:
+    """Rows of all that came, evenly."""
+
+    def __init__(self, size: int) -> None:
+        self.x, self.y, self.size, self.seen = torch.zeros(size, 784), torch.zeros(size, dtype=torch.long), size, 0
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        for row, label in zip(x, y, strict=True):
+            slot = self.seen if self.seen < self.size else int(torch.randint(self.seen + 1, ()))
+            self.seen += 1
+            if slot < self.size:
+                self.x[slot], self.y[slot] = row, label
+
+    def draw(self, count: int) -> Rows:
+        at = torch.randperm(min(self.seen, self.size))[:count]
+        return self.x[at], self.y[at]
+
+
+def er(size: int, mode: str) -> float:
+    """Rotated MNIST, learning rate 0.2, one epoch, 128 new rows and 128 of the reservoir in a step."""
+    (x, y), test = mnist()
+    seen_as, model, memory = looks(mode), network(), Reservoir(size)
+    optimizer = torch.optim.SGD(model.parameters(), 0.2)
+    for look in seen_as:
+        moved = look(x)
+        for at in torch.randperm(len(x)).split(128):
+            back_x, back_y = memory.draw(128)
+            loss = F.cross_entropy(model(torch.cat([moved[at], back_x])), torch.cat([y[at], back_y]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            memory.add(moved[at], y[at])
+    return statistics.fmean(accuracy(model, look(test[0]), test[1]) for look in seen_as)
+
+
+def agem_domains(size: int, kind: str, batch: bool) -> float:
+    """Learning rate 0.1, one epoch. At a domain's end memory is offered a `batch` of 128 rows, or gets its share."""
+    (x, y), test = mnist()
+    seen_as, model, memory = looks(kind), network(), Reservoir(size)
+    optimizer, parameters = torch.optim.SGD(model.parameters(), 0.1), list(model.parameters())
+
+    def gradient(x: Tensor, y: Tensor) -> Vectors:
+        return list(torch.autograd.grad(F.cross_entropy(model(x), y), parameters))
+
+    for look in seen_as:
+        moved = look(x)
+        for at in torch.randperm(len(x)).split(128):
+            new = gradient(moved[at], y[at])
+            if memory.seen:
+                old = gradient(*memory.draw(128))
+                along = sum((a * b).sum() for a, b in zip(new, old, strict=True))
+                if along < 0:
+                    share = along / sum(b.square().sum() for b in old)
+                    new = [a - share * b for a, b in zip(new, old, strict=True)]
+            for p, g in zip(parameters, new, strict=True):
+                p.grad = g
+            optimizer.step()
+        some = torch.randperm(len(x))[: 128 if batch else size // DOMAINS]
+        memory.add(moved[some], y[some])
+    return statistics.fmean(accuracy(model, look(test[0]), test[1]) for look in seen_as)
+
+
 def forever(rows: int) -> Iterator[Tensor]:
     """Full batches of 128, shuffled anew each time that all have come."""
     while True:
@@ -334,6 +425,13 @@ VARIANTS: dict[str, dict[str, Callable[[], float]]] = {
     "agem": {
         "Split MNIST, class-incremental, ε 1e-7 (the authors')": agem,
         "Split MNIST, class-incremental, ε 0": lambda: agem(0.0),
+    },
+    "er": {f"{size} rows, {mode}": partial(er, size, mode) for size in (200, 500) for mode in ("nearest", "bilinear")},
+    "agem_domains": {
+        f"{size} rows, {kind}, {told}": partial(agem_domains, size, kind, batch)
+        for size in (200, 500, 5120)
+        for kind in ("permuted", "nearest", "bilinear", "clkd")
+        for told, batch in (("a batch of each domain", True), ("a share for each domain", False))
     },
     "fdr": {
         "200 rows, stored at the end, a step for each loss (the authors')": lambda: fdr(200, 0.03, True, True),
