@@ -44,7 +44,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def packages_that_stay() -> Iterator[None]:
-    """Looking through all installed packages is a third of a small run, and where Python looks they stay the same."""
+    """Looking through all installed packages is a third of a small run, and seldom does anything come or go."""
     from clkd import plugins
     from clkd.tracking import labels
 
@@ -53,12 +53,16 @@ def packages_that_stay() -> Iterator[None]:
     named: dict[Any, str] = {}
 
     def look_once(group: str) -> Any:
-        where = (group, *sys.path)
+        where = (group, *((each, changed(each)) for each in sys.path))
         return found[where] if where in found else found.setdefault(where, entry_points(group=group))
 
     def read_once(dist: Any) -> str:
         where = dist._path
         return named[where] if where in named else named.setdefault(where, requirement(dist))
+
+    def changed(folder: str) -> int:
+        """When something was installed there or taken away."""
+        return os.stat(folder).st_mtime_ns if os.path.isdir(folder) else 0
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plugins, "entry_points", look_once)

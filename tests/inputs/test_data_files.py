@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import struct
+import sys
 import warnings
 from pathlib import Path
 
@@ -276,6 +277,8 @@ def test_a_hundred_harms_are_mistakes_that_name_the_file_or_change_nothing_but_n
 
 def test_what_a_strangers_source_gives_is_checked_as_well(tmp_path, clkd, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # Python takes a file of the same second and size for the one that it has compiled.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     Path("mine").mkdir()
     Path("s.yaml").write_text(
         to_yaml({**REST, "stream": {"dataset": "mine", "split": {"by": "class", "experiences": 2}}})
