@@ -28,8 +28,8 @@ from clkd.cache import clear
 from clkd.errors import UserError
 from clkd.locks import alone, beside, unused
 
-FORMAT = 1
-"""Part of every key: raised when the file's layout, the blocks or the views of a row change."""
+FORMAT = 2
+"""Part of every key: raised when the layout of the file, the blocks, or what is made of a row (a view, a domain) changes."""
 FULL = 20.0
 """Gigabytes of answers that are kept at most where `CLKD_ANSWERS_GB` says nothing."""
 
