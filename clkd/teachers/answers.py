@@ -29,7 +29,7 @@ from clkd.errors import UserError
 from clkd.locks import alone, beside, unused
 
 FORMAT = 2
-"""Part of every key: raised when the layout of the file, the blocks, or what is made of a row (views, domains) change."""
+"""Part of every key: raised when the layout, the blocks, or what is made of a row (views, domains) change."""
 FULL = 20.0
 """Gigabytes of answers that are kept at most where `CLKD_ANSWERS_GB` says nothing."""
 
