@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from clkd import __version__
 from clkd.cli.common import State, alone
@@ -114,6 +115,18 @@ def cli() -> None:
     """
 
 
+def in_one_line(error: click.ClickException) -> str:
+    """What is wrong with a command line, where click takes four lines.
+
+    >>> in_one_line(click.UsageError("No such option '--sede'."))
+    "clkd: no such option '--sede' (clkd -h says what there is)"
+    """
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "clkd"
+    told = one_line(" ".join(error.format_message().split()).replace(". (Did", " (did")).rstrip(".")
+    return f"{path}: {told[:1].lower()}{told[1:]} ({path} -h says what there is)"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. What clkd can explain is one line on stderr, without a traceback."""
     state = State()
@@ -122,9 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = cli.main(arguments, prog_name="clkd", standalone_mode=False, obj=state)
         return code if isinstance(code, int) else 0
-    except click.ClickException as error:
+    except NoArgsIsHelpError as error:
         if speaks:
             error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        if speaks:
+            click.echo(in_one_line(error), err=True)
         return error.exit_code
     except ClkdError as error:
         if state.verbose:
