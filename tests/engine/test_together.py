@@ -68,8 +68,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*arguments: str, scenario: dict[str, Any] | None = None, **environment: str) -> Process:
     if scenario is not None:
-        Path("tiny.yaml").write_text(to_yaml(scenario))
-        arguments = ("tiny.yaml", *arguments)
+        file = Path("tiny.yaml")
+        if not file.exists() or file.read_text() != to_yaml(scenario):  # another run may be reading it
+            file.write_text(to_yaml(scenario))
+        arguments = (file.name, *arguments)
     return start("run", "--json", *arguments, **environment)
 
 
