@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -28,17 +27,24 @@ train: {batch_size: 10, optimizer: {kind: sgd, lr: 0.1}}
 tracking: {mode: off}
 """
 HOLDS = """\
-import os, time
+import os, signal, time
 from clkd.hooks import hookimpl
 
 @hookimpl
 def clkd_experience_end(run, experience, result):
     if experience.index == 0 and os.path.exists("hold"):
+        stop = signal.getsignal(signal.SIGTERM)
+
+        def told(*signalled):
+            open(f"told-{os.getpid()}", "w").close()
+            stop(*signalled)
+
+        signal.signal(signal.SIGTERM, told)
         open(f"held-{os.getpid()}", "w").close()
         while os.path.exists("hold"):
             time.sleep(0.01)
 """
-"""Runs wait after their first experience as long as they are told to."""
+"""Runs wait after their first experience as long as they are told to, and note that they were asked to stop."""
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +116,7 @@ def test_a_run_whose_machine_is_lost_goes_on_on_another_and_the_others_hear_noth
 def test_ctrl_c_stops_the_runs_there_and_the_same_command_goes_on(under_way, address, home):
     sweep, _ = under_way
     sweep.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    wait_for(lambda: len(list(home.glob("told-*"))) == 2, sweep, 120)
     assert sweep.poll() is None, "it waits until they have saved what they have"
     (home / "hold").unlink()
     out, err = sweep.communicate(120)
