@@ -257,7 +257,7 @@ def test_tfkd_competes_as_cross_entropy_does(one_sided):
     [
         ({"kind": "kd", "few_classes": "kd"}, "few_classes is about standardize"),
         ({"kind": "mlkd", "few_classes": "kd"}, "few_classes is about standardize"),
-        ({"kind": "dkd", "temperature": -1}, "give more than 0; got -1"),
+        ({"kind": "dkd", "temperature": -1}, "a temperature is greater than 0; got -1"),
         ({"kind": "dkd", "bta": 2}, "did you mean 'beta'"),
         ({"kind": "kd", "top_k": 0}, "give more than 0; got 0"),
         ({"kind": "mlkd", "temperatures": []}, "at least 1"),

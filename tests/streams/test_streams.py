@@ -359,7 +359,7 @@ def test_the_data_s_own_domains_may_come_back(store: Store) -> None:
     ("options", "reason"),
     [
         ({"domains": ["hase"]}, "did you mean 'haze'"),
-        ({"domains": [{"kind": "haze", "severity": 6}]}, "give at most 5; got 6"),
+        ({"domains": [{"kind": "haze", "severity": 6}]}, "give at most 5.0; got 6"),
         ({"domains": [{"kind": "rotated"}]}, "rotated needs an angle"),
         ({"domains": [{"kind": "clean", "severity": 1}]}, "clean has no severity"),
         ({"domains": ["haze", "jpeg"], "steps": 2}, "put clean between"),
