@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -195,6 +196,8 @@ def _visit(mark: Path, version: str) -> str | None:
 def _run(words: Sequence[str], environment: Mapping[str, str], mark: Path, version: str) -> Ended:
     """The program, in the folder of the mark. An interrupt stops it, and it has the time that it needs for that."""
     where = socket.gethostname()
+    # Ray cancels by an interrupt, which a cluster started in a shell's background ignores with all its workers.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if why := _visit(mark, version):  # it may have come since the others were looked at
         raise UserError(f"{where}: {why}")
     process = Process(words, {**os.environ, **environment}, mark.parent)
