@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from processes import clkd, start, wait_for
 from ray_cluster import head, missing, parent
+from tiny_scenario import TINY
 
 from clkd.errors import UserError
 from clkd.scenario.model import TrackingOptions
@@ -19,13 +20,6 @@ from clkd.sweep.plan import Point, check_store
 needs_ray = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 pytestmark = pytest.mark.timeout(600)
 
-TINY = """\
-name: tiny
-stream: {dataset: {name: digits, rows_per_class: 10}, split: {by: class, experiences: 2}}
-student: {model: {kind: mlp, hidden: [8]}, head: linear}
-train: {batch_size: 10, optimizer: {kind: sgd, lr: 0.1}}
-tracking: {mode: off}
-"""
 HOLDS = """\
 import os, signal, time
 from clkd.hooks import hookimpl

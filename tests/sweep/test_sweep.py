@@ -8,19 +8,12 @@ import sys
 import time
 
 import pytest
+from tiny_scenario import TINY
 
 from clkd.cli.main import main
 from clkd.errors import Interrupted
 from clkd.sweep.local import processes
 from clkd.sweep.workers import run_all
-
-TINY = """\
-name: tiny
-stream: {dataset: {name: digits, rows_per_class: 10}, split: {by: class, experiences: 2}}
-student: {model: {kind: mlp, hidden: [8]}, head: linear}
-train: {batch_size: 10, optimizer: {kind: sgd, lr: 0.1}}
-tracking: {mode: off}
-"""
 
 
 @pytest.fixture
