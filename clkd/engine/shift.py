@@ -59,9 +59,11 @@ class ShiftWatch:
         if not past:
             return None
         with self._aside():
-            known = {domain: self._features(rows, new.index, domain) for domain, rows in _domains(past).items()}
+            known = {
+                domain: self._features(rows, new.index, domain, named=False) for domain, rows in _domains(past).items()
+            }
             known = {domain: layers for domain, layers in known.items() if layers}
-            incoming = self._features([new.train], new.index, "incoming")
+            incoming = self._features([new.train], new.index, "incoming", named=False)
             self._before = {"drift": None, "distances": self._distances(experiences)}
         if known and incoming:
             draws = generator(self.seed, "drift", new.index)
@@ -109,14 +111,21 @@ class ShiftWatch:
                 told[name]["mmd"][domain] = mmd(kernel(torch.cat([mine[name], features])), len(mine[name]))
         return told
 
-    def _features(self, rows: Sequence[Rows], index: int, purpose: str | int, half: int | None = None) -> Layers:
-        """Of each layer at most `options.rows` of the rows, `[n, D]` on the CPU; none where there are too few."""
+    def _features(
+        self, rows: Sequence[Rows], index: int, purpose: str | int, half: int | None = None, named: bool = True
+    ) -> Layers:
+        """Of each layer at most `options.rows` of the rows, `[n, D]` on the CPU; none where there are too few.
+
+        The student is told their domain if it is `named`. Where that is the question, it is not: rows of a known domain
+        that come under a new name have to look as those do.
+        """
         found: dict[str, list[Tensor]] = {name: [] for name in self.options.layers}
         needs = Needs(logits=False, features=_taps(self.options))
         for place, each in enumerate(rows):
             at = self._drawn(each, -(-self.options.rows // len(rows)), half, (index, purpose, place))
-            x = self.parts.augment.plain(each.gather(at.to(each.index.device), self.parts.device).x)
-            said = self.parts.student.signals(x, needs).features if needs.features else {}
+            batch = each.gather(at.to(each.index.device), self.parts.device)
+            x, domain = self.parts.augment.plain(batch.x), batch.domain if named else None
+            said = self.parts.student.signals(x, needs, domain).features if needs.features else {}
             for name, parts in found.items():
                 parts.append((x if name == INPUT else said[name]).flatten(1).double().cpu())
         whole = {name: torch.cat(parts) for name, parts in found.items()}

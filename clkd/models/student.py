@@ -87,11 +87,15 @@ class Student(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, *shape]` to logits `[B, C]`, of rows from nobody knows where."""
+    def forward(self, x: Tensor, domain: Tensor | None = None) -> Tensor:
+        """`[B, *shape]` to logits `[B, C]`; `domain` as in `signals`."""
+        return self.plain(self._laid_out(x), domain)
+
+    def plain(self, x: Tensor, domain: Tensor | None) -> Tensor:
+        """Rows in its own view to logits, module by module: what `torch.func` can follow."""
         if self.hear is not None:
-            self.hear(None)
-        logits: Tensor = self.head(self.backbone(self._laid_out(x)))
+            self.hear(domain)
+        logits: Tensor = self.head(self.backbone(x))
         return logits
 
     def _laid_out(self, x: Tensor) -> Tensor:

@@ -32,6 +32,10 @@ class Choice:
         """Of the next pass."""
         self.domain, self.place = domain, None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Choice:
+        """Of no rows: those that passed may be gone, as `vmap`'s are."""
+        return Choice(self.by)
+
 
 class DomainNorm(nn.Module):
     """Batch norm that keeps a mean and a variance for each domain; scale and shift are everybody's.
