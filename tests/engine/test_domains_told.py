@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clkd.engine.execute import execute
 from clkd.plugins import load_plugins
+from clkd.ranks import Ranks
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
 from clkd.transfer.domain_norm import Choice, DomainNorm
@@ -91,11 +92,11 @@ def test_whoever_shows_rows_says_their_domain(tmp_path: Path, monkeypatch: pytes
     told: set[int] = set()
     hear, place = Choice.hear, DomainNorm._place
 
-    def listening(choice: Choice, domain: Tensor | None) -> None:
+    def listening(choice: Choice, domain: Tensor | None, ranks: Ranks) -> None:
         told.add(id(choice))
         if domain is None:
             silent.append([f"{Path(each.filename).stem}.{each.name}" for each in traceback.extract_stack()])
-        hear(choice, domain)
+        hear(choice, domain, ranks)
 
     def placed(norm: DomainNorm, x: Tensor) -> Tensor:
         if norm.first:
