@@ -47,6 +47,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "shift": {"rows": 40, "permutations": 99},
     },
     "fusion": {
+        "student": {**SCENARIO["student"], "head": "ncm"},
         "transfer": [
             SCENARIO["transfer"],
             {"kind": "delta", "first": True},
