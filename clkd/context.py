@@ -32,7 +32,9 @@ class Context:
             `view` (`clkd.options.ViewOptions`) is what it sees of a row.
         fit: trains such a network on `train` in place: `context.fit(network, options, teacher=None)`, where `options`
             has `epochs`, `batch_size`, `optimizer`, `scheduler` and `seed`; with cross-entropy and, where a `teacher`
-            is given, `options.weight` times `kd` at `options.temperature`.
+            is given, `options.weight` times `kd` at `options.temperature`. With `options.domains`, on their rows alone.
+        labelled: the rows of `train` that have a label, which such a network is fitted on: `context.labelled(domains)`
+            are those of some of the data's own domains. Raises `UserError` for a domain that it does not have.
         finished: `context.finished("RUN@EXPERIENCE")` is what a finished run's student is, as plain data, and its
             weights: see `clkd.engine.finished`.
         fetched: `context.fetched("models:/NAME@ALIAS", folder)` brings a model out of the MLflow store that tracking
@@ -58,6 +60,7 @@ class Context:
     build: Callable[..., Any]
     network: Callable[..., Any]
     fit: Callable[..., None]
+    labelled: Callable[..., Rows]
     finished: Callable[[str], tuple[dict[str, Any], dict[str, Tensor]]]
     fetched: Callable[[str, Path], Path]
     rebuilt: Callable[[dict[str, Any], tuple[int, ...]], Any]

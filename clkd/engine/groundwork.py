@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from clkd.engine.material import Material, Past, Reader
 from clkd.engine.networks import Networks
 from clkd.engine.residence import stays_resident
 from clkd.engine.teacher_cache import TeacherCache
+from clkd.errors import UserError
 from clkd.experience import Rows
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
@@ -109,7 +111,7 @@ class Groundwork:
         chosen, networks = self.scenario.stream, self.networks()
         labels = labels_of(material, chosen.labelled != 1 or chosen.imbalance is not None)
         everything = _all_rows(store, resident, labels).ready(self.device)
-        named = _labelled(everything)
+        labelled = partial(_labelled, everything, store)
         # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.
         anew = Augment(augment.mean, augment.std, augment.crop, augment.flip)
         context = Context(
@@ -126,7 +128,10 @@ class Groundwork:
             + _label_facts(labels, store),
             build=self.registry.build,
             network=lambda model, class_ids, seed, view=None: networks.whole(model, class_ids, seed, view, context),
-            fit=lambda net, options, teacher=None: fit(net, options, named, anew, self.on_step, teacher),
+            fit=lambda net, options, teacher=None: fit(
+                net, options, labelled(options.domains), anew, self.on_step, teacher
+            ),
+            labelled=labelled,
             finished=lambda wanted: finished(wanted, self.cache, self.base),
             fetched=lambda model, into: fetch(model, self.scenario.tracking.uri, into),
             rebuilt=lambda about, class_ids: networks.rebuilt(about, class_ids, context),
@@ -158,9 +163,29 @@ def labels_of(material: Material, hides: bool) -> torch.Tensor:
     return y
 
 
-def _labelled(rows: Rows) -> Rows:
+def _labelled(rows: Rows, store: Store, domains: Sequence[str | int] | None = None) -> Rows:
+    """Those with a label, of all domains or of some."""
     known = rows.labelled()
-    return rows if known is None else rows.select(known)
+    if domains is None:
+        return rows if known is None else rows.select(known)
+    own = _of_domains(store, domains)
+    chosen = rows.select(own if known is None else own & known)
+    if len(rows) and not len(chosen):
+        raise UserError(f"domains: no row of {', '.join(map(str, domains))} has a label: name domains that have some")
+    return chosen
+
+
+def _of_domains(store: Store, domains: Sequence[str | int]) -> torch.Tensor:
+    """`[N]` bool, which training rows are of these."""
+    if store.train.domain is None:
+        raise UserError(f"domains: the rows of {store.name} are all of one domain: leave it out")
+    numbers = torch.unique(store.train.domain).tolist()
+    known = {store.domain_names[number] if store.domain_names else number: number for number in numbers}
+    known |= {number: number for number in numbers}
+    if wrong := [each for each in domains if each not in known]:
+        has = ", ".join(store.domain_names or map(str, numbers))
+        raise UserError(f"domains: there is no domain {wrong[0]!r}, the data has {has}")
+    return torch.isin(store.train.domain, torch.tensor([known[each] for each in domains]))
 
 
 def _label_facts(y: torch.Tensor, store: Store) -> str:

@@ -145,6 +145,9 @@ class Recipe(Options):
     """With a teacher of its own: of `kd`, beside the cross-entropy's 1."""
     view: ViewOptions | None = None
     """What it sees of the stream's rows, when it is fitted and when it teaches."""
+    domains: Annotated[tuple[str | Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    """Of which of the data's own domains it is fitted on the rows, by name or number (such as one of several data
+    sets); by default of all."""
 
 
 class FitOptions(Recipe):

@@ -45,9 +45,12 @@ def fit(
     temperature: float = 2.0,
     weight: float = 1.0,
     view: ViewOptions | None = None,
+    domains: tuple[str | int, ...] | None = None,
     teacher: Part | None = None,
 ) -> NetworkTeacher:
     """A network trained on all of the stream's training rows, all classes at once; perhaps taught by a `teacher`.
+
+    With `domains`, on the rows of some of the data's own domains: an expert of them.
 
     It is fitted once and kept in the cache under a fingerprint of everything that determines it: data, augmentation,
     model, recipe, seed, device kind, torch's version and who teaches it. With a `teacher`, itself fitted by another, it
@@ -76,6 +79,7 @@ def born_again(
     temperature: float = 1.0,
     weight: float = 1.0,
     view: ViewOptions | None = None,
+    domains: tuple[str | int, ...] | None = None,
     generations: int = 3,
     speak: Literal["last", "all"] = "last",
 ) -> NetworkTeacher:
@@ -140,6 +144,7 @@ def _fresh(options: Recipe, context: Context) -> Any:
 
 def _fitted(options: Recipe, context: Context, above: Teacher | None) -> Any:
     """The network out of the cache, or fitted now."""
+    rows = len(context.labelled(options.domains))
     if context.untrained:
         stand_in = _fresh(options, context)
         stand_in.stand_in = True
@@ -151,9 +156,9 @@ def _fitted(options: Recipe, context: Context, above: Teacher | None) -> Any:
         if network is not None:
             log.info("teacher: %s from the cache (%s)", name, path.name)
             return network
-        if not len(context.train):
+        if not rows:
             raise UserError(f"it was fitted on data that is not here, and neither is {path}: bring one of them")
-        log.info("teacher: fitting %s for %d epochs on %d rows, once", name, options.epochs, len(context.train))
+        log.info("teacher: fitting %s for %d epochs on %d rows, once", name, options.epochs, rows)
         network = _fresh(options, context)
         context.fit(network, options, above)
         save(network, path, {}, "the next run fits it again")
@@ -162,7 +167,7 @@ def _fitted(options: Recipe, context: Context, above: Teacher | None) -> Any:
 
 def _fingerprint(options: Recipe, context: Context, above: Teacher | None) -> str:
     """Of all that determines the weights; who teaches counts by its own weights, and so by all who taught it."""
-    recipe = options.model_dump(mode="json", exclude=set(TAUGHT))
+    recipe = _plain(options, *TAUGHT)
     if recipe["view"] is None:
         del recipe["view"]
     facts: dict[str, Any] = {
@@ -175,6 +180,11 @@ def _fingerprint(options: Recipe, context: Context, above: Teacher | None) -> st
     if above is not None:
         facts["taught"] = {"by": above.identity(), "temperature": options.temperature, "weight": options.weight}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(options: Recipe, *without: str) -> dict[str, Any]:
+    """As plain data; what came later than the first files is there only if it was asked for."""
+    return options.model_dump(mode="json", exclude={*without, *(["domains"] if options.domains is None else [])})
 
 
 def _cached(options: Recipe, context: Context, path: Path) -> nn.Module | None:
@@ -192,5 +202,5 @@ def _cached(options: Recipe, context: Context, path: Path) -> nn.Module | None:
 def _copy(kind: str, options: Recipe, context: Context) -> Copy:
     """Paths of who teaches it start from the base."""
     base = str(context.base) if getattr(options, "teacher", None) else None
-    recipe = options.model_dump(mode="json")
+    recipe = _plain(options)
     return Copy({"kind": kind, "options": recipe, "data": context.data_fingerprint, "base": base}, {})

@@ -41,6 +41,21 @@ def test_the_data_sets_are_understood() -> None:
     assert [each.name for each in part.options.of] == ["mnist", "digits", "image_folder"]
 
 
+def test_experts_of_data_sets_teach(tmp_path: Path) -> None:
+    """As shown, but for the photographs, on fewer rows and with smaller networks."""
+    _, sets, experts = blocks()
+    few = [
+        {**({"name": part} if isinstance(part, str) else part), "rows_per_class": 5}
+        for part in sets["stream"]["dataset"]["of"][:2]
+    ]
+    stream = {**sets["stream"], "dataset": {**sets["stream"]["dataset"], "of": few}}
+    for teacher in list(experts["teachers"].values())[:2]:
+        teacher |= {"model": {"kind": "mlp", "hidden": [8]}, "epochs": 1}
+    path = tmp_path / "s.yaml"
+    path.write_text(to_yaml({**REST, **experts, "stream": stream, "output": str(tmp_path / "run")}))
+    assert execute(RunRequest(scenario=path, quiet=True), load_plugins())["status"] == "finished"
+
+
 def test_every_corruption_option_and_shipped_scenario_is_named() -> None:
     assert {*get_args(Look)} - {*NO_CORRUPTION} == {*re.findall(r"^\| `(\w+)` \|.*\|.*[0-9]", TEXT, re.MULTILINE)} - {
         *ShiftOptions.model_fields

@@ -228,3 +228,48 @@ def test_a_feature_that_a_teacher_lacks_is_named_before_training(composed: Compo
     losses = ["cross_entropy", {"kind": "features", "between": ["student.penultimate", "big.stage9"]}]
     with pytest.raises(UserError, match=r"tap 'stage9' is not known"):
         composed(FIT, losses=losses)
+
+
+TWO = {
+    "dataset": {"name": "domains", "of": [{"name": "digits", "rows_per_class": n} for n in (10, 8)]},
+    "split": {"by": "domain"},
+}
+
+
+@pytest.mark.parametrize(
+    ("domains", "order", "shares"),
+    [(["digits 1"], [0, 1], [1, 0]), ([1], [1, 0], [1, 0]), ([1, "digits 1"], [0, 1], [1, 1])],
+)
+def test_an_expert_of_some_domains_is_fitted_as_if_no_other_row_had_a_label(
+    composed: Composing, domains: list[Any], order: list[int], shares: list[int]
+) -> None:
+    expert = composed({**FIT, "domains": domains}, stream=TWO)
+    whole = composed(FIT, stream={**TWO, "split": {"by": "domain", "order": order}, "labelled": shares})
+    everything = composed(FIT, stream=TWO)
+    x = expert.store.train.x[:24].float()
+    said, same, other = (each.parts.teachers["big"].network(x) for each in (expert, whole, everything))
+    assert torch.equal(said, same)
+    assert torch.equal(said, other) == (shares == [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"domains": ["digits 3"]},
+            r"teachers\.big: domains: there is no domain 'digits 3', the data has digits 1, digits 2",
+        ),
+        ({"domains": [2]}, r"domains: there is no domain 2, the data has digits 1, digits 2"),
+        ({"domains": [1]}, r"domains: no row of 1 has a label"),
+    ],
+)
+def test_an_expert_of_a_domain_that_nobody_has_is_refused(
+    composed: Composing, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        composed({**FIT, **change}, stream={**TWO, "labelled": [1, 0]})
+
+
+def test_only_data_with_domains_has_experts(composed: Composing) -> None:
+    with pytest.raises(UserError, match="the rows of digits are all of one domain: leave it out"):
+        composed({**FIT, "domains": [0]})
