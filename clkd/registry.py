@@ -144,12 +144,18 @@ class Registry:
     def names(self, kind: str) -> list[str]:
         return sorted(name for k, name in self.entries if k == kind)
 
+    def _elsewhere(self, name: str) -> str:
+        """What else has this name."""
+        kind = next((kind for kind, known in sorted(self.entries) if known == name), None)
+        own_key = f": write method: {name}" if kind == "methods" else ""
+        return f"that is a {noun(kind)}{own_key}" if kind else ""
+
     def get(self, kind: str, name: object) -> Entry:
         """The entry, or an `UnknownPartError` that suggests what was meant and names the broken plugins."""
         entry = self.entries.get((kind, str(name)))
         if entry is None:
             suspects = "".join(f"; plugin '{plugin}' is broken: {why}" for plugin, why in sorted(self.broken.items()))
-            hint = did_you_mean(str(name), self.names(kind))
+            hint = self._elsewhere(str(name)) or did_you_mean(str(name), self.names(kind))
             raise UnknownPartError(f"{noun(kind)} '{name}' is not known ({hint}){suspects}")
         return entry
 

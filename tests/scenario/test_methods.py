@@ -258,3 +258,14 @@ def test_an_unknown_method_is_a_mistake_with_a_suggestion(bare, mistakes):
     assert mistakes(bare("er"), "method=lfw") == [
         "--set method=lfw: method: method 'lfw' is not known (did you mean 'lwf'?)"
     ]
+
+
+def test_a_name_of_another_kind_is_told_where_it_belongs(bare, mistakes):
+    """Papers on domains call FixMatch and mean teacher what the others are, too."""
+    known = (
+        "--set transfer=fixmatch: transfer: transfer 'fixmatch' is not known (that is a method: write method: fixmatch)"
+    )
+    assert mistakes(bare("er"), "transfer=fixmatch") == [known]
+    assert mistakes(bare("er"), "transfer=ema") == [
+        "--set transfer=ema: transfer: transfer 'ema' is not known (that is a teacher)"
+    ]
