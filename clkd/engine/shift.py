@@ -15,7 +15,7 @@ from clkd.engine.parts import Parts
 from clkd.errors import UserError
 from clkd.experience import Experience, Rows
 from clkd.metrics.shift import FOLDS, Layers, a_distance, drift, kernel, mmd
-from clkd.scenario.model import ShiftOptions
+from clkd.scenario.measures import ShiftOptions
 from clkd.seeding import generator
 from clkd.signals import Needs
 

@@ -14,7 +14,7 @@ from ray_cluster import head, missing, parent
 from tiny_scenario import TINY
 
 from clkd.errors import UserError
-from clkd.scenario.model import TrackingOptions
+from clkd.scenario.tracking import TrackingOptions
 from clkd.sweep.plan import Point, check_store
 
 needs_ray = pytest.mark.skipif(missing() is not None, reason=str(missing()))
