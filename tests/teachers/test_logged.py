@@ -259,7 +259,7 @@ def foreign() -> Callable[..., str]:
     import mlflow
 
     def log(model: torch.nn.Module) -> str:
-        mlflow.set_tracking_uri("sqlite:///mlflow.db")
+        mlflow.set_tracking_uri(f"sqlite:///{Path.cwd()}/mlflow.db")  # one that is relative, MLflow opens only once
         example = torch.zeros(2, 1, 8, 8).numpy()
         experiment = mlflow.create_experiment("theirs", (Path.cwd() / "theirs").as_uri())
         with mlflow.start_run(experiment_id=experiment):

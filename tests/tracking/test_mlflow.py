@@ -438,7 +438,7 @@ def test_levels_the_user_chose_stay(monkeypatch):
     logger = logging.getLogger("alembic")
     before = logger.level
     logger.setLevel(logging.ERROR)
-    store.open_client("sqlite:///mlflow.db")
+    store.open_client(store.resolve_uri(None))
     assert logger.level == logging.ERROR
     logger.setLevel(before)
 
