@@ -88,6 +88,14 @@ def own_corner(monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> None:
     monkeypatch.setenv("CLKD_OFFLINE", "1")
 
 
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Who draws without a seed draws the same, whatever was drawn before."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def clkd(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run a command in this process: exit code, stdout, stderr."""
