@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -29,11 +29,13 @@ class Ranks:
     Attributes:
         rank: 0 … world - 1; rank 0 writes and talks.
         local: the same among the processes of this machine: the number of its GPU.
+        aside: the group in which layers talk while gradients are brought together: either may come first.
     """
 
     rank: int = 0
     world: int = 1
     local: int = 0
+    aside: Any = field(default=None, repr=False, compare=False)
 
     @property
     def alone(self) -> bool:
@@ -111,6 +113,13 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def sum_of_layers(self, tensor: Tensor) -> Tensor:
+        """As `sum`, in the midst of a forward pass, and its gradient is the sum of all ranks' gradients."""
+        if self.alone:
+            return tensor
+        summed: Tensor = _Sum.apply(tensor, self.aside)  # type: ignore[no-untyped-call]  # torch's
+        return summed
+
     def mean(self, tensor: Tensor) -> Tensor:
         """Over all ranks."""
         return tensor if self.alone else self.sum(tensor) / self.world
@@ -179,6 +188,25 @@ class Ranks:
                     buffer.copy_(self.mean(buffer.contiguous()))
 
 
+class _Sum(torch.autograd.Function):
+    """A sum over ranks, both ways: what each rank's number does to every rank's loss is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return _summed(tensor, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _summed(gradients[0], ctx.group), None
+
+
+def _summed(tensor: Tensor, group: Any) -> Tensor:
+    tensor = tensor.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(tensor, group=group)
+    return tensor
+
+
 ALONE = Ranks()
 
 
@@ -197,7 +225,7 @@ def joined() -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield Ranks(rank, world, int(os.environ.get("LOCAL_RANK", rank)))
+        yield Ranks(rank, world, int(os.environ.get("LOCAL_RANK", rank)), dist.new_group(timeout=PATIENCE))
     except BaseException as error:
         if dist.distributed_c10d._get_default_store().add("clkd/failed", 1) > 1:
             raise EchoError(str(error), getattr(error, "exit_code", 1)) from error

@@ -118,6 +118,12 @@ class Composer(Groundwork):
             boundaries=scenario.stream.boundaries,
         )
         parts.transfer.prepare(parts.student)
+        self._tell_of_norms(parts.students.values())
+        if parts.student.hear and scenario.train.gradient_shares and not self.ranks.alone:
+            raise UserError(
+                "train.gradient_shares: with dsbn, all processes take part in a term's gradient, and one may have no "
+                "row for a term: leave it out, or train in one process"
+            )
         parts.memory.to(self.device)
         refuse(parts, stream)
         if scenario.train.mix_memory:
@@ -177,13 +183,15 @@ class Composer(Groundwork):
             place = "student" if chosen is self.scenario.student else "peers"
             raise UserError(f"{place}.{error}") from error
         student = self.networks().fresh(chosen.model, chosen.head, context, seed, view)
-        if self.ranks.alone or not any(isinstance(layer, BatchNorm) for layer in student.modules()):
+        if self.ranks.alone or self.device.type != "cuda":
             return student
-        if self.device.type == "cuda":
-            student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]  # torch's
-        elif self.ranks.first:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-any-return, no-untyped-call]  # torch's
+
+    def _tell_of_norms(self, students: Iterable[Student]) -> None:
+        """Batch norm that could not be made to look at all ranks' rows."""
+        apart = not self.ranks.alone and self.ranks.first and self.device.type != "cuda"
+        if apart and any(isinstance(layer, BatchNorm) for student in students for layer in student.modules()):
             log.info("batch norm sees each process's rows by themselves on the CPU, so results depend on their number")
-        return student
 
     def one_teacher(self, name: str, features: tuple[str, ...]) -> tuple[Teacher, TeacherCache]:
         """One teacher as a run composes it, and the cache that it answers into: all that checking its answers takes."""

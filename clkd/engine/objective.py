@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clkd.engine.parts import Parts
 from clkd.engine.term import STUDENT
 from clkd.errors import UserError
-from clkd.ranks import Ranks
+from clkd.ranks import ALONE, Ranks
 from clkd.schedules.base import Progress, value_of
 from clkd.signals import Batch, Signals
 
@@ -43,8 +43,9 @@ class Objective(nn.Module):
             batch: this rank's share of the `whole` one.
             views: the rows as they are seen by those who do not see `batch.x`, by name.
         """
+        ranks = self.ranks if len(batch) < len(whole) else ALONE
         said = {
-            name: s.signals(views.get(name, batch.x), self.needs[name], batch.domain)
+            name: s.signals(views.get(name, batch.x), self.needs[name], batch.domain, ranks)
             for name, s in self.students.items()
         }
         for name, member in self.parts.members.items():

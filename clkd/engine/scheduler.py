@@ -20,7 +20,7 @@ from clkd.engine.parts import Hygiene, Parts
 from clkd.engine.phases import Phases
 from clkd.engine.report import Reporter
 from clkd.engine.run import Run
-from clkd.engine.shift import ShiftWatch
+from clkd.engine.shift import ShiftWatch, told
 from clkd.engine.warped import Warped
 from clkd.experience import Experience
 from clkd.metrics.base import Metric
@@ -202,6 +202,8 @@ class Scheduler:
     def _result(self, experience: Experience, validation: dict[int, float], peers: dict[str, float]) -> dict[str, Any]:
         """What trackers and plugins are told about a finished experience."""
         record, report, shift = self.run.record, self.run.report, self.run.shift
+        if shift:
+            shift = told(shift, record, self.stream[: experience.index + 1])
         return {
             **({"report": report} if report else {}),
             **({"shift": shift} if shift else {}),

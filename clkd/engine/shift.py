@@ -14,6 +14,8 @@ from torch import Tensor
 from clkd.engine.parts import Parts
 from clkd.errors import UserError
 from clkd.experience import Experience, Rows
+from clkd.metrics.base import Record
+from clkd.metrics.domains import GainNewDomain, LossOldDomains
 from clkd.metrics.shift import FOLDS, Layers, a_distance, drift, kernel, mmd
 from clkd.scenario.measures import ShiftOptions
 from clkd.seeding import generator
@@ -55,13 +57,12 @@ class ShiftWatch:
         Returns what the monitor says of its rows, as plain data; None where there is nothing to compare them with.
         """
         *past, new = experiences
-        self._before = None
-        if not past:
-            return None
         with self._aside():
-            known = {domain: self._features(rows, new.index, domain) for domain, rows in _domains(past).items()}
+            known = {
+                domain: self._features(rows, new.index, domain, named=False) for domain, rows in _domains(past).items()
+            }
             known = {domain: layers for domain, layers in known.items() if layers}
-            incoming = self._features([new.train], new.index, "incoming")
+            incoming = self._features([new.train], new.index, "incoming", named=False) if known else {}
             self._before = {"drift": None, "distances": self._distances(experiences)}
         if known and incoming:
             draws = generator(self.seed, "drift", new.index)
@@ -76,10 +77,9 @@ class ShiftWatch:
             return said
         return None
 
-    def end(self, experiences: Sequence[Experience]) -> dict[str, Any] | None:
-        """What was found, as plain data; None after the first experience."""
-        if self._before is None:
-            return None
+    def end(self, experiences: Sequence[Experience]) -> dict[str, Any]:
+        """What was found, as plain data. In the first experience there is nothing to compare."""
+        assert self._before is not None, "asked before training, too"
         new = experiences[-1]
         with self._aside():
             after = self._distances(experiences)
@@ -87,6 +87,7 @@ class ShiftWatch:
             "experience": new.index,
             "name": new.name,
             "domain": new.train.domain,
+            "false_alarms": self.options.false_alarms,
             "drift": self._before["drift"],
             "before": self._before["distances"],
             "after": after,
@@ -109,14 +110,21 @@ class ShiftWatch:
                 told[name]["mmd"][domain] = mmd(kernel(torch.cat([mine[name], features])), len(mine[name]))
         return told
 
-    def _features(self, rows: Sequence[Rows], index: int, purpose: str | int, half: int | None = None) -> Layers:
-        """Of each layer at most `options.rows` of the rows, `[n, D]` on the CPU; none where there are too few."""
+    def _features(
+        self, rows: Sequence[Rows], index: int, purpose: str | int, half: int | None = None, named: bool = True
+    ) -> Layers:
+        """Of each layer at most `options.rows` of the rows, `[n, D]` on the CPU; none where there are too few.
+
+        The student is told their domain if it is `named`. Where that is the question, it is not: rows of a known domain
+        that come under a new name have to look as those do.
+        """
         found: dict[str, list[Tensor]] = {name: [] for name in self.options.layers}
         needs = Needs(logits=False, features=_taps(self.options))
         for place, each in enumerate(rows):
             at = self._drawn(each, -(-self.options.rows // len(rows)), half, (index, purpose, place))
-            x = self.parts.augment.plain(each.gather(at.to(each.index.device), self.parts.device).x)
-            said = self.parts.student.signals(x, needs).features if needs.features else {}
+            batch = each.gather(at.to(each.index.device), self.parts.device)
+            x, domain = self.parts.augment.plain(batch.x), batch.domain if named else None
+            said = self.parts.student.signals(x, needs, domain).features if needs.features else {}
             for name, parts in found.items():
                 parts.append((x if name == INPUT else said[name]).flatten(1).double().cpu())
         whole = {name: torch.cat(parts) for name, parts in found.items()}
@@ -137,6 +145,24 @@ class ShiftWatch:
         self.parts.student.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
+
+
+def told(shift: dict[str, Any], record: Record, experiences: Sequence[Experience]) -> dict[str, Any]:
+    """What was found, with what became of accuracy: on each domain so far, and what was gained and lost by training.
+
+    Args:
+        shift: what `ShiftWatch.end` gave.
+        record: evaluated after it.
+        experiences: all up to it.
+    """
+    latest = {experience.test.domain: experience.index for experience in experiences}
+    row = record.matrix[experiences[-1].index]
+    return {
+        **shift,
+        "accuracy": {domain: row[place] for domain, place in latest.items()},
+        "gain_new_domain": GainNewDomain()(record),
+        "loss_old_domains": LossOldDomains(tuple(experiences))(record),
+    }
 
 
 def _domains(experiences: Sequence[Experience]) -> dict[int, list[Rows]]:

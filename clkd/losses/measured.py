@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clkd.losses.regulariser import Regulariser, Vectors, zeros
-from clkd.losses.sensitivity import Plain, chunk_of, sensitivity
+from clkd.losses.sensitivity import chunk_of, sensitivity
 from clkd.seeding import generator
 from clkd.signals import Batch
 
@@ -41,11 +41,11 @@ class Measured(Regulariser):
         draws = generator(self.seed, "labels", experience.index)
         with student.teaching():
             for batch in _pieces(self._drawn(rows, experience), chunk_of(student, len(columns))):
-                x, pulls, shares = self._directed(batch, student, columns, draws)
-                if len(x):
-                    found = sensitivity(student, x, columns, pulls, shares, self.power)
+                seen, pulls, shares = self._directed(batch, student, columns, draws)
+                if len(seen):
+                    found = sensitivity(student, seen, columns, pulls, shares, self.power)
                     total = {name: total[name] + found[name] for name in total}
-                    count += len(x)
+                    count += len(seen)
         if count:
             self.settle({name: found / count for name, found in total.items()})
 
@@ -62,16 +62,16 @@ class Measured(Regulariser):
 
     def _directed(
         self, batch: Batch, student: Student, columns: Tensor, draws: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Batch, Tensor, Tensor]:
         """The rows that are looked at, as the student sees them, and in which directions."""
-        x = batch.x if student.view is None else student.view(batch.x)
+        seen = batch if student.view is None else batch.seen_as(student.view(batch.x))
         with torch.no_grad():
-            logits = Plain(student)(x)[:, columns]
+            logits = student.plain(seen.x, seen.domain)[:, columns]
         places = student.class_ids_tensor[columns] == batch.y[:, None]
         target = torch.where(places.any(1), places.int().argmax(1), -1)
         pulls, shares = self.directions(logits, target, draws)
-        looked_at = shares.any(1)
-        return x[looked_at], pulls[looked_at], shares[looked_at]
+        looked_at = shares.any(1).nonzero().squeeze(1)
+        return seen.pick(looked_at), pulls[looked_at], shares[looked_at]
 
     def _drawn(self, rows: Iterator[Batch], experience: Experience) -> Iterator[Batch]:
         count = len(experience.train)

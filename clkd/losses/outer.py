@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clkd.losses.regulariser import Vectors, trained, zeros
+from clkd.signals import Batch
 
 if TYPE_CHECKING:
     from clkd.models.student import Student
@@ -46,7 +47,7 @@ def _is_linear(layer: nn.Module, student: Student) -> bool:
 
 
 def outer_sensitivity(
-    student: Student, layers: Layers, x: Tensor, columns: Tensor, pulls: Tensor, shares: Tensor, power: float
+    student: Student, layers: Layers, rows: Batch, columns: Tensor, pulls: Tensor, shares: Tensor, power: float
 ) -> Vectors | None:
     """As `sensitivity`, at the price of a matrix product: `|δ ⊗ a|^power = |δ|^power ⊗ |a|^power`.
 
@@ -54,7 +55,7 @@ def outer_sensitivity(
     """
     said: dict[str, Heard] = {}
     with _heard(layers, said), torch.enable_grad():
-        logits: Tensor = student.head(student.backbone(x)).index_select(1, columns)
+        logits = student.plain(rows.x, rows.domain).index_select(1, columns)
     if said.keys() != layers.keys() or not all(heard.holds() for heard in said.values()):
         return None
     found, outputs = zeros(trained(student)), [heard.output for heard in said.values()]

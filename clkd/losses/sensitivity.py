@@ -9,6 +9,7 @@ from torch.func import functional_call, vjp, vmap
 
 from clkd.losses.outer import linear_layers, outer_sensitivity
 from clkd.losses.regulariser import Vectors, copied, trained, zeros
+from clkd.signals import Batch
 
 if TYPE_CHECKING:
     from clkd.models.student import Student
@@ -25,10 +26,9 @@ class Plain(nn.Module):
         super().__init__()
         self.student = student
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, *shape]` to `[B, C]`."""
-        logits: Tensor = self.student.head(self.student.backbone(x))
-        return logits
+    def forward(self, x: Tensor, domain: Tensor) -> Tensor:
+        """`[B, *shape]` and `[B]`, where they come from, to `[B, C]`."""
+        return self.student.plain(x, domain)
 
 
 def chunk_of(student: Student, columns: int) -> int:
@@ -38,27 +38,27 @@ def chunk_of(student: Student, columns: int) -> int:
     return min(max(BYTES // max(one, 1), 1), MOST_ROWS)
 
 
-def sensitivity(student: Student, x: Tensor, columns: Tensor, pulls: Tensor, shares: Tensor, power: float) -> Vectors:
+def sensitivity(student: Student, rows: Batch, columns: Tensor, pulls: Tensor, shares: Tensor, power: float) -> Vectors:
     """`Σ_b Σ_l shares[b, l] · |∂(pulls[b, l] · z_b)/∂θ|^power`, z_b the logits of row b in `columns`.
 
     The absolute value is taken of each row's own gradient: that of a batch's mean is something else, and smaller.
 
     Args:
         student: in eval mode, so that rows do not depend on each other.
-        x: `[B, *shape]` in the student's own view, at most `chunk_of` rows.
+        rows: in the student's own view, at most `chunk_of` of them.
         columns: `[K]` int64.
         pulls: `[B, L, K]`, L directions for each row.
         shares: `[B, L]`.
     """
     layers = linear_layers(student)
-    if layers is not None and (quick := outer_sensitivity(student, layers, x, columns, pulls, shares, power)):
+    if layers is not None and (quick := outer_sensitivity(student, layers, rows, columns, pulls, shares, power)):
         return quick
     plain = Plain(student)
     weights = copied({f"student.{name}": parameter for name, parameter in trained(student).items()})
 
-    def one(row: Tensor, pulls: Tensor, shares: Tensor) -> Vectors:
+    def one(row: Tensor, domain: Tensor, pulls: Tensor, shares: Tensor) -> Vectors:
         def answer(weights: Vectors) -> Tensor:
-            logits: Tensor = functional_call(plain, weights, (row[None],))[0].index_select(0, columns)
+            logits: Tensor = functional_call(plain, weights, (row[None], domain[None]))[0].index_select(0, columns)
             return logits
 
         pull = vjp(answer, weights)[1]
@@ -68,5 +68,5 @@ def sensitivity(student: Student, x: Tensor, columns: Tensor, pulls: Tensor, sha
             found = {name: found[name] + share * gradient[name].abs() ** power for name in found}
         return found
 
-    found = vmap(one)(x, pulls, shares)
-    return {name.removeprefix("student."): rows.sum(0) for name, rows in found.items()}
+    found = vmap(one)(rows.x, rows.domain, pulls, shares)
+    return {name.removeprefix("student."): values.sum(0) for name, values in found.items()}

@@ -61,5 +61,5 @@ def most_interfered(rows: Batch, n: int, ahead: Weights, moment: Moment) -> Batc
 
 def _losses(moment: Moment, rows: Batch, weights: Weights) -> Tensor:
     """`[B]`, with these weights in place of the student's own."""
-    logits: Tensor = functional_call(moment.student, weights, (moment.plain(rows.x),))
+    logits: Tensor = functional_call(moment.student, weights, (moment.plain(rows.x), rows.domain))
     return moment.losses(rows, Signals(logits, moment.student.class_ids_tensor))

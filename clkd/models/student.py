@@ -15,6 +15,7 @@ from clkd.models.cost import parameter_count
 from clkd.models.dry_run import dry_run
 from clkd.models.heads import Grown, Head
 from clkd.models.taps import Runner, Taps
+from clkd.ranks import ALONE, Ranks
 from clkd.signals import Needs, Signals, Spec
 from clkd.view import View
 
@@ -34,7 +35,8 @@ class Student(nn.Module):
         still: whether the backbone stands still: it stays in eval mode even while the head is trained.
         autocast: what the backbone computes in where that is not its weights' own type (`torch.bfloat16`). The head
             always computes in its weights' type, so that close logits stay apart.
-        hear: told the domain of each row that it is about to see (None where nobody knows), if layers ask for it.
+        hear: told the domain of each row that it is about to see (None where nobody knows), and the processes that see
+            the rest of the same rows, if layers ask for it.
         runner: how the backbone and its taps are run: as they are, or compiled.
 
     >>> from clkd.models.backbones.mlp import MLP
@@ -64,18 +66,19 @@ class Student(nn.Module):
         self.runner: Runner = Taps.run
         self.autocast: torch.dtype | None = None
         self.still = False
-        self.hear: Callable[[Tensor | None], None] | None = None
+        self.hear: Callable[[Tensor | None, Ranks], None] | None = None
         self._feature_shapes: dict[str, tuple[int, ...]] = {}
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
 
-    def signals(self, x: Tensor, needs: Needs, domain: Tensor | None = None) -> Signals:
+    def signals(self, x: Tensor, needs: Needs, domain: Tensor | None = None, ranks: Ranks = ALONE) -> Signals:
         """What it says about `x` `[B, *shape]`, in one forward pass; every tap must have been requested before.
 
-        `domain` `[B]` is where the rows come from, if that is known. Only layers that are made for it look at it.
+        `domain` `[B]` is where the rows come from, if that is known, and `ranks` have each a share of the batch. Only
+        layers that are made for it look at either.
         """
         if self.hear is not None:
-            self.hear(domain)
+            self.hear(domain, ranks)
         with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
             penultimate, features = self.runner(self.taps, self.backbone, self._laid_out(x), needs.features)
         logits = self.head(penultimate.to(self.head.weight.dtype)) if needs.logits else None
@@ -87,11 +90,15 @@ class Student(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, *shape]` to logits `[B, C]`, of rows from nobody knows where."""
+    def forward(self, x: Tensor, domain: Tensor | None = None) -> Tensor:
+        """`[B, *shape]` to logits `[B, C]`; `domain` as in `signals`."""
+        return self.plain(self._laid_out(x), domain)
+
+    def plain(self, x: Tensor, domain: Tensor | None) -> Tensor:
+        """Rows in its own view to logits, module by module: what `torch.func` can follow."""
         if self.hear is not None:
-            self.hear(None)
-        logits: Tensor = self.head(self.backbone(self._laid_out(x)))
+            self.hear(domain, ALONE)
+        logits: Tensor = self.head(self.backbone(x))
         return logits
 
     def _laid_out(self, x: Tensor) -> Tensor:

@@ -36,4 +36,4 @@ class Member(Teacher):
         if self._heard and self._heard[0] is batch:
             return self._heard[1]
         with torch.no_grad():
-            return self.student.signals(batch.x, needs)
+            return self.student.signals(batch.x, needs, batch.domain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +86,12 @@ class NetworkTeacher(Teacher):
 
     @torch.no_grad()
     def _say(self, batch: Batch, needs: Needs) -> Signals:
-        said = self._speaker().signals(batch.x if self.view is None else self.view(batch.x), needs)
+        said = self._ask(batch.x if self.view is None else self.view(batch.x), needs, batch.domain)
         return Signals(said.logits, said.class_ids, said.features, self._valid(batch.y))
+
+    def _ask(self, x: Tensor, needs: Needs, domain: Tensor) -> Signals:
+        """Domains are numbered by the stream, of which a network from elsewhere knows nothing."""
+        return self._speaker().signals(x, needs)
 
     def request(self, features: tuple[str, ...]) -> None:
         if self.network is not None:
@@ -148,6 +152,9 @@ class Snapshot(NetworkTeacher):
     def __init__(self) -> None:
         super().__init__()
         self._saved: dict[str, Any] = {}
+
+    def _ask(self, x: Tensor, needs: Needs, domain: Tensor) -> Signals:
+        return cast("Student", self._speaker()).signals(x, needs, domain)
 
     def identity(self) -> None:
         """It follows the student, so nothing it says is worth keeping for another run."""

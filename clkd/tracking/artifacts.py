@@ -23,8 +23,8 @@ CURVES = ("figures/class_accuracy.png", "figures/loss_terms.png", "tables/class_
 TABLES = ("tables/accuracy_matrix.json", "tables/class_accuracy.json")
 """What MLflow shows as tables."""
 REPORTED = ("figures/agreement.png", "figures/cka.png")
-SHIFTED = "figures/shift.png"
-CHANGING = frozenset((*GROWING, *MATRIX, *CURVES, *TABLES, *REPORTED, SHIFTED))
+SHIFTED = ("figures/shift.png", "figures/domains.png")
+CHANGING = frozenset((*GROWING, *MATRIX, *CURVES, *TABLES, *REPORTED, *SHIFTED))
 """What is another one each time that a run ends."""
 
 Content = Callable[[], "Path | str | Figure"]
@@ -89,7 +89,9 @@ def _shifts(directory: Path, title: str, over: bool) -> dict[str, Content]:
     copies = {name: _copy(name, path) for name, path in paths.items()}
     if not (over and paths):
         return copies
-    return copies | {SHIFTED: _drawn("shift", [reports.read(path, shifts.PARTS) for path in paths.values()], title)}
+    told = [reports.read(path, shifts.PARTS) for path in paths.values()]
+    shift, domains = (_drawn(name, told, title) for name in ("shift", "domains"))
+    return copies | dict(zip(SHIFTED, (shift, domains), strict=True))
 
 
 def _matrix(rows: list[list[float]], title: str) -> dict[str, Content]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from clkd.tracking.reports import Pair
-from clkd.tracking.shifts import Shift, over_time
+from clkd.tracking.shifts import Shift, accuracy, over_time
 
 COLOURS = "cividis"
 """Reads the same with and without colour vision, and in grey."""
@@ -78,29 +78,105 @@ def cka(values: Mapping[Pair, Mapping[int, float]], title: str = "") -> Figure:
 
 
 def shift(found: Sequence[Shift], title: str = "") -> Figure:
-    """By experience: how far its domain is from the others before (dashed) and after training, and where the monitor
-    cried out.
+    """Four panels by experience: how far its domain is from the others before (dashed) and after training, by
+    A-distance and by MMD; what training gained on it and lost on the others; and what the monitor said of its rows.
 
-    >>> shift([{"experience": 1, "drift": {"alarm": True, "p": 0.01}, "before": {}, "after": {}}]).axes[1].get_ylabel()
+    >>> told = {"experience": 1, "name": "haze", "drift": {"alarm": True, "p": 0.01}, "before": {}, "after": {}}
+    >>> [axes.get_ylabel() for axes in shift([told]).axes][-1]
     'p of the nearest known domain'
     """
-    figure = Figure(figsize=(6.4, 6.4), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    curves = over_time(found, "a_distance")
-    for place, (name, curve) in enumerate(curves.items()):
-        line = "--" if name.endswith("before") else "-"
-        shade = colormaps["viridis"](0.85 * place / max(len(curves) - 1, 1))
-        above.plot(list(curve), list(curve.values()), line, marker="o", markersize=4, label=name, color=shade)
-    above.set(ylabel="proxy A-distance from other domains", ylim=(-0.1, 2.1), title=title)
+    figure = Figure(figsize=(min(8.5 + 0.5 * len(found), 18), 7), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
+    figure.suptitle(title)
+    _distances(panels[0, 0], over_time(found, "a_distance"), "proxy A-distance from other domains")
+    panels[0, 0].set(ylim=(-0.1, 2.1))
+    _distances(panels[0, 1], over_time(found, "mmd"), "squared MMD from other domains")
+    _changes(panels[1, 0], found)
+    _monitor(panels[1, 1], found)
+    for axes in panels[1]:
+        _name_experiences(axes, found)
+    return figure
+
+
+def _distances(axes: Axes, curves: Mapping[str, Mapping[int, float]], label: str) -> None:
+    """One colour for each layer; the moment before training dashed."""
+    layers = list(dict.fromkeys(name.rpartition(" ")[0] for name in curves))
+    for name, curve in curves.items():
+        layer, _, when = name.rpartition(" ")
+        shade = colormaps["viridis"](0.8 * layers.index(layer) / max(len(layers) - 1, 1))
+        line, size = ("--", 7) if when == "before" else ("-", 4)
+        hollow = "none" if when == "before" else shade
+        axes.plot(
+            list(curve), list(curve.values()), line, marker="o", markersize=size, mfc=hollow, color=shade, label=name
+        )
+    axes.set(ylabel=label)
+    axes.grid(alpha=0.3)
     if curves:
-        above.legend(fontsize="small")
+        axes.legend(fontsize="small")
+
+
+def _changes(axes: Axes, found: Sequence[Shift]) -> None:
+    """Bars, in points of accuracy. What the first experience learns, it gains from nothing, and is left out."""
+    names = {"gain_new_domain": "gained on the new domain", "loss_old_domains": "lost on the old ones"}
+    for side, (name, label) in enumerate(names.items()):
+        told = {each["experience"]: each[name] for each in found if each["experience"] and each.get(name) is not None}
+        at = [experience + 0.4 * side - 0.2 for experience in told]
+        axes.bar(at, [100 * value for value in told.values()], 0.4, label=label, color=colormaps[COLOURS](0.9 * side))
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(ylabel="points of accuracy")
+    axes.grid(alpha=0.3, axis="y")
+    axes.set_axisbelow(True)
+    axes.legend(fontsize="small")
+
+
+def _monitor(axes: Axes, found: Sequence[Shift]) -> None:
     tested = [each for each in found if each["drift"]]
     for alarm, marker, label in ((True, "x", "of no known domain"), (False, "o", "of a known domain")):
         some = [each for each in tested if each["drift"]["alarm"] == alarm]
         at, p = [each["experience"] for each in some], [each["drift"]["p"] for each in some]
-        below.scatter(at, p, marker=marker, label=label, color="black")
-    below.set(xlabel="experience", ylabel="p of the nearest known domain", yscale="log", ylim=(1e-3, 1.5))
-    below.legend(fontsize="small")
+        axes.scatter(at, p, marker=marker, label=label, color="black")
+    for level in {each["false_alarms"] for each in found if "false_alarms" in each}:
+        axes.axhline(level, color="black", linestyle=":", label=f"false alarms: {level:.3g} at most")
+    lowest = min([each["drift"]["p"] for each in tested], default=0.01)
+    axes.set(ylabel="p of the nearest known domain", yscale="log", ylim=(min(0.01, lowest / 2), 1.5))
+    axes.legend(fontsize="small")
+
+
+def _name_experiences(axes: Axes, found: Sequence[Shift]) -> None:
+    """By number and, where there is room, by name."""
+    at = [each["experience"] for each in found]
+    if len(at) > MOST_NUMBERS:
+        axes.set(xlabel="experience", xticks=at[:: -(-len(at) // MOST_NUMBERS)])
+    else:
+        axes.set_xticks(at, [_place(each) for each in found], rotation=30, ha="right", rotation_mode="anchor")
+
+
+def _place(each: Shift) -> str:
+    return f"{each['experience']}: {each.get('name', '')[:24]}"
+
+
+def domains(found: Sequence[Shift], title: str = "") -> Figure:
+    """Heat map: the accuracy on each domain (columns) after each experience (rows), in percent.
+
+    >>> told = {"experience": 0, "name": "clean", "domain": 4, "accuracy": {"4": 0.9}}
+    >>> [label.get_text() for label in domains([told]).axes[0].get_xticklabels()]
+    ['4: clean']
+    """
+    names = {domain: str(domain) for each in found for domain in accuracy(each)}
+    names |= {each["domain"]: f"{each['domain']}: {each['name'][:24]}" for each in reversed(found)}
+    grid = np.full((len(found), len(names)), np.nan)
+    for row, each in zip(grid, found, strict=True):
+        for domain, share in accuracy(each).items():
+            row[list(names).index(domain)] = 100 * share
+    figure = Figure(figsize=(min(4 + 0.6 * len(names), 16), min(2.2 + 0.45 * len(found), 14)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(grid, cmap=COLOURS, vmin=0, vmax=100, aspect="auto")
+    axes.set(xlabel="accuracy on domain", ylabel="after training on experience", title=title)
+    axes.set_xticks(range(len(names)), list(names.values()), rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(found)), [_place(each) for each in found])
+    figure.colorbar(image, ax=axes, label="accuracy in percent")
+    if max(grid.shape) <= MOST_NUMBERS:
+        _number(axes, grid, ".0f", middle=55)
     return figure
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from clkd.errors import UserError
+from clkd.ranks import ALONE, Ranks
 from clkd.transfer.base import Transfer
 
 if TYPE_CHECKING:
@@ -25,19 +26,25 @@ class Choice:
         self.by = by
         self.domain: Tensor | None = None
         """`[B]` the rows' domains, where they were told."""
+        self.ranks = ALONE
+        """Who have each a share of the batch."""
         self.place: Tensor | None = None
         """`[B]` which statistics the first norm of the pass has chosen."""
 
-    def hear(self, domain: Tensor | None) -> None:
+    def hear(self, domain: Tensor | None, ranks: Ranks = ALONE) -> None:
         """Of the next pass."""
-        self.domain, self.place = domain, None
+        self.domain, self.ranks, self.place = domain, ranks, None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Choice:
+        """Of no rows: those that passed may be gone, as `vmap`'s are."""
+        return Choice(self.by)
 
 
 class DomainNorm(nn.Module):
     """Batch norm that keeps a mean and a variance for each domain; scale and shift are everybody's.
 
-    In training, rows are normalised with the batch's statistics of their own domain, or with its kept ones where the
-    batch has a single number of it, which has no variance; in evaluation with kept ones:
+    In training, rows are normalised with the batch's statistics of their own domain (those of all ranks' shares), or
+    with its kept ones where the batch has a single number of it, which has no variance; in evaluation with kept ones:
     those of their domain (`by: domain`), or those under which the inputs of the first norm are likeliest, row by row:
     `mean log σ_d² + (x − μ_d)² / σ_d²` at its least. So are rows whose domain is not known.
 
@@ -86,12 +93,12 @@ class DomainNorm(nn.Module):
 
     def _learned(self, x: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, C]` each: the batch's statistics of every row's domain, which move the kept ones."""
-        mine = F.one_hot(place, len(self.known)).to(x.dtype)
-        rows = mine.sum(0).clamp(min=1)[:, None]
-        mean = mine.T @ _over_positions(x) / rows
+        mine, ranks = F.one_hot(place, len(self.known)).to(x.dtype), self.choice.ranks
+        rows = ranks.sum_of_layers(mine.sum(0))
+        mean = ranks.sum_of_layers(mine.T @ _over_positions(x)) / rows.clamp(min=1)[:, None]
         centre = (mine @ mean).view(*x.shape[:2], *[1] * (x.dim() - 2))
-        variance = mine.T @ _over_positions((x - centre).square()) / rows
-        numbers = mine.sum(0) * x[0, 0].numel()
+        scatter = ranks.sum_of_layers(mine.T @ _over_positions((x - centre).square()))
+        variance, numbers = scatter / rows.clamp(min=1)[:, None], rows * x[0, 0].numel()
         self._follow(mean.detach(), variance.detach(), numbers)
         several = numbers[:, None] > 1
         mean, variance = torch.where(several, mean, self.running_mean), torch.where(several, variance, self.running_var)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from clkd.models.student import Student
 
 Weights = dict[str, Tensor]
+PENULTIMATE = "penultimate"
 
 
 class Interpolate(Transfer):
@@ -54,7 +58,8 @@ class Interpolate(Transfer):
         scores = []
         for share in self.grid:
             self._fuse(student, after, new, share, seen)
-            scores.append(accuracy(student, seen))
+            with concluded(student, seen, experience):
+                scores.append(accuracy(student, seen))
         self.chosen = self.grid[scores.index(max(scores))]
         self._fuse(student, after, new, self.chosen, seen)
 
@@ -130,6 +135,35 @@ def share_of(name: str, share: float | Mapping[str, float]) -> float:
         return share
     fitting = [path for path in share if name == path or name.startswith(f"{path}.")]
     return share[max(fitting, key=len)] if fitting else 0.0
+
+
+@contextmanager
+def concluded(student: Student, seen: Seen, experience: Experience) -> Iterator[None]:
+    """With a head such as the experience's end will make of this student's; afterwards with its own as it was.
+
+    One that answers by class means takes them anew, of rows that are still at hand: memory has not chosen yet which of
+    the experience's it keeps.
+    """
+    student.eval()
+    head, student.head = student.head, copy.deepcopy(student.head)
+    try:
+        student.head.end(experience, partial(_said, student, seen, experience))
+        yield
+    finally:
+        student.head = head
+
+
+@torch.no_grad()
+def _said(
+    student: Student, seen: Seen, experience: Experience, which: Literal["new", "past", "kept"]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `clkd.models.heads.Said` describes them; the experience's rows are all as good as kept."""
+    kinds: dict[str, tuple[Literal["new", "kept"], ...]] = {"new": ("new",), "past": ("kept",), "kept": ("kept", "new")}
+    for kind in kinds[which]:
+        for batch in seen(kind):
+            own = (batch.y >= 0) & ((batch.experience < experience.index) | (kind == "new"))
+            features = student.signals(batch.x, Needs(logits=False, features=(PENULTIMATE,)), batch.domain).features
+            yield features[PENULTIMATE][own].to(student.head.weight.dtype), batch.y[own]
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def test_the_first_stream_runs(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(to_yaml({**REST, **blocks()[0], "output": str(tmp_path / "run")}))
     assert execute(RunRequest(scenario=path, quiet=True), load_plugins())["status"] == "finished"
-    assert len(list((tmp_path / "run" / "shift").iterdir())) == 3
+    assert len(list((tmp_path / "run" / "shift").iterdir())) == 4
 
 
 def test_the_data_sets_are_understood() -> None:

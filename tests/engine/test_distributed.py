@@ -296,6 +296,51 @@ def test_what_only_compares_a_ranks_own_rows_still_ends_with_equal_students(tmp_
     assert err.count("batch norm sees each process's rows by themselves") == 1
 
 
+def domains(by: str) -> dict[str, Any]:
+    """Three domains, one of which comes back; batches are shared out, but the last one, of a single new row, is not."""
+    return {
+        "stream": {
+            "dataset": {"name": "digits", "rows_per_class": 10},
+            "split": {"by": "domain", "domains": ["clean", {"kind": "contrast", "severity": 5}, "clean"]},
+            "labelled": [1, 0.5, 0],
+        },
+        "student": {"model": {"kind": "resnet8", "width": 2}, "head": "linear"},
+        "teachers": {"slow": {"kind": "ema", "decay": 0.9}, "previous": "previous"},
+        "losses": [
+            "cross_entropy",
+            *({"kind": "kd", "between": ["student", name], "weight": 0.5} for name in ("slow", "previous")),
+        ],
+        "memory": {"kind": "domain_balanced", "size": 30},
+        "transfer": [{"kind": "dsbn", "by": by}, {"kind": "adabn", "share": 0.5}],
+        "train": {**SCENARIO["train"], "epochs": 1, "batch_size": 33, "replay_batch_size": 5},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["nearest", "domain"])
+def test_statistics_of_each_domain_are_those_of_all_ranks_rows(tmp_path: Path, by: str) -> None:
+    one(scenario=write(tmp_path, "alone", **domains(by)))
+    _, err = pair(str(write(tmp_path, "both", **domains(by))), "--tracking", "offline", cwd=tmp_path)
+    assert "batch norm sees" not in err
+    assert_equal_runs(tmp_path, "alone", "both")
+    paths = [checkpoint.latest(tmp_path / name / "checkpoints") for name in ("alone", "both")]
+    ours, theirs = (checkpoint.load(path)["student"]["state"] for path in paths)
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4)
+    cut = write(tmp_path, "cut", **domains(by))
+    pair(str(cut), "--limit-experiences", "1", "--tracking", "offline", cwd=tmp_path)
+    one(resume=str(tmp_path / "cut"), limit_experiences=1)
+    pair("--resume", str(tmp_path / "cut"), "--tracking", "offline", cwd=tmp_path)
+    assert_equal_runs(tmp_path, "alone", "cut")
+
+
+def test_what_could_wait_for_ever_is_refused(tmp_path: Path) -> None:
+    """A term that one process has no row for, and whose gradient the other waits for."""
+    path = write(tmp_path, "wrong", **domains("domain"))
+    _, err = pair(str(path), "--set", "train.gradient_shares=2", cwd=tmp_path, code=2)
+    assert "train.gradient_shares: with dsbn, all processes take part" in err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_both_and_is_recorded(tmp_path: Path, number: signal.Signals) -> None:

@@ -52,7 +52,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_new_domain_is_flagged_and_one_that_comes_back_is_not(watched: Path) -> None:
-    new, back = told(watched)
+    first, new, back = told(watched)
+    assert (first["experience"], first["drift"], first["before"], first["after"]) == (0, None, {}, {})
     assert (new["experience"], new["domain"], new["drift"]["alarm"], new["drift"]["p"]) == (1, 1, True, 0.02)
     assert (back["experience"], back["domain"], back["drift"]["alarm"], back["drift"]["nearest"]) == (2, 0, False, 0)
     assert set(back["drift"]["domains"]) == {"0", "1"}
@@ -78,10 +79,17 @@ def test_no_picture_is_looked_at_in_two_domains() -> None:
 def test_it_is_logged_as_metrics(watched: Path) -> None:
     lines = [json.loads(line) for line in (watched / "metrics.jsonl").read_text().splitlines()]
     first, second, third = [line["metrics"] for line in lines if line["event"] == "experience"]
-    assert not any(name.startswith("shift/") for name in first)
+    assert {name for name in first if name.startswith("shift/")} == {
+        "shift/accuracy/domain_00", "shift/gain_new_domain", "shift/loss_old_domains",
+    }  # fmt: skip
     assert (second["shift/alarm"], third["shift/alarm"]) == (1, 0)
     assert {"shift/p", "shift/input/a_distance_before", "shift/penultimate/mmd_after"} <= second.keys()
     matrix = json.loads((watched / "result.json").read_text())["accuracy_matrix"]
+    assert (second["shift/accuracy/domain_00"], second["shift/accuracy/domain_01"]) == (matrix[1][0], matrix[1][1])
+    assert (third["shift/accuracy/domain_00"], third["shift/accuracy/domain_01"]) == (matrix[2][2], matrix[2][1])
+    assert "shift/accuracy/domain_02" not in third
+    for name in ("gain_new_domain", "loss_old_domains"):
+        assert third[f"shift/{name}"] == third[f"stream/{name}"]
     assert second["stream/gain_new_domain"] == pytest.approx(matrix[1][1] - matrix[0][1])
     assert third["stream/loss_old_domains"] == pytest.approx(matrix[1][1] - matrix[2][1])
 
@@ -106,11 +114,26 @@ def test_options_that_could_never_alarm_are_refused(tmp_path: Path) -> None:
         run(tmp_path, "wrong", shift={"layers": ["nowhere"]})
 
 
-def test_the_figure_shows_it(watched: Path) -> None:
-    from clkd.tracking.figures import shift
+def test_the_figures_show_it(watched: Path) -> None:
+    from clkd.tracking.figures import domains, shift
 
-    figure = shift(told(watched), "title")
-    assert len(figure.axes[0].lines) == 4
+    found = told(watched)
+    distances, discrepancies, changes, monitor = shift(found, "title").axes
+    for axes, kind in ((distances, "a_distance"), (discrepancies, "mmd")):
+        drawn = {line.get_label(): line.get_ydata() for line in axes.lines}
+        assert set(drawn) == {f"{layer} {when}" for layer in ("input", "penultimate") for when in ("before", "after")}
+        assert list(drawn["penultimate after"]) == [
+            found[1]["after"]["penultimate"][kind]["0"], found[2]["after"]["penultimate"][kind]["1"],
+        ]  # fmt: skip
+    gained, lost = ([100 * each[name] for each in found[1:]] for name in ("gain_new_domain", "loss_old_domains"))
+    assert [bar.get_height() for bar in changes.patches] == pytest.approx([*gained, *lost])
+    assert [line.get_ydata()[0] for line in monitor.lines] == [0.05], "the stated rate of false alarms"
+    assert [label.get_text() for label in monitor.get_xticklabels()] == ["0: clean", "1: brightness 5", "2: clean"]
+    matrix = domains(found).axes[0]
+    assert [label.get_text() for label in matrix.get_xticklabels()] == ["0: clean", "1: brightness 5"]
+    image = matrix.images[0].get_array()
+    assert image[2].tolist() == pytest.approx([100 * found[2]["accuracy"][domain] for domain in ("0", "1")])
+    domains(found[1:])  # a fork has no files of the experiences that it took over
 
 
 def test_trackers_hear_of_an_arrival_before_it_is_trained(watched: Path, tmp_path: Path) -> None:
@@ -140,7 +163,7 @@ def test_trackers_hear_of_an_arrival_before_it_is_trained(watched: Path, tmp_pat
         (0, True), (1, False), (1, True), (2, False), (2, True),
     ]  # fmt: skip
     assert heard[1][1] == heard[0][1], "no step was taken in between"
-    new, back = told(watched)
+    _, new, back = told(watched)
     for said, (_, _, drift) in zip((new, back), (heard[1], heard[3]), strict=True):
         assert json.loads(json.dumps(drift)) == said["drift"]
 
@@ -165,5 +188,8 @@ def test_it_reaches_mlflow(
     at = parent.info.run_id
     assert [(p.step, p.value) for p in client.get_metric_history(at, "shift/alarm")] == [(1, 1.0), (2, 0.0)]
     kept = Path(client.download_artifacts(at, "shift/exp_001.json"))
-    assert json.loads(kept.read_text()) == told(watched)[0]
-    assert Path(client.download_artifacts(at, "figures/shift.png")).read_bytes().startswith(b"\x89PNG")
+    assert json.loads(kept.read_text()) == told(watched)[1]
+    accuracy = client.get_metric_history(at, "shift/accuracy/domain_01")
+    assert [(p.step, p.value) for p in accuracy] == [(i, told(watched)[i]["accuracy"]["1"]) for i in (1, 2)]
+    for name in ("shift", "domains"):
+        assert Path(client.download_artifacts(at, f"figures/{name}.png")).read_bytes().startswith(b"\x89PNG")

@@ -155,10 +155,10 @@ def test_importance_is_a_mean_over_single_rows(make, loss, contribution):
 
 def test_linear_layers_take_the_quick_way_and_others_or_what_is_written_over_do_not():
     def quick(student):
-        x, _ = everything(student)
-        pulls, shares = torch.ones(len(x), 1, 2, dtype=x.dtype), torch.ones(len(x), 1, dtype=x.dtype)
+        batch = next(rows(EXPERIENCES[0], shape=student.shape))
+        pulls, shares = torch.ones(len(batch), 1, 2).to(batch.x), torch.ones(len(batch), 1).to(batch.x)
         layers = linear_layers(student.eval())
-        return layers and outer_sensitivity(student, layers, x, torch.arange(2), pulls, shares, 2.0)
+        return layers and outer_sensitivity(student, layers, batch, torch.arange(2), pulls, shares, 2.0)
 
     assert quick(mlp()).keys() == dict(mlp().named_parameters()).keys()
     assert quick(convolutional()) is None

@@ -79,7 +79,7 @@ def test_of_another_batch_the_student_itself_is_asked() -> None:
     """As a report does, between two experiences: no answer of the last step is taken for one about these rows."""
     rows, others = batch(LABELS), batch(LABELS)
     (made,) = members(rows, (torch.zeros(5, 1), (3,))).values()
-    made.student.signals = lambda x, needs: Signals(x[:, None] + 1, torch.tensor([3]))
+    made.student.signals = lambda x, needs, domain: Signals(x[:, None] + 1, torch.tensor([3]))
     assert not made.signals(rows, Needs()).logits.any()
     assert torch.equal(made.signals(others, Needs()).logits, others.x[:, None] + 1)
 

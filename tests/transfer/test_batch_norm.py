@@ -14,11 +14,12 @@ from clkd.models.backbones.mlp import MLP
 from clkd.models.backbones.resnet import ResNet
 from clkd.models.compiled import Compiled
 from clkd.models.heads import Linear
+from clkd.models.prototypes import NearestMean
 from clkd.models.student import Student
 from clkd.signals import Batch
 from clkd.testing import material
 from clkd.transfer.batch_norm import AdaBN, layers, reestimate, statistics
-from clkd.transfer.fusion import Average, Interpolate, accuracy
+from clkd.transfer.fusion import Average, Interpolate, accuracy, concluded
 
 SHAPE = (1, 4, 4)
 
@@ -147,6 +148,61 @@ def test_the_share_is_chosen_on_validation_rows():
     strategy.review(lambda which: iter([rows] if which == "validation" else []), second, student)
     assert strategy.chosen == 1.0
     assert material.equal(dict(student.state_dict()), dict(before))
+
+
+def nearest(student: Student, known: list[Batch], asked: Batch) -> float:
+    """The share of rows whose class's mean, on the unit sphere, is the nearest: in numpy, row by row."""
+
+    def features(batch: Batch) -> np.ndarray:
+        with torch.no_grad():
+            found = student.eval().backbone(batch.x).double().numpy()
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    vectors = np.concatenate([features(batch) for batch in known])
+    labels = np.concatenate([batch.y.numpy() for batch in known])
+    means = {c: vectors[labels == c].mean(0) for c in set(labels.tolist())}
+    means = {c: mean / np.linalg.norm(mean) for c, mean in means.items()}
+    guesses = [min(means, key=lambda c: np.linalg.norm(row - means[c])) for row in features(asked)]
+    return float(np.mean(np.array(guesses) == asked.y.numpy()))
+
+
+@pytest.mark.parametrize("rows", ["all", "memory"])
+def test_a_head_of_class_means_is_judged_by_those_that_a_share_would_lead_to(rows):
+    """By the means of before, weights of before would always look best."""
+    strategy, student = Interpolate(previous="validation", grid=(1.0, 0.5, 0.0), reestimate=False), convolutional()
+    student.head = NearestMean(4, rows=rows)
+    (first, second, _), known = material.experiences(), torch.tensor(material.CLASSES)
+    student.grow(first.classes, 0, torch.Generator().manual_seed(0))
+    old = pictures(20, 1, y=known[torch.arange(20) % 2])
+    student.head.gather([(student.eval().backbone(old.x), old.y)])
+    student.grow(second.classes, 1, torch.Generator().manual_seed(1))
+    strategy.begin(second, student)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(4)
+        for parameter in student.backbone.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+    new, held = (
+        replace(pictures(count, seed, y=known[torch.arange(count) % 4]), experience=torch.ones(count).long())
+        for count, seed in ((24, 2), (32, 3))
+    )
+    new = replace(new, x=new.x + new.y[:, None, None, None])
+    held = replace(held, x=held.x + held.y[:, None, None, None])
+    unlabelled = replace(pictures(4, 5), y=torch.full((4,), -1), experience=torch.ones(4).long())
+    of = {"new": [new, unlabelled], "validation": [held], "kept": [old, new.rows(0, 3)]}
+    after, before = copy.deepcopy(student), copy.deepcopy(student)
+    before.load_state_dict(strategy._before)
+    scores = []
+    for share in strategy.grid:
+        fused = copy.deepcopy(after)
+        for now, then in zip(fused.parameters(), before.parameters(), strict=True):
+            now.data.lerp_(then.data, share)
+        scores.append(nearest(fused, [old, new], held))
+        with concluded(fused, lambda which: iter(of[which]), second):
+            assert accuracy(fused, lambda which: iter(of[which])) == pytest.approx(scores[-1])
+    strategy.review(lambda which: iter(of[which]), second, student)
+    assert strategy.chosen == strategy.grid[int(np.argmax(scores))] != 1.0
+    assert len(set(scores)) == 3
+    torch.testing.assert_close(student.head.means, after.head.means)
 
 
 def test_of_shares_that_are_as_good_the_first_is_chosen():

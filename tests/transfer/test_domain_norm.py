@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from clkd.errors import UserError
+from clkd.losses.ewc import EWC
+from clkd.losses.mas import MAS
 from clkd.models.backbones.resnet import ResNet
 from clkd.models.heads import Linear
 from clkd.models.student import Student
@@ -175,7 +177,7 @@ def test_whoever_asks_the_student_about_rows_says_their_domain():
     for experience in (first, second):
         dsbn.begin(experience, student)
     heard = []
-    student.hear = heard.append
+    student.hear = lambda domain, ranks: heard.append(domain)
     i = torch.arange(6)
     rows = Batch(torch.zeros(6, *SHAPE), i, i, i + 3, i, new=6)
     student(rows.x)
@@ -184,7 +186,7 @@ def test_whoever_asks_the_student_about_rows_says_their_domain():
     delta = Delta(first=True)
     student.request(("penultimate",))
     delta.begin(first, student)
-    delta._before[0].hear = heard.append
+    delta._before[0].hear = student.hear
     delta(rows, Signals(None, i, {"penultimate": torch.zeros(6, student.head.weight.shape[1])}))
     assert [told.tolist() for told in heard] == [[3, 4, 5, 6, 7, 8]] * 2
 
@@ -207,3 +209,30 @@ def test_statistics_taken_anew_are_those_of_the_rows_domain_alone():
         torch.testing.assert_close(norm.running_var[1], theirs.running_var, rtol=1e-4, atol=1e-5)
         assert torch.equal(norm.running_mean[0], old)
         assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize("loss", [EWC(), MAS()], ids=["ewc", "mas"])
+def test_importance_is_that_of_a_student_that_has_the_statistics_of_the_rows_domain_alone(loss):
+    plain, student = convolutional(), convolutional()
+    dsbn = DSBN(by="domain")
+    dsbn.prepare(student)
+    for experience in list(material.experiences())[:2]:
+        dsbn.begin(experience, student)
+    with torch.no_grad():
+        for norm, theirs in zip(norms_of(student), layers(plain), strict=True):
+            norm.running_mean[1] += 2
+            theirs.running_mean.copy_(norm.running_mean[1])
+    x = torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(1))
+    y, i = torch.tensor(material.CLASSES)[torch.arange(6) % 2], torch.ones(6, dtype=torch.long)
+    experience = next(material.experiences())
+    found = []
+    for each in (student, plain):
+        own = copy.deepcopy(loss)
+        own.begin(experience, each)
+        own.review(iter([Batch(x, y, i, i, i, new=6)]), experience, each)
+        own.end(experience, each)
+        found.append(own.kept["importance"])
+    for name, importance in found[0].items():
+        torch.testing.assert_close(importance, found[1][name], rtol=1e-3, atol=1e-6)
+    student.eval().signals(x, Needs())
+    assert norms_of(student)[0].choice.place.tolist() == [0] * 6, "or likeness would have said the same"
