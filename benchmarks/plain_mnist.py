@@ -426,7 +426,11 @@ VARIANTS: dict[str, dict[str, Callable[[], float]]] = {
         "Split MNIST, class-incremental, ε 1e-7 (the authors')": agem,
         "Split MNIST, class-incremental, ε 0": lambda: agem(0.0),
     },
-    "er": {f"{size} rows, {mode}": partial(er, size, mode) for size in (200, 500) for mode in ("nearest", "bilinear")},
+    "er": {
+        f"{size} rows, {mode}": partial(er, size, mode)
+        for size in (200, 500)
+        for mode in ("nearest", "bilinear", "clkd")
+    },
     "agem_domains": {
         f"{size} rows, {kind}, {told}": partial(agem_domains, size, kind, batch)
         for size in (200, 500, 5120)

@@ -29,6 +29,8 @@ from clkd.errors import did_you_mean, shorten
 
 Place = tuple[str | int, ...]
 """Where something stands in a scenario: `("losses", 1, "temperature")`."""
+Problem = tuple[Place, str]
+"""A mistake: where it is, and what to do about it."""
 
 
 class Options(BaseModel):

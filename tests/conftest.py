@@ -16,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL_DATA = os.environ.get("CLKD_DATA")
 """Where the user keeps real data sets, for the tests that use them when they are there."""
+THEIRS = ("CLKD_", "MLFLOW_TRACKING_", "MLFLOW_EXPERIMENT_", "MLFLOW_RUN_", "RANK", "WORLD_SIZE", "RAY_ADDRESS")
+"""How the names of variables begin by which an environment changes what clkd does."""
 
 
 @pytest.fixture
@@ -78,11 +80,20 @@ def no_power_failure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def own_corner(monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> None:
-    """No test sees the user's data, cache, tracking server or plugins."""
+    """No test sees the user's data, cache, tracking server, plugins, cluster, or the job that it may be part of."""
+    for name in list(os.environ):
+        if name.startswith(THEIRS):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("CLKD_CACHE", str(session_cache))
     monkeypatch.setenv("CLKD_OFFLINE", "1")
-    for name in ("CLKD_DATA", "CLKD_LOAD_PLUGINS", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Who draws without a seed draws the same, whatever was drawn before."""
+    import torch
+
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from clkd.errors import UserError
 from clkd.experience import Experience, Rows
 from clkd.metrics.cka import CKA, FEWEST
 from clkd.ranks import Ranks
-from clkd.scenario.model import ReportOptions
+from clkd.scenario.measures import ReportOptions
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs
 from clkd.teachers.base import Teacher

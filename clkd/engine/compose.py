@@ -40,8 +40,9 @@ from clkd.options import (
     TermOptions,
     TransferOptions,
 )
-from clkd.scenario.checks import named_after
-from clkd.scenario.model import ReportOptions, ShiftOptions, StudentOptions
+from clkd.scenario.measures import ReportOptions, ShiftOptions
+from clkd.scenario.model import StudentOptions
+from clkd.scenario.names import named_after
 from clkd.schedules.base import Schedule
 from clkd.seeding import derive, generator
 from clkd.signals import Needs

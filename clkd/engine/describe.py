@@ -15,7 +15,11 @@ from clkd.experience import Experience
 from clkd.memory.base import Memory
 from clkd.models.cost import multiply_accumulates, parameter_count
 from clkd.options import Part
-from clkd.scenario.model import Augment, PhaseOptions, Scenario, StreamOptions, TrainOptions
+from clkd.scenario.augment import Augment
+from clkd.scenario.model import Scenario
+from clkd.scenario.phase import PhaseOptions
+from clkd.scenario.stream import StreamOptions
+from clkd.scenario.train import TrainOptions
 from clkd.schedules.base import Schedule
 from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher

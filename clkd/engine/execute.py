@@ -41,7 +41,7 @@ from clkd.experience import Experience
 from clkd.metrics.base import Record
 from clkd.plugins import Plugins, plugin_manager
 from clkd.ranks import Ranks, joined
-from clkd.scenario.model import ReportOptions, ShiftOptions
+from clkd.scenario.measures import ReportOptions, ShiftOptions
 from clkd.scenario.request import RunRequest
 from clkd.schedules.base import Progress
 from clkd.tracking.group import Trackers

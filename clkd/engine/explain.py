@@ -22,7 +22,8 @@ from clkd.models.student import Student
 from clkd.plugins import Plugins
 from clkd.registry import Registry
 from clkd.scenario.load import Loaded
-from clkd.scenario.model import PhaseOptions, Scenario
+from clkd.scenario.model import Scenario
+from clkd.scenario.phase import PhaseOptions
 from clkd.schedules.base import Progress, Schedule
 from clkd.teachers.base import Teacher
 from clkd.teachers.network import NetworkTeacher

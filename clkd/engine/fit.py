@@ -12,7 +12,7 @@ from clkd.experience import Experience, Rows
 from clkd.losses.classification import CrossEntropy
 from clkd.losses.response import KD
 from clkd.models.student import Student
-from clkd.scenario.model import TrainOptions
+from clkd.scenario.train import TrainOptions
 from clkd.schedules.base import Progress
 from clkd.teachers import Recipe
 from clkd.teachers.base import Teacher

@@ -25,7 +25,7 @@ from clkd.errors import UserError
 from clkd.experience import Rows
 from clkd.ranks import ALONE, Ranks
 from clkd.registry import Registry
-from clkd.scenario.model import Augment as AugmentOptions
+from clkd.scenario.augment import Augment as AugmentOptions
 from clkd.scenario.model import Scenario
 from clkd.scenario.resolve import resolved
 from clkd.schedules.base import Progress

@@ -23,7 +23,7 @@ from clkd.engine.step import Step
 from clkd.experience import Experience
 from clkd.optimizers import build_optimizer, build_scheduler
 from clkd.ranks import ALONE, Ranks
-from clkd.scenario.model import TrainOptions
+from clkd.scenario.train import TrainOptions
 from clkd.schedules.base import Progress
 from clkd.seeding import derive, generator
 from clkd.signals import Batch

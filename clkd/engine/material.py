@@ -21,7 +21,9 @@ from clkd.errors import UserError
 from clkd.experience import Experience, Rows
 from clkd.options import Part
 from clkd.ranks import ALONE, Ranks
-from clkd.scenario.model import Extension, Normalize, Scenario, StreamOptions
+from clkd.scenario.augment import Normalize
+from clkd.scenario.model import Scenario
+from clkd.scenario.stream import Extension, StreamOptions
 from clkd.streams.base import Stream
 from clkd.streams.imbalance import thinned
 from clkd.streams.joined import Piece, join

@@ -19,7 +19,8 @@ from clkd.experience import Experience, Rows
 from clkd.losses.classification import CrossEntropy
 from clkd.memory.base import Memory
 from clkd.models.student import Student
-from clkd.scenario.model import HELD_OUT, PhaseOptions, TrainOptions
+from clkd.scenario.phase import HELD_OUT, PhaseOptions
+from clkd.scenario.train import TrainOptions
 from clkd.seeding import derive, generator
 from clkd.signals import Batch
 from clkd.teachers.before_phase import BeforePhase

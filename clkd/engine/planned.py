@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from clkd.experience import Experience
-from clkd.scenario.model import TrainOptions
+from clkd.scenario.train import TrainOptions
 
 
 def epochs_of(options: TrainOptions, rows: int, limit: int | None = None) -> tuple[int, int]:

@@ -13,8 +13,8 @@ from typing import Any
 from clkd.engine.directory import RunDirectory
 from clkd.errors import UserError, one_line
 from clkd.registry import Registry
-from clkd.scenario.checks import parts
 from clkd.scenario.model import Scenario
+from clkd.scenario.parts import parts
 
 RESOLVED = "resolved.yaml"
 

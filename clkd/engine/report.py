@@ -17,7 +17,7 @@ from clkd.engine.parts import Parts
 from clkd.errors import UserError
 from clkd.experience import Experience
 from clkd.ranks import ALONE, Ranks
-from clkd.scenario.model import ReportOptions
+from clkd.scenario.measures import ReportOptions
 from clkd.signals import Batch, Needs, Signals
 
 STUDENT_COUNTS = ("rows", "right", "gained", "lost")

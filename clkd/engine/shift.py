@@ -17,7 +17,7 @@ from clkd.experience import Experience, Rows
 from clkd.metrics.base import Record
 from clkd.metrics.domains import GainNewDomain, LossOldDomains
 from clkd.metrics.shift import FOLDS, Layers, a_distance, drift, kernel, mmd
-from clkd.scenario.model import ShiftOptions
+from clkd.scenario.measures import ShiftOptions
 from clkd.seeding import generator
 from clkd.signals import Needs
 

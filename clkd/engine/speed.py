@@ -9,7 +9,7 @@ from torch import nn
 
 from clkd.engine.parts import Parts
 from clkd.models.student import Student
-from clkd.scenario.model import TrainOptions
+from clkd.scenario.train import TrainOptions
 
 
 def speed_up(parts: Parts, options: TrainOptions) -> None:

@@ -18,7 +18,7 @@ from clkd.engine.shares import constant_weights, gradient_shares, moving
 from clkd.losses.classification import CrossEntropy
 from clkd.memory.retrieval import Moment
 from clkd.ranks import ALONE, Ranks
-from clkd.scenario.model import GradientNoise
+from clkd.scenario.train import GradientNoise
 from clkd.schedules.base import Progress
 from clkd.seeding import generator
 from clkd.signals import Batch, Signals

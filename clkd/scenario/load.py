@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from clkd.errors import PluginError, UserError, one_line, shorten
 from clkd.options import UNKNOWN_PART, Opened, Parsing, Place
 from clkd.registry import Registry
-from clkd.scenario.checks import check_names, check_split, check_whole
+from clkd.scenario.checks import check_split, check_whole
 from clkd.scenario.document import Document, DocumentError, Mark, parse, read_text
 from clkd.scenario.model import DEFAULTS, Scenario
+from clkd.scenario.names import check_names
 from clkd.scenario.origins import Origin, leaves, origins
 from clkd.scenario.settings import Setting, SettingError
 

@@ -33,7 +33,7 @@ def thinned(
     Classes are thinned before the split, whatever it is, and experiences after it. Each row of the data set draws one
     number, and those with the smallest stay: so more rows hold those of fewer. Rows without a label all stay where
     classes are thinned. A split sees the labels, experiences and domains of the rows, not their pixels. Options are
-    those of `clkd.scenario.model.Imbalance`; `offset` is as for `clkd.streams.labels.hide`.
+    those of `clkd.scenario.stream.Imbalance`; `offset` is as for `clkd.streams.labels.hide`.
 
     Raises:
         UserError: there are not so many rows, or not so many classes or experiences.

@@ -14,9 +14,10 @@ from clkd.compare.summary import Summary
 from clkd.errors import UserError
 from clkd.registry import Registry
 from clkd.scenario.load import load
-from clkd.scenario.model import Scenario, TrackingOptions
+from clkd.scenario.model import Scenario
 from clkd.scenario.resolve import config_sha, group_name
 from clkd.scenario.settings import as_setting
+from clkd.scenario.tracking import TrackingOptions
 from clkd.sweep.axes import Settings
 from clkd.tracking import store
 

@@ -58,12 +58,14 @@ def run_all(programs: Sequence[Sequence[str]], start: Start, workers: int, told:
     """
     waiting = deque(enumerate(programs))
     running: dict[int, Running] = {}
-    with _stoppable():
+    signals = _Signals()
+    with signals.heard():
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
                     index, words = waiting.popleft()
-                    running[index] = start(words)
+                    with signals.held():
+                        running[index] = start(words)
                 time.sleep(LOOK)
                 for index, ended in _ended(running):
                     del running[index]
@@ -86,15 +88,35 @@ def _stop(running: dict[int, Running]) -> None:
             time.sleep(LOOK)
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM is an exception in here, as Ctrl-C is."""
+class _Signals:
+    """SIGTERM is an exception, as Ctrl-C is; but neither while a program is being started, which nobody would stop."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("stopped by SIGTERM", 143)
+    def __init__(self) -> None:
+        self._asked: BaseException | None = None
+        self._holding = False
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        numbers = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._note) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Signals wait for the end of this."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        if self._asked:
+            raise self._asked
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._asked = KeyboardInterrupt() if number == signal.SIGINT else Interrupted("stopped by SIGTERM", 143)
+        if not self._holding:
+            raise self._asked

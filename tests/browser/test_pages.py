@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
 ]
 
+SCREENSHOTS = os.environ.get("CLKD_SCREENSHOTS")
 SCENARIO = """\
 name: split_digits
 stream: {dataset: digits, split: {by: class, experiences: 5}}
@@ -55,7 +56,7 @@ def browser(tmp_path):
 @pytest.fixture
 def keep(tmp_path, browser):
     """Save what is seen."""
-    folder = Path(os.environ.get("CLKD_SCREENSHOTS", tmp_path / "screenshots"))
+    folder = Path(SCREENSHOTS or tmp_path / "screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     return lambda name: browser.save(folder / f"{name}.png")
 

@@ -67,7 +67,13 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(tree=st.dictionaries(keys, trees, max_size=4))
 def test_any_tree_comes_back_as_it_was(tmp_path, tree):
     assert same(load(save(tmp_path, "any", tree)), tree)

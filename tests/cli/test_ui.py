@@ -197,7 +197,7 @@ def test_it_answers_and_leaves_nothing_behind(here, number, code):
     assert in_session(leader)
     process.send_signal(number)
     assert process.wait() == code, process.communicate()
-    assert not in_session(leader)
+    gone(leader)
     assert {path.name for path in here.iterdir()} == before
     port = int(address.rpartition(":")[2])
     assert server.free_port("127.0.0.1", port) == port

@@ -6,14 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from processes import python
+from processes import python, wait_for
 
+from clkd import locks
 from clkd.data import store as store_module
 from clkd.data.source import Raw, Split
 from clkd.data.store import Store, open_or_build, statistics
@@ -205,15 +206,21 @@ from pathlib import Path
 from test_store import raw, open_or_build
 def slow(scratch):
     Path({str(tmp_path / "started")!r}).touch()
-    time.sleep(1.5)
+    while not Path({str(tmp_path / "waited for")!r}).exists():
+        time.sleep(0.01)
     return raw()
 open_or_build("small", "key", Path({str(tmp_path)!r}), slow)
 """
     monkeypatch.setattr("clkd.locks.QUIET", 0.0)
+    say = locks.log.warning
+
+    def told(*line: Any) -> None:
+        say(*line)
+        (tmp_path / "waited for").touch()
+
+    monkeypatch.setattr(locks.log, "warning", told)
     other = python(script)
-    while not (tmp_path / "started").exists():
-        assert other.poll() is None, "the other process died"
-        time.sleep(0.01)
+    wait_for((tmp_path / "started").exists, other)
     with caplog.at_level(logging.WARNING, "clkd.data"):
         store = open_or_build("small", "key", tmp_path, refuse)
     assert other.wait() == 0

@@ -11,7 +11,7 @@ import yaml
 from clkd.engine.execute import execute
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
-from clkd.scenario.model import ShiftOptions
+from clkd.scenario.measures import ShiftOptions
 from clkd.scenario.request import RunRequest
 from clkd.streams import NO_CORRUPTION, Look
 

@@ -12,7 +12,7 @@ import yaml
 from clkd.engine.execute import execute
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
-from clkd.scenario.model import PhaseOptions
+from clkd.scenario.phase import PhaseOptions
 from clkd.scenario.request import RunRequest
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -14,8 +14,8 @@ from clkd.engine.execute import execute
 from clkd.plugins import load_plugins
 from clkd.registry import Registry
 from clkd.scenario.document import to_yaml
-from clkd.scenario.model import Imbalance
 from clkd.scenario.request import RunRequest
+from clkd.scenario.stream import Imbalance
 from clkd.streams import clkd_register_streams
 
 HOUSE = Path(__file__).parents[2]

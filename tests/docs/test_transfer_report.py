@@ -11,7 +11,7 @@ import pytest
 from processes import clkd
 
 from clkd.engine.report import TEACHER_COUNTS
-from clkd.scenario.model import ReportOptions
+from clkd.scenario.measures import ReportOptions
 
 TEXT = (Path(__file__).parents[2] / "docs/transfer_report.md").read_text(encoding="utf-8")
 

@@ -11,8 +11,8 @@ import yaml
 from clkd.engine.execute import execute
 from clkd.losses import clkd_register_losses
 from clkd.plugins import load_plugins
+from clkd.scenario.augment import Strong
 from clkd.scenario.document import to_yaml
-from clkd.scenario.model import Strong
 from clkd.scenario.request import RunRequest
 
 TEXT = (Path(__file__).parents[2] / "docs/unlabelled.md").read_text(encoding="utf-8")

@@ -27,8 +27,8 @@ from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
-from clkd.scenario.model import TrainOptions
 from clkd.scenario.request import RunRequest
+from clkd.scenario.train import TrainOptions
 from clkd.seeding import generator
 from clkd.signals import Batch, Signals, Spec
 from clkd.teachers.stored import Stored

@@ -18,7 +18,7 @@ from clkd.losses.classification import CrossEntropy
 from clkd.memory.base import Memory
 from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
-from clkd.scenario.model import TrainOptions
+from clkd.scenario.train import TrainOptions
 from clkd.signals import Batch, Signals
 
 

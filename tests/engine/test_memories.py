@@ -34,8 +34,8 @@ from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
 from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
-from clkd.scenario.model import TrainOptions
 from clkd.scenario.request import RunRequest
+from clkd.scenario.train import TrainOptions
 from clkd.schedules.base import Progress
 from clkd.seeding import generator
 from clkd.signals import Batch, Signals

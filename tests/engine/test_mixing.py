@@ -24,7 +24,7 @@ from clkd.memory.class_balanced import ClassBalanced
 from clkd.memory.reservoir import Reservoir
 from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
-from clkd.scenario.model import TrainOptions
+from clkd.scenario.train import TrainOptions
 from clkd.schedules.base import Progress
 from clkd.seeding import generator
 from clkd.signals import Batch

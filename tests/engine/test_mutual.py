@@ -35,8 +35,9 @@ from clkd.options import Parsing
 from clkd.plugins import Plugins
 from clkd.ranks import ALONE
 from clkd.scenario.document import to_yaml
-from clkd.scenario.model import Scenario, TrainOptions
+from clkd.scenario.model import Scenario
 from clkd.scenario.request import RunRequest
+from clkd.scenario.train import TrainOptions
 from clkd.schedules.base import Progress
 from clkd.seeding import generator
 from clkd.signals import Batch, Signals

@@ -19,7 +19,7 @@ from clkd.models.backbones.resnet import ResNet
 from clkd.models.heads import Linear
 from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
-from clkd.scenario.model import TrainOptions
+from clkd.scenario.train import TrainOptions
 from clkd.seeding import generator
 
 RECIPE = {"sgd": {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}, "adam": {"lr": 1e-2}}

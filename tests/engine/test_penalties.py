@@ -40,8 +40,8 @@ from clkd.plugins import Plugins
 from clkd.ranks import Ranks
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
-from clkd.scenario.model import TrainOptions
 from clkd.scenario.request import RunRequest
+from clkd.scenario.train import TrainOptions
 from clkd.schedules.adaptive import Confidence
 from clkd.schedules.base import Progress
 from clkd.seeding import generator

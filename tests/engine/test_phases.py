@@ -25,7 +25,7 @@ from clkd.models.student import Student
 from clkd.plugins import Plugins, load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
-from clkd.scenario.model import PhaseOptions
+from clkd.scenario.phase import PhaseOptions
 from clkd.scenario.request import RunRequest
 from clkd.seeding import derive, generator
 

@@ -108,6 +108,22 @@ def test_resumed_in_another_process_it_ends_as_if_never_stopped(scenario: Path, 
         assert a[key] == b[key], key
 
 
+HOLDS = """
+import time
+from pathlib import Path
+from clkd.hooks import hookimpl
+
+@hookimpl
+def clkd_experience_start(run, experience):
+    "The second one waits until it is let go: the run is not over before the signal comes."
+    held = Path("held")
+    if experience.index == 1:
+        held.touch()
+        while held.exists():
+            time.sleep(0.01)
+"""
+
+
 @pytest.mark.parametrize(
     ("number", "code", "tracking"),
     [
@@ -119,11 +135,13 @@ def test_a_stopped_run_is_killed_and_keeps_its_experiences(
     scenario: Path, tmp_path: Path, empty_store: Path, number: signal.Signals, code: int, tracking: list[str]
 ) -> None:
     shutil.copy(empty_store, tmp_path / "m.db")
-    train = {**TINY["train"], "epochs": 200}
-    process = start("run", str(changed(scenario, train=train)), *tracking, cwd=tmp_path)
-    wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/exp_000*")), process)
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "holds.py").write_text(HOLDS)
+    process = start("run", "tiny.yaml", "--plugins-dir", "plugins", *tracking, cwd=tmp_path)
+    wait_for((tmp_path / "held").exists, process)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    (tmp_path / "held").unlink()
+    _, said = process.communicate(timeout=150)
     assert process.returncode == code, said
     assert "Traceback" not in said
     manifest = json.loads(next(tmp_path.glob("runs/*/run.json")).read_text())

@@ -20,7 +20,7 @@ from clkd.losses.response import KD
 from clkd.memory.reservoir import Reservoir
 from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
-from clkd.scenario.model import TrainOptions
+from clkd.scenario.train import TrainOptions
 from clkd.signals import Batch, Needs, Signals
 from clkd.teachers.previous import Previous
 

@@ -19,7 +19,7 @@ from clkd.losses.response import KD
 from clkd.memory.reservoir import Reservoir
 from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
-from clkd.scenario.model import TrainOptions
+from clkd.scenario.train import TrainOptions
 from clkd.schedules.old_fraction import OldFraction
 from clkd.schedules.warmup import Warmup
 from clkd.teachers.previous import Previous

@@ -17,7 +17,7 @@ from clkd.cli.main import main
 from clkd.engine.execute import execute
 from clkd.engine.shift import ShiftWatch
 from clkd.plugins import isolated, load_plugins
-from clkd.scenario.model import ShiftOptions
+from clkd.scenario.measures import ShiftOptions
 from clkd.scenario.request import RunRequest
 from clkd.testing import tiny
 

@@ -19,7 +19,8 @@ from clkd.models.taps import Taps
 from clkd.optimizers import OptimizerOptions
 from clkd.options import Parsing
 from clkd.plugins import load_plugins
-from clkd.scenario.model import Scenario, TrainOptions
+from clkd.scenario.model import Scenario
+from clkd.scenario.train import TrainOptions
 
 SGD = OptimizerOptions(kind="sgd", lr=0.1)
 SCENARIO: dict[str, Any] = {

@@ -142,7 +142,8 @@ def test_a_place_where_a_run_is_just_starting_is_refused(home: Path) -> None:
         out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (2, "")
     assert re.fullmatch(
-        rf"clkd: {home}/here is in use by process {os.getpid()} on \S+, starting a run since .*: .*\n", err
+        rf"clkd: {re.escape(str(home))}/here is in use by process {os.getpid()} on \S+, starting a run since .*: .*\n",
+        err,
     ), err
 
 
@@ -156,7 +157,7 @@ def test_a_run_that_goes_on_is_not_resumed_and_a_killed_one_is(home: Path) -> No
     out, err = second.communicate(timeout=300)
     assert (second.returncode, out) == (2, "")
     assert re.fullmatch(
-        rf"clkd: {directory} is in use by process {first.pid} on \S+, training it since .*: .*\n", err
+        rf"clkd: {re.escape(str(directory))} is in use by process {first.pid} on \S+, training it since .*: .*\n", err
     ), err
     own = {"environment.txt", "checkpoints"}  # which the first run may have come to meanwhile
     assert {path.name for path in directory.iterdir()} - before <= own
@@ -166,7 +167,7 @@ def test_a_run_that_goes_on_is_not_resumed_and_a_killed_one_is(home: Path) -> No
     third = run("--resume", str(directory))
     wait_for(lambda: (directory / "metrics.jsonl").read_text().count('"start"') == 2, third)
     third.send_signal(signal.SIGTERM)
-    said = third.communicate(timeout=60)  # which closes the pipes, too
+    said = third.communicate(timeout=300)  # which closes the pipes, too
     assert third.returncode == 143, said
 
 
@@ -230,13 +231,15 @@ def test_opening_and_clearing_again_and_again(home: Path, capsys: pytest.Capture
     thread = threading.Thread(target=clear)
     thread.start()
     try:
-        for _ in range(60):
+        opened = 0
+        while opened < 60 or len(codes) < 6:
+            assert thread.is_alive()
             assert torch.equal(store().train.x, first)
+            opened += 1
     finally:
         over.set()
         thread.join()
     assert set(codes) == {0}
-    assert len(codes) > 5
 
 
 OPEN = """

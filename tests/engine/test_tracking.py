@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,22 +84,27 @@ ENDLESS = {"epochs": 100_000, "batch_size": 16, "optimizer": {"kind": "sgd", "lr
 
 
 def test_required_ends_with_4_before_training_and_leaves_nothing(start: Any, silent: str, tmp_path: Path) -> None:
-    process = start("run", "tiny.yaml", "-q", "--tracking", "required", "--tracking-uri", silent)
-    begin = time.monotonic()
-    _, err = ended(process, 4)
-    assert time.monotonic() - begin < 60, "30 seconds, and those that a busy machine takes to start"
+    _, err = ended(start("run", "tiny.yaml", "-q", "--tracking", "required", "--tracking-uri", silent), 4)
     (line,) = [line for line in err.splitlines() if "decoding" not in line]
     assert re.fullmatch(rf"clkd: tracking is required, but MLflow server {silent} does not answer: .*", line)
     assert not list(tmp_path.glob("runs/*"))
 
 
+PATIENT = """
+import sys
+from clkd.cli.main import main
+from clkd.tracking import mlflow
+mlflow.PATIENCE = 3600.0
+sys.exit(main(["run", "tiny.yaml", "-q", "--tracking-uri", sys.argv[1]]))
+"""
+
+
 def test_ctrl_c_ends_a_run_whose_server_hangs(start: Any, silent: str, tmp_path: Path) -> None:
-    process = start("run", "tiny.yaml", "-q", "--tracking-uri", silent, train=ENDLESS)
+    """Who asks it to stop is not kept waiting as long as the end of training would be: here, an hour."""
+    process = start("-c", PATIENT, silent, train=ENDLESS)
     wait_for(lambda: any(path.read_text().count("epoch") for path in tmp_path.glob("runs/*/metrics.jsonl")), process)
-    begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, err = ended(process, 130)
-    assert time.monotonic() - begin < 20, "5 seconds, and those that a busy machine takes"
     (directory,) = tmp_path.glob("runs/*")
     assert f"clkd track sync runs/{directory.name}\n" in err
     assert json.loads((directory / "run.json").read_text())["status"] == "killed"

@@ -12,7 +12,7 @@ from streams_cut import cut, table
 
 from clkd.data.store import Store
 from clkd.errors import UserError
-from clkd.scenario.model import Imbalance
+from clkd.scenario.stream import Imbalance
 from clkd.streams.base import Stream
 from clkd.streams.imbalance import long_tail, thinned
 

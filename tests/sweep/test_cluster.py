@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from addresses import nobody
 from processes import clkd, start, wait_for
 from ray_cluster import head, missing, parent
 from tiny_scenario import TINY
 
 from clkd.errors import UserError
-from clkd.scenario.model import TrackingOptions
+from clkd.scenario.tracking import TrackingOptions
 from clkd.sweep.plan import Point, check_store
 
 needs_ray = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -84,7 +85,8 @@ def test_the_same_command_makes_the_same_runs_there(address, home):
     (group,) = json.loads(done.stdout)["groups"]
     assert group["seeds"] == [0, 1]
     assert re.search(r"\[2/2\] seed [01]: average accuracy [\d.]+ % in \d+ s on \S+$", done.stderr, re.MULTILINE)
-    again = clkd(*words("127.0.0.1:9", "--json"), cwd=home)
+    with nobody() as elsewhere:
+        again = clkd(*words(elsewhere, "--json"), cwd=home)
     assert "2 of 2 runs are there already" in again.stderr, "and nobody is asked for a cluster"
     assert json.loads(again.stdout)["groups"] == [group]
 
@@ -162,17 +164,12 @@ def test_a_machine_that_is_not_as_it_must_be_is_refused_by_name(address, home, c
 
 
 @needs_ray
-@pytest.mark.parametrize(
-    ("head", "said"),
-    [
-        ("ray:127.0.0.1:9", "--cluster ray:127.0.0.1:9: Connection refused"),
-        ("ray://127.0.0.1:9", "--cluster ray://127.0.0.1:9: write HOST:PORT"),
-    ],
-)
-def test_a_head_that_is_not_there_is_told_at_once(head, said, home):
-    done = clkd("sweep", "tiny.yaml", "--cluster", head, cwd=home)
+@pytest.mark.parametrize(("scheme", "said"), [("ray:", "Connection refused"), ("ray://", "write HOST:PORT")])
+def test_a_head_that_is_not_there_is_told_at_once(scheme, said, home):
+    with nobody() as address:
+        done = clkd("sweep", "tiny.yaml", "--cluster", scheme + address, cwd=home)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"clkd: {said}" in done.stderr
+    assert f"clkd: --cluster {scheme}{address}: {said}" in done.stderr
 
 
 def test_without_ray_it_is_told_what_to_install(home, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """`clkd sweep` and `clkd run --seed 0 1 2`: real runs, grouped, and none made twice."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from tiny_scenario import TINY
 from clkd.cli.main import main
 from clkd.errors import Interrupted
 from clkd.sweep.local import processes
-from clkd.sweep.workers import run_all
+from clkd.sweep.workers import Ended, run_all
 
 
 @pytest.fixture
@@ -122,14 +123,19 @@ def program(tmp_path, monkeypatch):
 
 
 SAVES = """\
-import signal, sys, time
+import os, signal, sys, time
+def note(word):
+    with open(f'{sys.argv[1]}.new', 'w') as file:
+        file.write(word)
+    os.replace(file.name, sys.argv[1])
 def end(*_):
-    time.sleep(0.3); open(sys.argv[1], 'w').write('saved'); sys.exit(143)
+    time.sleep(0.3); note('saved'); os._exit(143)
 signal.signal(signal.SIGTERM, end)
-open(sys.argv[1], 'w').write('begun')
+note('begun')
 while True:
     time.sleep(0.01)
 """
+"""Notes are whole, and a signal that comes while one is made does not spoil it."""
 
 
 def begun(marks):
@@ -139,15 +145,44 @@ def begun(marks):
 def test_sigterm_stops_those_under_way_and_waits_for_them(tmp_path, program):
     program("saves", SAVES)
     marks = [tmp_path / name for name in "abc"]
+    before = signal.getsignal(signal.SIGTERM)
     parent = f"import os, signal, time\nwhile not {begun(marks[:2])}: "
-    parent += f"time.sleep(0.02)\ntime.sleep(0.2)\nos.kill({os.getpid()}, signal.SIGTERM)"
+    parent += f"time.sleep(0.02)\nos.kill({os.getpid()}, signal.SIGTERM)"
     killer = subprocess.Popen([sys.executable, "-c", parent])
     with pytest.raises(Interrupted):
         run_all([["saves", str(mark)] for mark in marks], processes(2), 2, lambda i, ended: None)
     killer.wait()
     assert [mark.read_text() for mark in marks[:2]] == ["saved", "saved"]
     assert not marks[2].exists(), "the third never began"
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+class Saves:
+    """A program that takes two looks to save what it has."""
+
+    left = math.inf
+
+    def ended(self):
+        self.left -= 1
+        return Ended(143, "", "", 0.0) if self.left < 0 else None
+
+    def stop(self):
+        self.left = 2
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Interrupted), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_program_that_is_just_being_started_is_stopped_and_waited_for_too(number, error):
+    started = []
+
+    def start(words):
+        started.append(Saves())
+        if len(started) == 2:
+            signal.raise_signal(number)
+        return started[-1]
+
+    with pytest.raises(error):
+        run_all([["a"], ["b"], ["c"]], start, 3, lambda i, ended: None)
+    assert [each.left for each in started] == [-1, -1]
 
 
 def test_a_sweep_that_is_killed_leaves_nobody_behind(tmp_path, program):

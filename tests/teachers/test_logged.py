@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from addresses import nobody
 from taught import SCENARIO, compose, composer, logits, rows_of
 
 from clkd.engine.execute import execute
@@ -231,10 +231,8 @@ def test_what_is_not_there_is_one_line(logged: Path, teacher: dict[str, Any], sa
 
 def test_a_store_that_does_not_answer_or_is_not_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As chosen for tracking: by the scenario first, then by the environment."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    with pytest.raises(UserError, match=f"MLflow server http://127.0.0.1:{port} does not answer"):
-        compose(here, CHAMPION, tracking={"uri": f"http://127.0.0.1:{port}"})
+    with nobody() as address, pytest.raises(UserError, match=f"MLflow server http://{address} does not answer"):
+        compose(here, CHAMPION, tracking={"uri": f"http://{address}"})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///gone.db")
     with pytest.raises(UserError, match=r"there is no database .*gone\.db"):
         compose(here, CHAMPION)
@@ -261,7 +259,7 @@ def foreign() -> Callable[..., str]:
     import mlflow
 
     def log(model: torch.nn.Module) -> str:
-        mlflow.set_tracking_uri("sqlite:///mlflow.db")
+        mlflow.set_tracking_uri(f"sqlite:///{Path.cwd()}/mlflow.db")  # one that is relative, MLflow opens only once
         example = torch.zeros(2, 1, 8, 8).numpy()
         experiment = mlflow.create_experiment("theirs", (Path.cwd() / "theirs").as_uri())
         with mlflow.start_run(experiment_id=experiment):

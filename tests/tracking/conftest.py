@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from clkd.engine.run import Outcome, Run
 from clkd.experience import Experience, Rows
 from clkd.metrics.base import Record
 from clkd.scenario.document import to_yaml
+from clkd.tracking import mlflow, store
 from clkd.tracking.result import build_result
 
 MATRIX = [[0.9, 0.1, math.nan], [0.6, 0.8, 0.2], [0.5, 0.7, 0.95]]
@@ -26,6 +28,22 @@ CONFIG = {
     **{f"more{i}": i for i in range(120)},
 }
 SOURCE = "name: tiny  # as written\n"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A busy machine's servers are given time, and who still asks one that a test gave up has ended before the next.
+
+    (As long as somebody asks, variables of the environment have other values.)
+    """
+    monkeypatch.setattr(mlflow, "PATIENCE", 120.0)
+    monkeypatch.setattr(store, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setenv(store.TIMEOUT, "60")
+    yield
+    deadline = time.monotonic() + 100
+    while store._impatience._users:
+        assert time.monotonic() < deadline, "somebody still asks a server"
+        time.sleep(0.01)
 
 
 def scenario():

@@ -1,11 +1,11 @@
 """A tracker that fails is reported once, left alone, tried again, and never stops a run; a stop signal still does."""
 
 import logging
-import time
 
 import pytest
 
 from clkd.errors import Interrupted, TrackingError
+from clkd.tracking import group
 from clkd.tracking.base import Tracker
 from clkd.tracking.group import Trackers
 
@@ -13,14 +13,14 @@ from clkd.tracking.group import Trackers
 class Witness(Tracker):
     """Notes what it is told, and raises while `broken`."""
 
-    def __init__(self, name="witness", broken=(), seconds=0.0, error=RuntimeError, shared=None):
-        self.name, self.broken, self.seconds, self.error = name, set(broken), seconds, error
+    def __init__(self, name="witness", broken=(), takes=lambda: None, error=RuntimeError, shared=None):
+        self.name, self.broken, self.takes, self.error = name, set(broken), takes, error
         self.told, self.shared = [], shared if shared is not None else []
 
     def _hear(self, moment):
         self.told.append(moment)
         self.shared.append((self.name, moment))
-        time.sleep(self.seconds)
+        self.takes()
         if moment in self.broken:
             raise self.error(f"no {moment}\nand a second line")
 
@@ -100,8 +100,16 @@ def test_the_local_record_is_first_and_the_summary_last(drive):
     assert [name for name, moment in order if moment == "end"] == ["jsonl", "mlflow", "console"]
 
 
-def test_time_is_counted_for_the_console_apart(drive):
-    trackers = Trackers([Witness("console", seconds=0.002), Witness("jsonl", seconds=0.001, broken=["epoch"])])
+def test_time_is_counted_for_the_console_apart(drive, monkeypatch):
+    now = 0.0
+
+    def takes(seconds):
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(group, "perf_counter", lambda: now)
+    console, jsonl = Witness("console", takes=lambda: takes(2)), Witness("jsonl", ["epoch"], lambda: takes(1))
+    trackers = Trackers([console, jsonl])
     drive(trackers)
-    assert trackers.console >= 11 * 0.002
-    assert 7 * 0.001 <= trackers.total < trackers.console
+    assert trackers.console == 11 * 2
+    assert trackers.total == 11

@@ -9,7 +9,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from addresses import free_port
 
 from clkd.errors import TrackingError
 from clkd.tracking import store
@@ -44,12 +44,9 @@ class Recorded(Trackers):
 
 @pytest.fixture(autouse=True)
 def here(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory holds a fresh store, and the environment nothing of MLflow's."""
+    """The current directory holds a fresh store."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    for name in list(os.environ):
-        if name.startswith(("MLFLOW_TRACKING_", "MLFLOW_EXPERIMENT_", "MLFLOW_RUN_")):
-            monkeypatch.delenv(name)
     return tmp_path
 
 
@@ -71,9 +68,7 @@ def found(name: str = "tiny") -> list[Any]:
 @contextmanager
 def started(home: Path, *options: str, **environment: str) -> Iterator[str]:
     """A real `mlflow server`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *options]
     command += ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", f"{home}/artifacts"]
     told = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment}
@@ -185,7 +180,7 @@ def test_a_wrong_login_is_one_line_at_once(
     with guarded(server, BASIC) as guard:
         begin = time.monotonic()
         run = drive(Recorded(guard), make_run(id="out"))
-        assert time.monotonic() - begin < 20
+        assert time.monotonic() - begin < 60, "half of what a server is waited for"
         (line,) = [r.getMessage() for r in caplog.records if "MLflow lacks" in r.getMessage()]
         assert "11 of this run's 11 records" in line
         assert "\n" not in line

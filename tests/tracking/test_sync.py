@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from addresses import free_port, nobody
 
 from clkd.errors import TrackingError, UserError
 from clkd.locks import claimed
@@ -31,9 +31,7 @@ class Server:
 
     def __init__(self, home):
         self.home, self.process, self.undisturbed = home, None, None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def start(self):
@@ -139,10 +137,8 @@ def undisturbed(server, drive, make_run):
 @pytest.fixture
 def nowhere():
     """Where nobody listens."""
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-    return f"http://127.0.0.1:{port}"
+    with nobody() as address:
+        yield f"http://{address}"
 
 
 @contextmanager
@@ -201,11 +197,12 @@ def test_a_run_that_was_recorded_nowhere(server, drive, make_run, undisturbed):
 
 
 def test_a_server_that_hangs_in_the_middle(server, drive, make_run, undisturbed, caplog, monkeypatch):
-    monkeypatch.setenv(store.TIMEOUT, "2")
     run, trackers = make_run(id="hung"), Recorded(server.uri)
     trackers.start(run)
     drive.train(trackers, run, 0)
     trackers.mlflow.settle()
+    monkeypatch.setenv(store.TIMEOUT, "2")
+    monkeypatch.setattr(store, "PATIENCE_SECONDS", 1.0)
     server.signal(signal.SIGSTOP)
     begin = time.monotonic()
     try:
@@ -219,6 +216,8 @@ def test_a_server_that_hangs_in_the_middle(server, drive, make_run, undisturbed,
         assert trained < 10, "training waits for nothing"
     finally:
         server.signal(signal.SIGCONT)
+    monkeypatch.setenv(store.TIMEOUT, "60")
+    monkeypatch.setattr(store, "PATIENCE_SECONDS", 60.0)
     assert "records" in lacking(caplog)
     sync(run.directory, server.uri)
     assert image(server.uri, "hung") == undisturbed
@@ -281,6 +280,7 @@ def test_a_run_that_vanished_and_went_on(server, drive, make_run, undisturbed):
 @pytest.mark.parametrize(("code", "health"), [(500, 500), (500, 200), (200, 200), (None, 200), (None, None)])
 def test_nothing_that_a_server_does_takes_long(drive, make_run, caplog, monkeypatch, code, health):
     monkeypatch.setenv(store.TIMEOUT, "2")
+    monkeypatch.setattr(store, "PATIENCE_SECONDS", 1.0)
     begin = time.monotonic()
     with answering(code, health) as uri:
         run = drive(Recorded(uri), make_run())
@@ -306,7 +306,7 @@ def test_who_is_asked_to_stop_waits_less(drive, make_run, caplog, monkeypatch):
         outcome = drive.outcome(run, "killed")
         outcome.hurried = lambda: time.monotonic() - begin > 0.2  # Ctrl-C while the end waits
         trackers.end(run, outcome)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60, "half of what it would have waited else"
     assert "it takes too long" in lacking(caplog)
 
 
@@ -319,7 +319,7 @@ def test_required_means_before_training(drive, make_run, nowhere, monkeypatch):
             with pytest.raises(TrackingError, match="tracking is required, but"):
                 trackers.start(run)
             trackers.end(run, drive.outcome(run, "failed"))  # as the engine does: it must not wait again
-            assert time.monotonic() - begin < 10
+            assert time.monotonic() - begin < 30
 
 
 # What `sync` says

@@ -55,7 +55,7 @@ class Webhook:
                 assert self.headers["Content-Type"] == "application/json"
                 webhook.bodies.append(body)
                 if webhook.status is None:
-                    webhook.free.wait(30)
+                    webhook.free.wait(300)
                     return
                 self.send_response(webhook.status)
                 if webhook.location:
@@ -82,6 +82,21 @@ class Webhook:
 
 
 @pytest.fixture
+def nobody():
+    """An address where nobody listens, nor will: the port is taken."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
+
+
+def until(happened):
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.01)
+
+
+@pytest.fixture
 def webhook():
     made = Webhook()
     yield made
@@ -98,10 +113,10 @@ ALARM = {"alarm": True, "p": 0.01, "nearest": 0, "domains": {0: 0.01, 1: 0.005}}
 DONE = Outcome("finished")
 
 
-def test_contract(clkd_tiny, webhook):
+def test_contract(clkd_tiny, webhook, nobody):
     check_part(clkd_tiny, "trackers", {"kind": "drift", "url": webhook.url})
     assert webhook.bodies
-    check_part(clkd_tiny, "trackers", {"kind": "drift", "url": "http://127.0.0.1:9/"})
+    check_part(clkd_tiny, "trackers", {"kind": "drift", "url": nobody})
 
 
 def test_a_run_alerts_of_the_new_domain_and_not_of_the_one_that_comes_back(clkd_tiny, webhook):
@@ -164,12 +179,10 @@ def test_alerts_are_rare_and_none_is_lost(webhook):
     post = Post(webhook.url, 5, every=3600)
     for i in range(5):
         post.put({"experience": i})
-    deadline = time.monotonic() + 5
-    while not webhook.bodies and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: webhook.bodies)
     time.sleep(0.1)
     assert webhook.bodies == [{"experience": 0, "missed": 0}]
-    post.close(5)
+    post.close(60)
     assert webhook.bodies == [{"experience": 0, "missed": 0}, {"experience": 4, "missed": 3}]
 
 
@@ -177,13 +190,10 @@ def test_a_failed_alert_comes_with_the_next(webhook, caplog):
     webhook.status = 500
     post = Post(webhook.url, 5, every=0)
     post.put({"experience": 0})
-    deadline = time.monotonic() + 5
-    while not webhook.bodies and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
+    until(lambda: caplog.records)
     webhook.status = 204
     post.put({"experience": 1})
-    post.close(5)
+    post.close(60)
     assert webhook.bodies[1:] == [{"experience": 1, "missed": 1}]
     (said,) = caplog.records
     assert said.getMessage().startswith("drift: an alert did not reach 127.0.0.1 (it answers 500)")
@@ -191,15 +201,14 @@ def test_a_failed_alert_comes_with_the_next(webhook, caplog):
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_a_webhook_that_never_answers_holds_nobody_up(clkd_tiny, webhook, caplog, there):
+def test_a_webhook_that_never_answers_holds_nobody_up(clkd_tiny, webhook, nobody, caplog, there):
     """Nobody listens, or somebody who says nothing: the run is as without, and it is said once."""
     webhook.status = None
-    url = webhook.url if there else "http://127.0.0.1:9/hook"
-    told = {"kind": "drift", "url": url, "timeout": 0.2, "every": 0}
+    told = {"kind": "drift", "url": webhook.url if there else nobody, "timeout": 0.2, "every": 0}
     begun = time.perf_counter()
     with caplog.at_level(logging.WARNING):
         result = clkd_tiny.run(**DOMAINS, tracking={"mode": "offline", "trackers": [told]})
-    assert time.perf_counter() - begun < 20
+    assert time.perf_counter() - begun < 60
     plain = clkd_tiny.run(**DOMAINS)
     assert result["accuracy_matrix"] == plain["accuracy_matrix"]
     assert len([each for each in caplog.records if each.name == "clkd.drift"]) == 1
@@ -208,20 +217,19 @@ def test_a_webhook_that_never_answers_holds_nobody_up(clkd_tiny, webhook, caplog
 def test_handing_over_takes_no_time():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         run, experience = run_of()
-        tracker = DriftTracker(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=0.3, every=0)
+        tracker = DriftTracker(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=100, every=0)
         tracker.start(run)
         begun = time.perf_counter()
         tracker.arrival(run, experience, ALARM)
-        assert time.perf_counter() - begun < 0.1
         tracker.end(run, Outcome("killed", hurried=lambda: True))
-        assert time.perf_counter() - begun < 3
+        assert time.perf_counter() - begun < 50, "neither waits as long as the webhook may take"
 
 
 def test_it_goes_nowhere_else(webhook, caplog):
     webhook.status, webhook.location = 302, webhook.url
     post = Post(webhook.url, 5, every=0)
     post.put({"experience": 0})
-    post.close(5)
+    post.close(60)
     assert "GET" not in webhook.bodies
     assert "it answers 302" in caplog.text
 
