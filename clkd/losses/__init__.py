@@ -41,8 +41,8 @@ class CrossEntropyOptions(Options):
     over: Literal["auto", "all", "seen", "new", "old", "own", "batch"] = "auto"
     """Which classes compete: `all` columns of the head, those `seen` so far, those `new` in this experience's data, the
     `old` ones that came before and are not in it, the row's `own` task's, those of the `batch` (ER-ACE: labels of the
-    rows that this term is about; with several processes, of each one's share); `auto` is `own` for a task-aware head
-    and `seen` otherwise."""
+    rows that this term is about; with several processes, of each one's share); `auto` are those among which the
+    student's answer is looked for: `own` for a task-aware head, `all` for a `fixed` one, `seen` otherwise."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """How much of the target is spread evenly over the classes that compete."""
 

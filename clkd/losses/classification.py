@@ -66,7 +66,7 @@ class CrossEntropy(Loss):
 
     def bind(self, a: Spec, b: Spec | None) -> None:
         self.spec = a
-        self.chosen = ("own" if a.task_aware else "seen") if self.over == "auto" else self.over
+        self.chosen = _answering(a) if self.over == "auto" else self.over
         born, latest = dict(zip(a.class_ids, a.born, strict=True)), max(a.born)
         newest = {c for c in born if born[c] == latest}
         self._compete(self._chosen(newest) if self.over in ("new", "old") else set(born))
@@ -130,6 +130,11 @@ class CrossEntropy(Loss):
         if self.chosen == "own":
             return own_task_rows(logits, target, self.task, self.label_smoothing)
         return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
+
+
+def _answering(student: Spec) -> Literal["own", "all", "seen"]:
+    """Those among which the student's answer is looked for: all columns, which a head that grows has seen."""
+    return "own" if student.task_aware else "all" if min(student.born) < 0 else "seen"
 
 
 def present_only(logits: Tensor, target: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def _pieces(rows: Iterator[Batch], size: int) -> Iterator[Batch]:
 
 def competing(student: Student, experience: Experience, over: Over) -> Tensor:
     """`[K]` int64, the columns among which the student decides: as in `cross_entropy`, a task-aware head's own."""
-    over = ("new" if student.task_aware else "seen") if over == "auto" else over
+    over = ("new" if student.task_aware else "all") if over == "auto" else over
     known = zip(student.class_ids, student.born, strict=True)
     chosen = [
         place

@@ -37,7 +37,7 @@ class MeasuredOptions(RegulariserOptions):
 
     over: Literal["auto", "all", "seen", "new"] = "auto"
     """Which classes are looked at: `all` columns of the head, those `seen` so far, those `new` in this experience's
-    data; `auto` is `new` for a task-aware head and `seen` otherwise."""
+    data; `auto` is `new` for a task-aware head and `all` otherwise, which a head that grows has seen."""
     rows: Annotated[int, Field(gt=0)] | None = None
     """How many of the experience's rows are looked at, drawn at random; by default all."""
 

@@ -124,11 +124,13 @@ def test_columns_of_a_fixed_head_that_were_not_seen_compete_only_under_all():
     assert everything.item() == pytest.approx(np.log(3))
 
 
-def test_auto_is_own_for_a_task_aware_head_and_seen_otherwise():
+def test_auto_lets_those_columns_compete_among_which_the_answer_is_looked_for():
     logits = torch.zeros(1, 4)
-    for task_aware, competing in ((True, 2), (False, 4)):
-        spec = Spec(IDS, BORN, task_aware=task_aware)
-        assert bound(spec)(batch_of([5]), said(logits, spec)).item() == pytest.approx(np.log(competing))
+    fixed = (0, -1, 0, -1)
+    for task_aware, born, competing in ((True, BORN, 2), (False, BORN, 4), (False, fixed, 4)):
+        spec = Spec(IDS, born, task_aware=task_aware)
+        label = IDS[born.index(0)] if born is fixed else 5
+        assert bound(spec)(batch_of([label]), said(logits, spec)).item() == pytest.approx(np.log(competing))
 
 
 def test_new_means_the_classes_of_the_experience_where_no_column_is_new():

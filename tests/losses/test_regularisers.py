@@ -445,9 +445,9 @@ def test_rows_of_the_head_follow_their_class():
     assert (fitted["head.scale"], fitted["b"].tolist(), fitted["c"].tolist()) == (5, [1, 1, 1], [0])
 
 
-@pytest.mark.parametrize(("head", "chosen"), [(Linear(4), [0, 1, 2, 3]), (Multi(4), [2, 3]), (None, [0, 1, 3, 5])])
+@pytest.mark.parametrize(("head", "chosen"), [(Linear(4), [0, 1, 2, 3]), (Multi(4), [2, 3]), (None, list(range(6)))])
 def test_the_classes_that_compete_are_those_of_cross_entropy(head, chosen):
-    """All seen so far; a task-aware head's own; of a fixed head none that has not come."""
+    """All that a head answers with, of a fixed one those to come, too; a task-aware head's own."""
     head = head or Fixed(4, tuple("abcdef"))
     student = linear(head)  # classes 3 and 0
     student.grow(EXPERIENCES[1].classes, 1, generator(0))  # classes 5 and 1
@@ -456,6 +456,7 @@ def test_the_classes_that_compete_are_those_of_cross_entropy(head, chosen):
     importance = reviewed(EWC(), student.double(), EXPERIENCES[1])["head.bias"]
     assert importance.nonzero().squeeze(1).tolist() == chosen
     assert measured.competing(student, EXPERIENCES[1], "all").tolist() == list(range(len(student.class_ids)))
+    assert {student.class_ids[place] for place in measured.competing(student, EXPERIENCES[1], "seen")} == {3, 0, 5, 1}
 
 
 @pytest.mark.parametrize("make", [EWC, MAS, SI, RWalk])
