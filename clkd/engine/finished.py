@@ -43,6 +43,7 @@ def finished(wanted: str, cache: Path, base: Path) -> tuple[dict[str, Any], dict
         "run": origin.manifest["id"],
         "experience": origin.experience,
         "student": plain["student"],
+        "transfer": plain["transfer"],
         "channels_last": plain["train"]["channels_last"],
         "layout": origin.state["student"]["layout"],
         "class_names": class_names(stream),

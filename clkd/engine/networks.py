@@ -60,9 +60,10 @@ class Networks:
 
     def rebuilt(self, about: dict[str, Any], class_ids: tuple[int, ...], context: Context) -> Student:
         """The student of another run (`clkd.engine.finished`), without its weights, built as it was there."""
-        chosen = about["student"]
+        chosen, said = about["student"], about.get("transfer", "none")
         try:
             model, head = (self.registry.parse(f"{key}s", chosen[key]) for key in ("model", "head"))
+            strategies = [self.registry.parse("transfers", one) for one in (said if isinstance(said, list) else [said])]
         except ValueError as error:
             raise UserError(f"that run's student cannot be made here: {error}") from error
         theirs = replace(
@@ -75,5 +76,7 @@ class Networks:
         options = ViewOptions.model_validate(chosen["view"]) if chosen.get("view") else None
         view = view_of(options, theirs.mean, theirs.std, theirs.shape)
         network = self.fresh(model, head, theirs, 0, view, about["channels_last"])
+        for each in strategies:
+            self.registry.build(each, seed=0, context=theirs).prepare(network)
         network.lay_out({"class_ids": class_ids, "born": about["layout"]["born"]})
         return network

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clkd.page.markup import Content, tag
+from clkd.page.shifted import shifted
 from clkd.page.story import Rows, Story
 from clkd.page.tables import heat, table
 from clkd.page.words import count, listed, nats, signed
@@ -29,7 +30,7 @@ TEACHERS = (
 
 
 def transferred(story: Story) -> Content:
-    """From the matrices, and from reports."""
+    """From the matrices, from what was found of domains, and from reports."""
     rows = story.matrix()
     if not rows:
         return None
@@ -40,6 +41,7 @@ def transferred(story: Story) -> Content:
             [_fate(story, rows, j) for j in range(len(rows))],
             "Since learned: now minus learned. Forgotten: the best before the last experience minus now.",
         ),
+        shifted(story),
         _classes(story),
         _reported(story.reports) if story.reports else _unreported(),
     ]

@@ -110,4 +110,5 @@ def test_whoever_shows_rows_says_their_domain(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "told.yaml"
     path.write_text(to_yaml({**SCENARIO, **PARTS[name], "output": str(tmp_path / "run")}))
     execute(RunRequest(scenario=path, quiet=True), load_plugins())
+    assert any("shift.begin" in stack for stack in silent) == ("shift" in PARTS[name]), "the monitor is not told"
     assert not [stack[-4:] for stack in silent if not MAY & {*stack} or "shift._distances" in stack]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,30 @@ def test_it_says_exactly_what_that_runs_student_says(
     teacher = made.parts.teachers["big"]
     assert teacher.spec().class_ids == theirs.class_ids
     assert len(teacher.spec().class_ids) == (10 if experience == "exp_001" else 5)
+
+
+def test_statistics_of_each_domain_teach_by_likeness(plugins: Plugins, tmp_path: Path, cache: Path) -> None:
+    """Domains of that run's stream are not those of this one, even where they have the same numbers."""
+    stream = {**ORIGIN["stream"], "split": {"by": "domain", "domains": ["clean", {"kind": "contrast", "severity": 5}]}}
+    changes = {
+        "stream": stream,
+        "student": {"model": {"kind": "resnet8", "width": 2}, "head": "linear"},
+        "transfer": [{"kind": "dsbn", "by": "domain"}, "mcc"],
+    }
+    train(plugins, tmp_path, "first", {**ORIGIN, **changes})
+    teacher = {"kind": "run", "run": "first"}
+    composed = compose(tmp_path, teacher, stream=stream)
+    rows = rows_of(composed)
+    said = composed.parts.teachers["big"].signals(replace(rows, domain=torch.ones_like(rows.domain)), Needs()).logits
+    saved = checkpoint.load(tmp_path / "first" / "checkpoints" / "exp_001")["student"]
+    student = compose(tmp_path, {"kind": "fit", "model": "mlp", "epochs": 1}, **changes).parts.student
+    student.lay_out(saved["layout"])
+    student.load_state_dict(saved["state"])
+    assert torch.equal(said, student.eval()(rows.x))
+    assert not torch.equal(said, student(rows.x, torch.ones_like(rows.domain)))
+    train(plugins, tmp_path, "second", {**taught_by("first"), "stream": stream}, limit_experiences=1)
+    shutil.rmtree(tmp_path / "first")
+    execute(RunRequest(resume=str(tmp_path / "second"), quiet=True), plugins)  # by the copy that the run keeps
 
 
 def test_it_is_found_by_its_id_and_its_answers_are_kept(

@@ -16,8 +16,12 @@ import pytest
 from processes import clkd as process
 from webpage import Page
 
+from clkd.engine.execute import execute
 from clkd.page import document, tables
 from clkd.page.story import Story
+from clkd.plugins import load_plugins
+from clkd.scenario.document import to_yaml
+from clkd.scenario.request import RunRequest
 from clkd.tracking.points import percent
 
 HOSTILE = "<script>alert(1)</script><b x='\"&amp;"
@@ -319,3 +323,36 @@ def test_no_password_is_on_the_page(copied):
     assert "s3cret" not in page
     assert "--tracking-uri http://here:5000" in page
     assert "https://there" in page
+
+
+def test_domains_are_shown_where_their_shift_was_measured(tmp_path):
+    scenario = {
+        "name": "shift",
+        "stream": {
+            "dataset": {"name": "digits", "rows_per_class": 20},
+            "split": {"by": "domain", "domains": ["clean", {"kind": "brightness", "severity": 5}, "clean"]},
+        },
+        "student": {"model": {"kind": "mlp", "hidden": [8]}, "head": "linear"},
+        "shift": {"rows": 40, "permutations": 99},
+        "train": {"optimizer": {"kind": "sgd", "lr": 0.05}},
+        "tracking": {"mode": "off"},
+        "output": str(tmp_path / "run"),
+    }
+    (tmp_path / "s.yaml").write_text(to_yaml(scenario))
+    execute(RunRequest(scenario=tmp_path / "s.yaml", quiet=True), load_plugins())
+    page, told = made(tmp_path / "run"), [json.loads(p.read_text()) for p in sorted((tmp_path / "run/shift").iterdir())]
+    assert page.table("Accuracy on each domain") == [
+        [
+            f"{each['experience']}: {each['name']}",
+            *map(percent, each["accuracy"].values()),
+            *[""] * (2 - len(each["accuracy"])),
+        ]
+        for each in told
+    ]
+    first, new, back = page.table("what each experience changed")
+    assert first[1:] == ["", first[2], "0.0", *[""] * 4]
+    assert (new[1], back[1].split(" (")[0]) == ("of no known domain (p = 0.02)", "of a known domain")
+    assert float(new[2]) == pytest.approx(100 * told[1]["gain_new_domain"], abs=0.051)
+    assert float(back[3]) == pytest.approx(100 * told[2]["loss_old_domains"], abs=0.051)
+    before, after = (told[1][when]["penultimate"]["mmd"]["0"] for when in ("before", "after"))
+    assert new[7] == f"{before:.3f} → {after:.3f}"

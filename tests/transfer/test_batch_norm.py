@@ -191,7 +191,7 @@ def test_a_head_of_class_means_is_judged_by_those_that_a_share_would_lead_to(row
     of = {"new": [new, unlabelled], "validation": [held], "kept": [old, new.rows(0, 3)]}
     after, before = copy.deepcopy(student), copy.deepcopy(student)
     before.load_state_dict(strategy._before)
-    scores = []
+    scores, head = [], student.head
     for share in strategy.grid:
         fused = copy.deepcopy(after)
         for now, then in zip(fused.parameters(), before.parameters(), strict=True):
@@ -202,6 +202,7 @@ def test_a_head_of_class_means_is_judged_by_those_that_a_share_would_lead_to(row
     strategy.review(lambda which: iter(of[which]), second, student)
     assert strategy.chosen == strategy.grid[int(np.argmax(scores))] != 1.0
     assert len(set(scores)) == 3
+    assert student.head is head, "whoever optimises it still has it"
     torch.testing.assert_close(student.head.means, after.head.means)
 
 
