@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -35,13 +36,9 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without any run: making its schema takes seconds, copying it none."""
-    from clkd.tracking import store
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.open_client(f"sqlite:///{path}").search_experiments()
-    return path
+def empty_store(_clkd_mlflow_template: Path) -> Path:
+    """An MLflow database without any run, which tests copy: making its schema takes seconds."""
+    return _clkd_mlflow_template
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,6 +66,22 @@ def packages_that_stay() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plugins, "entry_points", look_once)
         patch.setattr(labels, "_requirement", read_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digits_that_stay() -> Iterator[None]:
+    """Whoever decodes them into a cache of their own need not unpack scikit-learn's file again."""
+    from clkd.data import digits
+
+    read, rows = digits.read, list[Any]()
+
+    def read_once(scratch: Path) -> Any:
+        rows.extend([] if rows else [read(scratch)])
+        return copy.deepcopy(rows[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "read", read_once)
         yield
 
 

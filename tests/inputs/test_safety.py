@@ -83,15 +83,17 @@ def test_a_pickle_among_arrays_is_not_run(here, clkd):
 
 
 @pytest.mark.filterwarnings("ignore:.*")  # mlflow's own
-def test_a_pickled_model_of_mlflow_is_run_only_if_it_is_trusted(here, clkd, monkeypatch):
+def test_a_pickled_model_of_mlflow_is_run_only_if_it_is_trusted(here, clkd, monkeypatch, empty_store):
     import mlflow
+
+    shutil.copy(empty_store, here / "mlflow.db")
 
     class Model(torch.nn.Linear):
         def __reduce__(self):
             return (Path.touch, (here / "pwned",))
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/mlflow.db")
-    with mlflow.start_run():
+    with mlflow.start_run(experiment_id=mlflow.create_experiment("theirs", (here / "theirs").as_uri())):
         info = mlflow.pytorch.log_model(
             Model(64, 10), name="m", serialization_format="pickle", pip_requirements=["torch"]
         )
@@ -106,13 +108,14 @@ def test_a_pickled_model_of_mlflow_is_run_only_if_it_is_trusted(here, clkd, monk
 
 
 @pytest.mark.filterwarnings("ignore:.*")
-def test_a_model_of_mlflow_that_brings_code_needs_trust_as_well(here, clkd, monkeypatch):
+def test_a_model_of_mlflow_that_brings_code_needs_trust_as_well(here, clkd, monkeypatch, empty_store):
     import mlflow
 
+    shutil.copy(empty_store, here / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/mlflow.db")
     (here / "beside").mkdir()
     (here / "beside" / "helper.py").write_text("x = 1\n")
-    with mlflow.start_run():
+    with mlflow.start_run(experiment_id=mlflow.create_experiment("theirs", (here / "theirs").as_uri())):
         info = mlflow.pytorch.log_model(
             torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval(), name="m",
             code_paths=["beside"], pip_requirements=["torch"], input_example=torch.zeros(2, 1, 8, 8).numpy(),

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from processes import start
 from tiny_scenario import TINY
 
 from clkd.cli.main import main
@@ -17,9 +18,26 @@ from clkd.sweep.local import processes
 from clkd.sweep.workers import Ended, run_all
 
 
+class Forked:
+    """A run of a sweep without the seconds that imports take."""
+
+    def __init__(self, words):
+        assert words[0] == "clkd"
+        self.process = start(*words[1:])
+
+    def ended(self):
+        code = self.process.poll()
+        return None if code is None else Ended(code, *self.process.communicate(), 0.0)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+
+
 @pytest.fixture
-def clkd(tmp_path, monkeypatch, capsys):
+def clkd(tmp_path, monkeypatch, capsys, request):
     """A command in a folder with `tiny.yaml`: exit code, stdout, stderr."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr("clkd.cli.sweep.processes", lambda workers, cpus: Forked)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(TINY)
 
@@ -67,6 +85,18 @@ def test_a_mistake_is_told_before_anything_is_trained(words, said, clkd, tmp_pat
     assert (code, out) == (2, "")
     assert said in err
     assert not directories(tmp_path)
+
+
+@pytest.mark.slow  # starts Python for each run
+def test_runs_that_start_python_are_the_same(clkd, monkeypatch):
+    words = ["sweep", "tiny.yaml", "--set", "train.optimizer.lr=0.1,0.01", "--json", "--workers", "2"]
+    told = []
+    for name in ("started", "forked"):
+        code, out, _ = clkd(*words, "--set", f"name={name}")
+        assert code == 0
+        told.append([group["metrics"] for group in json.loads(out)["groups"]])
+        monkeypatch.setattr("clkd.cli.sweep.processes", lambda workers, cpus: Forked)
+    assert told[0] == told[1]
 
 
 def test_a_grid_is_run_once_and_what_is_missing_is_made_up_for(clkd, tmp_path):

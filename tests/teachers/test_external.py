@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -204,16 +205,17 @@ def test_a_torchvision_classifier_with_its_own_classes_and_view(composed: Compos
 
 @pytest.mark.filterwarnings("ignore:.*")  # mlflow's own: type hints, torch.export, deprecations of what it imports
 def test_a_model_out_of_mlflow_speaks_as_it_did(
-    composed: Composing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    composed: Composing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path
 ) -> None:
     import mlflow
 
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     store = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
-    with mlflow.start_run():
+    with mlflow.start_run(experiment_id=mlflow.create_experiment("theirs", (tmp_path / "theirs").as_uri())):
         info = mlflow.pytorch.log_model(
             model, name="m", input_example=torch.zeros(2, 1, 8, 8).numpy(), pip_requirements=["torch"]
         )

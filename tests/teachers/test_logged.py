@@ -31,6 +31,7 @@ ORIGIN: dict[str, Any] = {
     "train": {"epochs": 3, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.1}},
     "tracking": {"log_model": "each"},
 }
+ONCE = {**ORIGIN, "tracking": {"log_model": "final"}}
 CHAMPION = {"kind": "mlflow", "uri": "models:/student@champion"}
 
 
@@ -147,7 +148,7 @@ def test_vectors_come_as_the_data_set_has_them(here: Path) -> None:
     x = (7 * rng.normal(size=(48, 5)) + y[:, None]).astype("float32")
     np.savez("v.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     stream = {"dataset": {"name": "arrays", "path": "v.npz"}, "split": {"by": "class", "experiences": 2}}
-    train("origin", {**ORIGIN, "stream": stream})
+    train("origin", {**ONCE, "stream": stream})
     same = compose(here, {"kind": "run", "run": "origin"}, stream=stream)
     made = compose(here, CHAMPION, stream=stream)
     torch.testing.assert_close(logits(made, 20), logits(same, 20), rtol=1e-4, atol=1e-5)
@@ -156,12 +157,11 @@ def test_vectors_come_as_the_data_set_has_them(here: Path) -> None:
 # Runs with it
 
 
-def test_its_answers_are_kept_and_found_by_its_weights(here: Path) -> None:
+def test_its_answers_are_kept_and_found_by_its_weights(logged: Path) -> None:
     """The same student under another name is answered for; another student is not."""
-    train("origin", ORIGIN)
 
     def identity(uri: str) -> Any:
-        return compose(here, {"kind": "mlflow", "uri": uri}).parts.teachers["big"].identity()
+        return compose(logged, {"kind": "mlflow", "uri": uri}).parts.teachers["big"].identity()
 
     assert identity("models:/student@champion") == identity("models:/student/2") == identity("origin/models/exp_001")
     assert identity("models:/student/1") != identity("models:/student/2")
@@ -177,7 +177,7 @@ def test_its_answers_are_kept_and_found_by_its_weights(here: Path) -> None:
 
 
 def test_a_run_goes_on_with_its_own_copy_when_the_store_is_gone(here: Path) -> None:
-    train("origin", ORIGIN)
+    train("origin", ONCE)
     scenario = {**taught(), "tracking": {"mode": "off"}}
     whole = train("whole", scenario)
     train("cut", scenario, limit_experiences=1)
@@ -196,11 +196,11 @@ def test_a_run_goes_on_with_its_own_copy_when_the_store_is_gone(here: Path) -> N
 
 
 def test_a_run_stays_with_the_champion_that_it_began_with(here: Path) -> None:
-    train("origin", ORIGIN)
+    train("origin", ONCE)
     scenario = {**taught(), "tracking": {"mode": "off"}}
     whole = train("whole", scenario)
     train("cut", scenario, limit_experiences=1)
-    train("other", {**ORIGIN, "seed": 7})
+    train("other", {**ONCE, "seed": 7})
     assert execute(RunRequest(resume="cut", quiet=True), load_plugins())["accuracy_matrix"] == whole["accuracy_matrix"]
     assert train("new", scenario)["accuracy_matrix"] != whole["accuracy_matrix"]
 

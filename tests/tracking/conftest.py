@@ -2,12 +2,14 @@
 
 import json
 import math
+import shutil
 import time
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mlflow_server import Server
 
 from clkd.engine.run import Outcome, Run
 from clkd.experience import Experience, Rows
@@ -44,6 +46,16 @@ def patient(monkeypatch):
     while store._impatience._users:
         assert time.monotonic() < deadline, "somebody still asks a server"
         time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, empty_store):
+    """For all: who kills it or stops it lets it go on."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    shutil.copy(empty_store, server.home / "mlflow.db")
+    server.start()
+    yield server
+    server.kill()
 
 
 def scenario():

@@ -8,20 +8,16 @@ import http.server
 import importlib.util
 import os
 import shutil
-import signal
 import ssl
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from addresses import free_port
+from mlflow_server import Server
 
 from clkd.errors import TrackingError
 from clkd.tracking import store
@@ -66,31 +62,6 @@ def found(name: str = "tiny") -> list[Any]:
 
 
 @contextmanager
-def started(home: Path, *options: str, **environment: str) -> Iterator[str]:
-    """A real `mlflow server`."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *options]
-    command += ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", f"{home}/artifacts"]
-    told = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment}
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=home, env=told, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 150
-        while True:
-            assert process.poll() is None, (home / "log").read_text()
-            assert time.monotonic() < deadline, "the server does not come up"
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    break
-            except OSError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@contextmanager
 def guarded(server: str, accepted: str) -> Iterator[str]:
     """What companies put in front of a server: whoever does not send this `Authorization` gets a 401, and no more."""
     host = server.removeprefix("http://")
@@ -128,14 +99,6 @@ def guarded(server: str, accepted: str) -> Iterator[str]:
             guard.shutdown()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_store, home / "mlflow.db")
-    with started(home) as address:
-        yield address
-
-
 BASIC = "Basic " + base64.b64encode(b"me:secret").decode()
 LOGINS = [
     (BASIC, {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "secret"}),
@@ -145,12 +108,12 @@ LOGINS = [
 
 @pytest.mark.parametrize(("accepted", "login"), LOGINS, ids=["password", "token"])
 def test_a_login_lets_everything_in(
-    server: str, drive: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch, accepted: str, login: dict[str, str],
+    server: Server, drive: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch, accepted: str, login: dict[str, str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     for name, value in login.items():
         monkeypatch.setenv(name, value)
-    with guarded(server, accepted) as guard:
+    with guarded(server.uri, accepted) as guard:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", guard)
         run = drive(Recorded(), make_run(id=f"in-{len(login)}"))
         (own,) = [r for r in found() if r.data.tags["clkd.run_id"] == run.id]
@@ -172,12 +135,12 @@ def test_a_login_lets_everything_in(
     ],
 )
 def test_a_wrong_login_is_one_line_at_once(
-    server: str, drive: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch, login: dict[str, str], said: str,
+    server: Server, drive: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch, login: dict[str, str], said: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     for name, value in login.items():
         monkeypatch.setenv(name, value)
-    with guarded(server, BASIC) as guard:
+    with guarded(server.uri, BASIC) as guard:
         begin = time.monotonic()
         run = drive(Recorded(guard), make_run(id="out"))
         assert time.monotonic() - begin < 60, "half of what a server is waited for"
@@ -209,7 +172,10 @@ def test_mlflows_own_basic_auth(
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     secrets = {"MLFLOW_AUTH_CONFIG_PATH": str(home / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "key"}
-    with started(home, "--app-name", "basic-auth", **secrets) as address:
+    server = Server(home, "--app-name", "basic-auth", **secrets)
+    server.start()
+    address = server.uri
+    try:
         run = make_run(id="basic")
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
@@ -220,6 +186,8 @@ def test_mlflows_own_basic_auth(
         drive(Recorded(address), make_run(id="live"))
         assert "MLflow lacks" not in caplog.text
         assert not sync(run.directory, address).brought
+    finally:
+        server.kill()
 
 
 @pytest.fixture

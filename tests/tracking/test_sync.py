@@ -6,16 +6,13 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from addresses import free_port, nobody
+from addresses import nobody
 
 from clkd.errors import TrackingError, UserError
 from clkd.locks import claimed
@@ -24,53 +21,6 @@ from clkd.tracking.group import Trackers
 from clkd.tracking.jsonl import JsonlTracker
 from clkd.tracking.mlflow import MlflowTracker
 from clkd.tracking.sync import sync
-
-
-class Server:
-    """`mlflow server` on a port of its own, over a database that outlives it."""
-
-    def __init__(self, home):
-        self.home, self.process, self.undisturbed = home, None, None
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self.home}/m.db", "--artifacts-destination", f"{self.home}/a"]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.home / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.home, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while not self._answers():
-            assert self.process.poll() is None, (self.home / "log").read_text()
-            assert time.monotonic() < deadline, "the server does not come up"
-            time.sleep(0.1)
-
-    def _answers(self):
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
-                return True
-        except OSError:
-            return False
-
-    def signal(self, number):
-        """To the server and its workers: a session of its own."""
-        os.killpg(self.process.pid, number)
-
-    def kill(self):
-        self.signal(signal.SIGKILL)
-        self.process.wait()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory, empty_store):
-    server = Server(tmp_path_factory.mktemp("server"))
-    shutil.copy(empty_store, server.home / "m.db")
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture(autouse=True)
