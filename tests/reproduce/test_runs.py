@@ -117,6 +117,7 @@ def test_a_page_without_marks_and_a_part_of_a_table_are_refused(reproduce, tmp_p
 @pytest.mark.parametrize(
     ("rows", "runs"), [(["--row", "er"], "[1/1]"), pytest.param([], "[2/2]", marks=pytest.mark.slow)]
 )
+@pytest.mark.timeout(600)  # Python is started for each worker, which takes minutes on a machine that is busy
 def test_two_workers_make_the_same_numbers_as_one(reproduce, rows, runs):
     _, alone, _ = reproduce("--seeds", "1", *rows)
     _, both, said = reproduce("--seeds", "1", *rows, "--workers", "2", "--out", "elsewhere")
