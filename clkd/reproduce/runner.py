@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -131,7 +133,16 @@ def plugins() -> Plugins:
 
 
 def _alone() -> None:
-    """Several processes share the processors: each takes one."""
+    """Several processes share the processors: each takes one, and ends when whoever started it does."""
     import torch
 
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A worker that a killed parent leaves behind would go on, and then wait for more work for good."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers are children"
+    parent.join()
+    os._exit(1)

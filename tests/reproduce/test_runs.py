@@ -2,7 +2,13 @@
 
 import json
 import logging
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -149,3 +155,33 @@ def test_a_broken_result_is_named(reproduce, tmp_path):
     kept = tmp_path / "runs/reproduce/tiny/er/seed_0.json"
     kept.write_text("{")
     assert main(["reproduce", "tiny", "--seeds", "1", "--row", "er"]) == UserError.exit_code
+
+
+def workers_of(pid):
+    """Processes that it spawned for work."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def alive(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are looked up in Linux's /proc")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_whoever_started_them(end, tmp_path):
+    command = [sys.executable, "-m", "clkd", "reproduce", "digits_check", "--seeds", "50", "--workers", "2"]
+    parent = subprocess.Popen([*command, "--out", str(tmp_path), "-q"], cwd=tmp_path)
+    while not list(tmp_path.rglob("seed_*.json")):
+        assert parent.poll() is None
+        time.sleep(0.1)
+    workers = workers_of(parent.pid)
+    assert len(workers) == 2
+    os.kill(parent.pid, end)
+    parent.wait()
+    until = time.monotonic() + 60
+    while any(map(alive, workers)):
+        assert time.monotonic() < until, "a worker goes on by itself"
+        time.sleep(0.1)
