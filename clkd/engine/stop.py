@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from clkd.errors import Interrupted
+from clkd.handlers import handled
 from clkd.ranks import ALONE, Ranks
 
 EXIT = {signal.SIGINT: Interrupted("stopped by Ctrl-C", 130), signal.SIGTERM: Interrupted("stopped by SIGTERM", 143)}
@@ -45,12 +46,8 @@ class Stop:
     def listening(self) -> Iterator[None]:
         """Take over SIGINT and SIGTERM; outside the main thread, whoever runs us there handles signals."""
         numbers = EXIT if threading.current_thread() is threading.main_thread() else ()
-        before = {number: signal.signal(number, self._note) for number in numbers}
-        try:
+        with handled(numbers, self._note):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = self.asked is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
@@ -82,15 +83,6 @@ class Augment(Options):
     """Mix rows with each other (`mixup`, `cutmix`, or options), before they are made strong; all see them mixed."""
 
 
-def _named_or_spelt_out(raw: Any) -> Any:
-    """Either a name or a mapping, told apart here so that only the mistakes of the one meant are reported."""
-    if isinstance(raw, Mapping):
-        return Augment.model_validate(raw)
-    if isinstance(raw, str) and raw not in ("standard", "none"):
-        raise ValueError(f"augmentation '{raw}' is not known ({did_you_mean(raw, ('standard', 'none'))})")
-    return raw
-
-
 class Normalize(Options):
     """What rows are normalised with: per channel on the [0, 1] scale for images, per feature for vectors."""
 
@@ -100,14 +92,16 @@ class Normalize(Options):
     """What is then divided by."""
 
 
-def _normalized_by(raw: Any) -> Any:
-    """As above."""
+def _named_or_spelt_out(noun: str, names: tuple[str, ...], options: type[Options], raw: Any) -> Any:
+    """Either a name or a mapping, told apart here so that only the mistakes of the one meant are reported."""
     if isinstance(raw, Mapping):
-        return Normalize.model_validate(raw)
-    if isinstance(raw, str) and raw not in ("data", "first"):
-        raise ValueError(f"normalization '{raw}' is not known ({did_you_mean(raw, ('data', 'first'))})")
+        return options.model_validate(raw)
+    if isinstance(raw, str) and raw not in names:
+        raise ValueError(f"{noun} '{raw}' is not known ({did_you_mean(raw, names)})")
     return raw
 
 
-Augmented = Annotated[Augment | Literal["standard", "none"], BeforeValidator(_named_or_spelt_out)]
-Normalized = Annotated[Normalize | Literal["data", "first"], BeforeValidator(_normalized_by)]
+_augmented = partial(_named_or_spelt_out, "augmentation", ("standard", "none"), Augment)
+_normalized = partial(_named_or_spelt_out, "normalization", ("data", "first"), Normalize)
+Augmented = Annotated[Augment | Literal["standard", "none"], BeforeValidator(_augmented)]
+Normalized = Annotated[Normalize | Literal["data", "first"], BeforeValidator(_normalized)]

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 from clkd.errors import Interrupted
+from clkd.handlers import handled
 
 LOOK = 0.05
 """Seconds between two looks at who has ended."""
@@ -98,12 +99,8 @@ class _Signals:
     @contextmanager
     def heard(self) -> Iterator[None]:
         numbers = [each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) != signal.SIG_IGN]
-        before = {number: signal.signal(number, self._note) for number in numbers}
-        try:
+        with handled(numbers, self._note):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     @contextmanager
     def held(self) -> Iterator[None]:
