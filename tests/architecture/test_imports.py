@@ -16,6 +16,7 @@ ROOMS = ("data", "streams", "models", "teachers", "losses", "memory", "transfer"
 LEVELS = (
     (
         "errors",
+        "handlers",
         "options",
         "signals",
         "experience",
