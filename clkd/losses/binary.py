@@ -29,8 +29,9 @@ class BinaryCrossEntropy(CrossEntropy):
     """
 
     reads_mixed: ClassVar[bool] = False
+    by_task: ClassVar[bool] = False
 
-    def __init__(self, over: Literal["all", "seen", "new"] = "seen") -> None:
+    def __init__(self, over: Literal["auto", "all", "seen", "new"] = "auto") -> None:
         super().__init__(over)
 
     def formula(self, sides: str) -> str:

@@ -43,6 +43,8 @@ class CrossEntropy(Loss):
 
     sides: ClassVar[int] = 1
     reads_mixed: ClassVar[bool] = True
+    by_task: ClassVar[bool] = True
+    """Whether it can tell tasks apart, so that the columns of a row's own compete alone."""
     columns: Tensor
     """`[K]` the columns that compete."""
     target: Tensor
@@ -66,7 +68,7 @@ class CrossEntropy(Loss):
 
     def bind(self, a: Spec, b: Spec | None) -> None:
         self.spec = a
-        self.chosen = _answering(a) if self.over == "auto" else self.over
+        self.chosen = answering(a, self.by_task) if self.over == "auto" else self.over
         born, latest = dict(zip(a.class_ids, a.born, strict=True)), max(a.born)
         newest = {c for c in born if born[c] == latest}
         self._compete(self._chosen(newest) if self.over in ("new", "old") else set(born))
@@ -132,9 +134,9 @@ class CrossEntropy(Loss):
         return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
 
 
-def _answering(student: Spec) -> Literal["own", "all", "seen"]:
+def answering(student: Spec, by_task: bool = True) -> Literal["own", "all", "seen"]:
     """Those among which the student's answer is looked for: all columns, which a head that grows has seen."""
-    return "own" if student.task_aware else "all" if min(student.born) < 0 else "seen"
+    return "own" if by_task and student.task_aware else "all" if min(student.born) < 0 else "seen"
 
 
 def present_only(logits: Tensor, target: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ class NCAOptions(Options):
 
     margin: Annotated[float, Field(ge=0)] = 0.6
     """How far, in cosines, a row's own class has to be ahead of the others."""
-    over: Literal["all", "seen", "new"] = "seen"
-    """Which classes compete: `all` columns of the head, those `seen` so far, those `new` in this experience's data."""
+    over: Literal["auto", "all", "seen", "new"] = "auto"
+    """Which classes compete: `all` columns of the head, those `seen` so far, those `new` in this experience's data.
+    `auto` is those that evaluation lets answer: `all`, where the head has columns for classes to come."""
 
 
 class MarginRankingOptions(Options):
@@ -46,9 +47,9 @@ class BinaryCrossEntropyOptions(Options):
 
     sides: ClassVar[int] = 1
 
-    over: Literal["all", "seen", "new"] = "seen"
+    over: Literal["auto", "all", "seen", "new"] = "auto"
     """Which classes are asked about: `all` columns of the head, those `seen` so far, those `new` in this experience's
-    data (iCaRL)."""
+    data (iCaRL). `auto` is those that evaluation lets answer: `all`, where the head has columns for classes to come."""
 
 
 class BinaryKDOptions(Options):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class NCA(CrossEntropy):
-    """`[log Σ_{i≠y} exp(z_i) − (z_y − η δ)]₊` over the classes seen so far, with the head's scale η and a margin δ.
+    """`[log Σ_{i≠y} exp(z_i) − (z_y − η δ)]₊` over the classes that compete, with the head's scale η and a margin δ.
 
     Douillard et al. 2020, "PODNet", eq. 7, where z is η times a cosine: a row's own class has to be ahead by δ. A head
     without a scale has η = 1. Unlabelled rows do not take part.
@@ -33,8 +33,9 @@ class NCA(CrossEntropy):
     """
 
     reads_mixed: ClassVar[bool] = False
+    by_task: ClassVar[bool] = False
 
-    def __init__(self, margin: float = 0.6, over: Literal["all", "seen", "new"] = "seen") -> None:
+    def __init__(self, margin: float = 0.6, over: Literal["auto", "all", "seen", "new"] = "auto") -> None:
         super().__init__(over)
         self.margin = margin
         self._head: tuple[nn.Module, ...] = ()  # a tuple, for a submodule would be saved and moved

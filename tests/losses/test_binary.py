@@ -54,3 +54,16 @@ def test_unlabelled_rows_are_examples_of_nothing() -> None:
     z = torch.tensor([[3.0, 0.0], [5.0, 5.0]])
     alone = loss(batch.rows(0, 1), Signals(z[:1], torch.arange(2))).mean()
     assert torch.equal(loss(batch, Signals(z, torch.arange(2))).mean(), alone)
+
+
+def test_with_columns_for_classes_to_come_all_are_asked_about() -> None:
+    """They answer in evaluation, so what is never trained would win; a head that grows has no such columns."""
+    i, z = torch.arange(1), torch.zeros(1, 3)
+    batch = Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=1)
+    for born, task_aware, asked in (((0, -1, -1), False, 3), ((0, -1, -1), True, 3), ((0, 0, 1), False, 3)):
+        loss = BinaryCrossEntropy()
+        loss.bind(Spec((0, 1, 2), born, task_aware=task_aware), None)
+        assert loss(batch, Signals(z, torch.arange(3))).item() == pytest.approx(asked * np.log(2))
+    seen = BinaryCrossEntropy(over="seen")
+    seen.bind(Spec((0, 1, 2), (0, -1, -1)), None)
+    assert seen(batch, Signals(z, torch.arange(3))).item() == pytest.approx(np.log(2))
