@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from clkd.cache import cache_directory
 from clkd.engine.compose import Composer, Composition
@@ -18,7 +19,6 @@ from clkd.experience import Experience
 from clkd.losses.base import common_columns
 from clkd.memory.base import Memory
 from clkd.models.cost import multiply_accumulates, parameter_count
-from clkd.models.student import Student
 from clkd.plugins import Plugins
 from clkd.registry import Registry
 from clkd.scenario.load import Loaded
@@ -26,6 +26,7 @@ from clkd.scenario.model import Scenario
 from clkd.scenario.phase import PhaseOptions
 from clkd.schedules.base import Progress, Schedule
 from clkd.teachers.base import Teacher
+from clkd.teachers.ensemble import Ensemble
 from clkd.teachers.network import NetworkTeacher
 from clkd.transfer.base import Transfer
 from clkd.transfer.several import Several
@@ -71,13 +72,7 @@ def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, in
     students = {name: multiply_accumulates(s, s.shape) * rows * BACKWARD for name, s in parts.students.items()}
     asked = {term.teacher for term in parts.active()} - {None}
     labelled = experience.train.labelled()
-    teachers = {
-        name: _teacher(
-            parts.teachers[name], parts.student, rows, bool(parts.augment.fixed_for(parts.teachers[name].sees))
-        )
-        for name in parts.teachers
-        if name in asked
-    }
+    teachers = {name: _teacher(teacher, parts, rows) for name, teacher in parts.teachers.items() if name in asked}
     return {
         "index": experience.index,
         "name": experience.name,
@@ -198,21 +193,32 @@ def _ends(experience: Experience, scenario: Scenario) -> tuple[Progress, Progres
     return Progress(**about), Progress(**about, epoch=epochs - 1, epoch_step=steps - 1)
 
 
-def _teacher(teacher: Teacher, student: Student, rows: int, fixed: bool) -> dict[str, Any]:
-    network = teacher.module()
+def _teacher(teacher: Teacher, parts: Parts, rows: int) -> dict[str, Any]:
+    student, asked = parts.student, _asked(teacher)
     own = [] if student.view is None else [student.view.facts()]
     views = [view.facts() for view in teacher.views()] if isinstance(teacher, NetworkTeacher) else own
-    recalled = bool(fixed and teacher.frozen and teacher.recall and network is not None)
-    free = network is None or recalled
-    cost = 0 if free or network is None else multiply_accumulates(network, shown(teacher, student.shape)) * rows
+    recalled = [_recalled(each, parts) for each in asked]
+    costs = [multiply_accumulates(network, shown(each, student.shape)) * rows for each, network in asked.items()]
     return {
         "classes": list(teacher.spec().class_ids),
         "view": "the student's" if views == own else (views[0] if len(views) == 1 else views) or "whole rows",
         "sees": teacher.sees,
-        "recalled": recalled,
-        "parameters": 0 if network is None else parameter_count(network),
-        "macs_per_step": cost,
+        "recalled": bool(recalled) and all(recalled),
+        "parameters": sum(parameter_count(network) for network in asked.values()),
+        "macs_per_step": sum(cost for cost, free in zip(costs, recalled, strict=True) if not free),
     }
+
+
+def _asked(teacher: Teacher) -> dict[Teacher, nn.Module]:
+    """Those who pass rows through a network when the teacher speaks: an ensemble's members, any other by itself."""
+    if isinstance(teacher, Ensemble):
+        return {one: network for member in teacher.members if member.ready for one, network in _asked(member).items()}
+    network = teacher.module()
+    return {} if network is None else {teacher: network}
+
+
+def _recalled(teacher: Teacher, parts: Parts) -> bool:
+    return bool(parts.augment.fixed_for(teacher.sees) and teacher.frozen and teacher.recall)
 
 
 def _created(parts: Parts, scenario: Scenario, known: dict[str, int]) -> dict[str, int]:

@@ -96,3 +96,26 @@ def test_strategies_say_what_they_own_and_when_they_act(tmp_path: Path) -> None:
     assert all(each["loss"].endswith(" + 0.50·dann") and each["at_end"] == ["interpolate"] for each in told)
     assert "dann.discriminator" not in told[1]["created"]
     assert "at its end, interpolate changes the student" in run("explain", str(file))[1]
+
+
+@pytest.mark.parametrize("recall", [False, True])
+def test_an_ensemble_costs_what_its_members_do(tmp_path: Path, recall: bool) -> None:
+    """Those that answer from memory cost nothing; here the rows come in one fixed view."""
+    member = "{{kind: fit, model: {{kind: mlp, hidden: [{}]}}, recall: {}}}"
+    file = tmp_path / "ensemble.yaml"
+    file.write_text(f"""\
+name: ensemble
+stream: {{dataset: digits, split: {{by: class, experiences: 2}}, augment: none}}
+student: {{model: {{kind: mlp, hidden: [8]}}, head: linear}}
+teachers:
+  one: {member.format(16, str(recall).lower())}
+  two: {member.format(4, "false")}
+  both: {{kind: ensemble, members: [one, two]}}
+losses: [cross_entropy, {{kind: kd, between: [student, both]}}]
+train: {{batch_size: 10, optimizer: {{kind: sgd, lr: 0.1}}}}
+""")
+    told = json.loads(run("explain", str(file), "--json")[1])["experiences"][0]
+    one, two = (64 * hidden + hidden * 10 for hidden in (16, 4))
+    assert told["macs_per_step"]["both"] == 10 * (two + (0 if recall else one))
+    assert told["teachers"]["both"]["parameters"] == one + 16 + 10 + two + 4 + 10
+    assert told["teachers"]["both"]["recalled"] is False
