@@ -93,6 +93,7 @@ def _list(as_json: bool) -> None:
 
 
 def _make(plan: Plan, workers: int, quiet: bool) -> None:
+    plan.write()
     tasks = list(plan.missing())
     started, done = time.perf_counter(), 0
 

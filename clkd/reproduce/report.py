@@ -49,9 +49,17 @@ def markdown(table: Table, lines: Sequence[Line]) -> str:
         markdown_table(HEAD, [cells(line) for line in lines]),
         f"{sum(compared)} of {len(compared)} rows agree." if compared else "",
         _items("What is not as in the paper:\n\n", options.differs),
-        _items("", [f"`{line.row}`: {line.why}" for line in lines if line.why]),
+        _items("", _reasons(lines)),
     ]
     return "\n\n".join(part.strip() for part in parts if part)
+
+
+def _reasons(lines: Sequence[Line]) -> list[str]:
+    """What there is to say of rows, once for all of whom it is said."""
+    named: dict[str, list[str]] = {}
+    for line in lines:
+        named.setdefault(line.why, []).append(f"`{line.row}`")
+    return [f"{', '.join(rows)}: {why}" for why, rows in named.items() if why]
 
 
 def _items(head: str, each: Sequence[str]) -> str:

@@ -55,21 +55,17 @@ class Plan:
     def __init__(self, table: Table, rows: Sequence[Row], seeds: int, place: Place) -> None:
         self.table, self.rows, self.seeds, self.place = table, rows, seeds, place
         self.scenario = place.home / "scenario.yaml"
-        if table.options.scenario is not None:
-            with writing(self.scenario):
-                place.home.mkdir(parents=True, exist_ok=True)
-                write_whole(self.scenario, table.text)
-        registry = plugins().registry
-        loaded = {row.name: load(self.of(row), [*row.settings, *CHEAP], registry) for row in rows}
-        self.digests = {name: config_sha(each.scenario) for name, each in loaded.items()}
+        with tempfile.TemporaryDirectory(prefix="clkd-reproduce-") as home:  # who only looks writes nothing of theirs
+            common = Path(home) / "scenario.yaml"
+            common.write_text(table.text, encoding="utf-8")
+            self.digests = {row.name: _digest(row, common) for row in rows}
 
-    def of(self, row: Row) -> Path:
-        """The scenario that a row changes."""
-        if row.scenario is None:
-            return self.scenario
-        if not row.scenario.is_file():
-            raise UserError(f"{row.scenario} is not here: clkd's scenarios come with its source; use a checkout of it")
-        return row.scenario
+    def write(self) -> None:
+        """Put down what rows have in common, which their runs read."""
+        if self.table.options.scenario is not None:
+            with writing(self.scenario):
+                self.place.home.mkdir(parents=True, exist_ok=True)
+                write_whole(self.scenario, self.table.text)
 
     def missing(self) -> Iterator[Task]:
         """What has no result of this scenario and version, seed by seed. That others are made again is said."""
@@ -81,7 +77,7 @@ class Plan:
                 if known is not None:
                     log.info("%s, seed %d: its scenario or clkd has changed since it was run: again", row.name, seed)
                 metric, sha = self.table.options.metric, self.digests[row.name]
-                yield Task(self.of(row), row.settings, metric, row.name, seed, sha)
+                yield Task(row.scenario or self.scenario, row.settings, metric, row.name, seed, sha)
 
     def results(self, row: Row) -> list[Result]:
         """What is stored of a row, as far as it is of its present scenario."""
@@ -90,6 +86,13 @@ class Plan:
 
     def _holds(self, row: Row, known: Result) -> bool:
         return (known.digest, known.version) == (self.digests[row.name], __version__)
+
+
+def _digest(row: Row, common: Path) -> str:
+    """The hash of the scenario that a row changes: its own, or the one in `common`."""
+    if row.scenario is not None and not row.scenario.is_file():
+        raise UserError(f"{row.scenario} is not here: clkd's scenarios come with its source; use a checkout of it")
+    return config_sha(load(row.scenario or common, [*row.settings, *CHEAP], plugins().registry).scenario)
 
 
 def run_all(tasks: Sequence[Task], workers: int, told: Told) -> None:

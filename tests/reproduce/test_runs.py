@@ -76,6 +76,12 @@ def test_a_changed_scenario_is_run_again_and_said(reproduce, tmp_path, caplog):
     assert [row["seeds"] for row in told["rows"]] == [1, 1]
 
 
+def test_a_dry_run_writes_nothing(reproduce, tmp_path):
+    _, told, _ = reproduce("--dry-run")
+    assert [row["seeds"] for row in told["rows"]] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
 def test_a_row_that_leaves_its_committed_range_fails(reproduce, tmp_path):
     ranges = tmp_path / "expected/tiny.yaml"
     ranges.parent.mkdir()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clkd.errors import UserError
+from clkd.reproduce.report import markdown
 from clkd.reproduce.results import Line, Place, Result, in_standard_errors, line
 from clkd.reproduce.runner import Plan
 from clkd.reproduce.table import Cell, Table, find, names
@@ -122,6 +123,18 @@ def test_a_scenario_that_is_not_here_is_named(tmp_path):
 def of(table: Table, row: str, *values: float) -> Line:
     (chosen,) = table.choose((row,))
     return line(table, chosen, [Result("", "", seed, value, 3.0) for seed, value in enumerate(values)])
+
+
+def test_what_is_said_of_several_rows_is_said_once(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY.format(spread="sd").replace("{method: er}\n", "{method: er}\n    why: smaller\n"))
+    table = Table.read(path)
+    told = markdown(table, [of(table, "none"), of(table, "er_5"), of(table, "er_10")])
+    assert told.splitlines()[-2:] == ["- `er_5`: smaller", "- `er_10`: larger"]
+    path.write_text(path.read_text().replace("why: larger, ", ""))
+    table = Table.read(path)
+    told = markdown(table, [of(table, "none"), of(table, "er_5"), of(table, "er_10")])
+    assert told.splitlines()[-1] == "- `er_5`, `er_10`: smaller"
 
 
 def test_the_difference_is_told_in_standard_errors(tmp_path):
