@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room for more: on the disk, in a quota, in one file."""
@@ -16,6 +17,20 @@ class ClkdError(Exception):
     """A failure clkd can explain. `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What another process takes over, whatever the error was made of there."""
+        return _again, (type(self), self.args, vars(self))
+
+    def within(self, place: str) -> None:
+        """Say where it happened, before what happened."""
+        self.args = (f"{place}: {self}",)
+
+
+def _again(kind: type[ClkdError], args: tuple[Any, ...], state: dict[str, Any]) -> ClkdError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
 
 
 class UserError(ClkdError):

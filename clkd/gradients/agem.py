@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clkd.gradients.base import GradientPolicy
+from clkd.gradients.base import GradientPolicy, power_of_two
 
 
 class AGEM(GradientPolicy):
@@ -18,7 +18,7 @@ class AGEM(GradientPolicy):
     """
 
     def __call__(self, gradient: Tensor, references: Tensor) -> Tensor:
-        (reference,) = references
+        (reference,) = references / power_of_two(references)
         along = gradient @ reference
         against = torch.where(along < 0, along / (reference @ reference), 0.0)
         changed: Tensor = gradient - against * reference

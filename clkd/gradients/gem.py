@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from clkd.errors import ClkdError
-from clkd.gradients.base import GradientPolicy
+from clkd.gradients.base import GradientPolicy, power_of_two
 
 PIECE = 2**20
 """Parameters whose products are summed at a time in float64."""
@@ -31,6 +31,8 @@ class GEM(GradientPolicy):
         self.margin = margin
 
     def __call__(self, gradient: Tensor, references: Tensor) -> Tensor:
+        scale = power_of_two(references)
+        references = references / scale
         lengths = references.norm(dim=1).double().clamp(min=torch.finfo(torch.float32).tiny)
         unit = torch.zeros(len(references), len(references), dtype=torch.float64, device=references.device)
         towards = torch.zeros(len(references), dtype=torch.float64, device=references.device)
@@ -41,7 +43,8 @@ class GEM(GradientPolicy):
         if not (unit.isfinite().all() and towards.isfinite().all()):
             return gradient * torch.nan  # whoever looks at gradients finds it, and may leave this step out
         v = nonnegative(unit.cpu(), towards.cpu(), TOLERANCE * float(gradient.norm())).to(references.device)
-        v = (v / lengths + self.margin * (v > 0).any()).to(references.dtype)
+        margin = self.margin * scale.double().squeeze(1) * (v > 0).any()
+        v = (v / lengths + margin).to(references.dtype)
         changed: Tensor = gradient + v @ references
         return changed
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from clkd import __version__
 from clkd.disk import write_whole
-from clkd.errors import ClkdError, StorageError, UserError, writing
+from clkd.errors import ClkdError, UserError, writing
 from clkd.plugins import Plugins, load_plugins
 from clkd.reproduce.results import Place, Result
 from clkd.reproduce.table import Row, Table
@@ -121,8 +121,9 @@ def run(task: Task) -> Result:
         changes = (*task.settings, *CHEAP, f"output={Path(home) / 'run'}")
         try:
             told = execute(RunRequest(task.scenario, changes, task.seed, quiet=True), plugins())
-        except (UserError, StorageError) as error:
-            raise type(error)(f"{task.row}, seed {task.seed}: {error}") from error
+        except ClkdError as error:
+            error.within(f"{task.row}, seed {task.seed}")
+            raise
     value = told["metrics"][task.metric]
     if value is None:
         raise ClkdError(f"{task.row}, seed {task.seed}: the run tells no {task.metric}")

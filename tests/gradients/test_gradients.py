@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from clkd.gradients.agem import AGEM
+from clkd.gradients.base import power_of_two
 from clkd.gradients.gem import GEM, nonnegative
 
 
@@ -126,3 +127,21 @@ def test_small_gradients_keep_their_constraints():
     assert (r @ peers_gem(g, r)).min() < -0.5 * (r @ g).min().abs(), "they hardly change it"
     assert (r @ GEM()(g, r)).min() >= -1e-12
     torch.testing.assert_close(peers_gem(1e6 * g, 1e6 * r), 1e6 * GEM()(g, r), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-42, 1e-38, 1e-30, 1e-25, 1e-22, 1e-10, 1e15, 1e25])
+@pytest.mark.parametrize("policy", [AGEM(), GEM()])
+def test_a_constraint_is_kept_whatever_the_size_of_its_gradient(policy, size):
+    """Squares of numbers below 1e-23 are 0 in float32: the projection was NaN, or hardly there; above 1e19 infinite."""
+    g, r = instance(0, 1, size=100, dtype=torch.float32)
+    z, before = (each.double() @ r[0].double() / r.norm() for each in (policy(g, size * r), g))
+    assert before < -1
+    assert abs(float(z)) < (1e-3 if size < 1e-38 else 1e-5)
+
+
+def test_dividing_by_a_power_of_two_rounds_nothing():
+    _, r = instance(0, 5, dtype=torch.float32)
+    scale = power_of_two(r * torch.tensor([[1e-30], [1e-3], [1.0], [1e3], [1e30]]))
+    assert torch.equal(torch.frexp(scale).mantissa, torch.full_like(scale, 0.5))
+    assert torch.equal(r / scale * scale, r)
+    assert ((r / power_of_two(r)).abs().amax(1) < 1).all()

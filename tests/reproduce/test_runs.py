@@ -156,6 +156,17 @@ def test_the_number_is_that_of_a_plain_run(reproduce, tmp_path, capsys):
     assert told["rows"][0]["mean"] == 100 * plain["metrics"]["average_accuracy"]
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_run_that_diverges_is_named(workers, reproduce, tmp_path, capsys):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(path.read_text().replace("lr: 0.1", "lr: 1.0e+30"))
+    words = ["reproduce", "tiny", "--seeds", "1", "--workers", workers]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert re.search("^clkd: (er|none), seed 0: .* became NaN or infinite in experience 1", said, re.MULTILINE)
+    assert "Traceback" not in said
+
+
 def test_a_broken_result_is_named(reproduce, tmp_path):
     reproduce("--seeds", "1", "--row", "er")
     kept = tmp_path / "runs/reproduce/tiny/er/seed_0.json"
