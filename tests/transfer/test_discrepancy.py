@@ -121,6 +121,18 @@ def test_a_single_row_has_no_pairs_and_equal_rows_are_no_nan():
     assert torch.isfinite(f.grad).all()
 
 
+@pytest.mark.parametrize(
+    "make", [one_layer, lambda: MMD(("penultimate", "logits")), lambda: JAN(("penultimate", "logits"))]
+)
+def test_rows_that_differ_by_rounding_alone_are_not_torn_apart(make):
+    """Divided by a distance that is rounding itself, gradients were 1e23."""
+    row = torch.rand(1, 16, generator=torch.Generator().manual_seed(0)) + 1
+    for noise in (0.0, 1e-7):
+        f = (row + noise * torch.randn(9, 16, generator=torch.Generator().manual_seed(1))).requires_grad_()
+        make()(batch(5, 4), said(f, f)).backward()
+        assert f.grad.abs().max() < 1
+
+
 @pytest.mark.parametrize("target", ["unlabelled", "domain"])
 def test_the_target_may_be_told_by_labels_or_domains(target):
     f = rows(8, 4)
