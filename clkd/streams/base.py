@@ -178,6 +178,15 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
     return experiences
 
 
+def counted(experiences: Sequence[Experience]) -> Iterator[Experience]:
+    """With the account of the classes seen, and of how many experiences there are."""
+    seen: tuple[int, ...] = ()
+    for each in experiences:
+        known = len(seen)
+        seen += tuple(c for c in each.classes if c not in seen)
+        yield replace(each, seen=seen, known=known, count=len(experiences))
+
+
 def holdout(y: Tensor, rows: Tensor, fraction: float, draw: torch.Generator, fate: Tensor) -> tuple[Tensor, Tensor]:
     """Of the rows at `rows`, those to train on and those kept aside: `fraction` of each class, rounded down.
 

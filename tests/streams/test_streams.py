@@ -74,6 +74,16 @@ def test_validation_is_the_same_share_of_each_class(store: Store, options: dict)
         assert not set(e.train.sample_id.tolist()) & set(e.validation.sample_id.tolist())
 
 
+def test_a_place_is_new_in_the_first_experience_that_has_it(store: Store) -> None:
+    """The second experience has a class more than the first: its place has not come before."""
+    stream = cut(store, by="class", classes=[[3], [0, 1], [4, 5]], labels="place")
+    assert [(e.old_classes, e.new_classes, e.seen) for e in stream] == [
+        ((), (0,), (0,)),
+        ((0,), (1,), (0, 1)),
+        ((0, 1), (), (0, 1)),
+    ]
+
+
 AGAIN = [
     {"by": "domain", "transform": "rotated", "experiences": 3},
     {"by": "domain", "transform": "permuted", "experiences": 3},
