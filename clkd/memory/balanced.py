@@ -76,9 +76,7 @@ class Balanced(Tabled):
         coming = {"y": y, "experience": torch.full_like(y, arriving.experience)}
         coming["domain"] = torch.full_like(y, arriving.domain)
         own = torch.where(y < 0, NOBODY, self.grouped(coming))
-        held = (
-            [self._staying(arriving, own, self.grouped({name: self._column(name) for name in coming}))] if count else []
-        )
+        held = [self._staying(arriving, own)] if count else []
         old = [self._column(EXTRA + KEY)] if count else []
         stays = smallest(torch.cat([*held, own]), torch.cat([*old, key]), self.groups(experience), self.size, self.each)
         self.table.keep(stays[stays < count])
@@ -87,8 +85,9 @@ class Balanced(Tabled):
             slots = torch.arange(len(self), len(self) + len(some))
             self.table.write(slots, rows, {KEY: key[some], **self._said(rows, student)})
 
-    def _staying(self, arriving: Rows, own: Tensor, held: Tensor) -> Tensor:
-        """The groups of the rows that are kept, without those that come again."""
+    def _staying(self, arriving: Rows, own: Tensor) -> Tensor:
+        """The groups of the rows that are kept; those that come again, in the groups `own`, make way."""
+        held = self.grouped({name: self._column(name) for name in ("y", "experience", "domain")})
         ids, coming = self._column("sample_id"), arriving.sample_id.cpu()
         group = torch.full((int(torch.cat([ids, coming]).max()) + 1,), NOBODY)
         group[coming] = own
