@@ -53,7 +53,12 @@ def test_what_will_be_forgotten_is_told(name, clkd, tmp_path, monkeypatch):
 
 LATE = {"name": "late", "rows": "memory", "optimizer": {"kind": "sgd", "lr": 0.1}}
 VALUES = {"kind": "per_experience", "values": [1, 2, 3, 4, 5, 6]}
+HOLDING = {"phases": [{**LATE, "name": "bias", "rows": "held_out", "trains": "head"}]}
 TOLD = {
+    "ordinary training sees most of those that phase bias holds out": {
+        "split": {"by": "domain", "transform": "rotated", "experiences": 2},
+        **HOLDING,
+    },
     "each experience's classes among themselves": {"head": "multi"},
     "anytime accuracy counts its new classes as wrong": {
         "head": "ncm",
@@ -65,6 +70,7 @@ TOLD = {
 SILENT = [
     {"head": "multi", "split": {"by": "task", "experiences": 5}},
     {"head": "ncm"},
+    HOLDING,
     {"train": {**scenario()["train"], "evaluate_every": 5}},
     {"phases": [{**LATE, "from_experience": 4}]},
     {"losses": [{"kind": "cross_entropy", "weight": {**VALUES, "values": [1, 2, 3, 4, 5]}}]},
