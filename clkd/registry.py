@@ -50,7 +50,10 @@ OFFERS = frozenset(
     }
 )
 """What a factory may name among its parameters beside its own options; whoever builds the part offers it."""
-OFFERS_OF = {"metrics": OFFERS | {"base", "experiences", "task_labels"}}
+OFFERS_OF = {
+    "metrics": OFFERS | {"base", "experiences", "task_labels"},
+    "transfers": OFFERS | {"experiences", "task_labels"},
+}
 """The same for kinds that are offered more."""
 
 

@@ -106,7 +106,7 @@ class Composer(Groundwork):
                 student=student,
             ),
             retrieval=self._retrieval(),
-            transfer=self._transfer(context).to(self.device),
+            transfer=self._transfer(context, stream).to(self.device),
             transfer_weight=self._transfer_weight(scenario.transfer),
             peers=peers,
             own_views=tuple(name for name, peer in scenario.peers.items() if peer.own_view),
@@ -243,18 +243,19 @@ class Composer(Groundwork):
         built: Retrieval = self.registry.build(shared.retrieval) if shared.retrieval else Retrieval()
         return built
 
-    def _transfer(self, context: Context) -> Transfer:
+    def _transfer(self, context: Context, stream: Stream) -> Transfer:
         """One strategy, or several as one."""
         chosen = self.scenario.transfer
+        offers = {"context": context, "experiences": tuple(stream), "task_labels": stream.task_labels}
         if not isinstance(chosen, SeveralParts):
-            built: Transfer = self.registry.build(chosen, seed=self.scenario.seed, context=context)
+            built: Transfer = self.registry.build(chosen, seed=self.scenario.seed, **offers)
             return built
         names = [member.name for member in chosen.members]
         own = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
         seeds = [derive(self.scenario.seed, "transfer", i) for i in range(len(own))]
         return Several(
             {
-                name: self.registry.build(member, seed=seed, context=context)
+                name: self.registry.build(member, seed=seed, **offers)
                 for name, member, seed in zip(own, chosen.members, seeds, strict=True)
             },
             {name: self._transfer_weight(member) for name, member in zip(own, chosen.members, strict=True)},

@@ -8,10 +8,10 @@ from torch import nn
 
 from clkd.data.store import Store
 from clkd.engine.compose import Composition
+from clkd.engine.expect import expected
 from clkd.engine.parts import Parts
 from clkd.engine.planned import planned_steps
 from clkd.engine.term import STUDENT, Term
-from clkd.experience import Experience
 from clkd.memory.base import Memory
 from clkd.models.cost import multiply_accumulates, parameter_count
 from clkd.options import Part
@@ -23,7 +23,6 @@ from clkd.scenario.train import TrainOptions
 from clkd.schedules.base import Schedule
 from clkd.streams.base import Stream
 from clkd.teachers.base import Teacher
-from clkd.teachers.network import Snapshot
 from clkd.transfer.several import Several
 from clkd.view import View
 
@@ -84,25 +83,9 @@ def describe(scenario: Scenario, composed: Composition, numbers: dict[str, float
         lines["memory"] = _memory(scenario.memory, parts.memory)
     lines["training"] = _training(scenario.train, stream)
     lines |= {f"phase {phase.name}": _phase(phase) for phase in scenario.phases}
-    if _forgets(scenario, composed):
-        lines["expect"] = (
-            "much will be forgotten, whatever the loss: all classes compete, and no row of earlier ones comes again; a "
-            "memory is what helps"
-        )
+    if told := "; ".join(expected(scenario, composed)):
+        lines["expect"] = told
     return lines
-
-
-def _forgets(scenario: Scenario, composed: Composition) -> bool:
-    """Whether the known collapse is to be expected, so that nobody takes it for a defect (LwF on Split MNIST: 22 %)."""
-    parts, stream = composed.parts, composed.stream
-    gone = any(each.new_classes and set(each.old_classes) - _classes(stream[each.index :]) for each in stream)
-    own = all(isinstance(teacher, Snapshot) for teacher in parts.teachers.values())
-    pushed = scenario.student.head.name in ("linear", "fixed")
-    return gone and own and pushed and scenario.memory.name == "none" and not stream.task_labels
-
-
-def _classes(experiences: Sequence[Experience]) -> set[int]:
-    return {c for each in experiences for c in each.classes}
 
 
 NAMED = 12

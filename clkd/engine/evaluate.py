@@ -26,7 +26,8 @@ class Evaluation:
     Attributes:
         accuracy: per experience, all columns of the head competing; NaN where there are no rows to tell by.
         task_aware: per experience, only the classes of that experience competing.
-        confusion: `[C, C]` int64 counts over all rows, each once: true class by predicted class.
+        confusion: `[C, C]` int64 counts over all rows, each once: true class by predicted class, all columns competing
+            or, with task labels, the classes of the row's experience.
     """
 
     accuracy: list[float]
@@ -44,6 +45,7 @@ def evaluate(
     split: Literal["test", "validation"] = "test",
     ranks: Ranks = ALONE,
     look: Callable[[], None] = lambda: None,
+    task_labels: bool = False,
 ) -> Evaluation:
     """Evaluate the student on the test (or validation) rows of `experiences`, each row once, without any augmentation.
 
@@ -66,7 +68,7 @@ def evaluate(
         if key not in known and len(rows):
             fresh = _fresh(rows, counted)
             known[key] = _hits(
-                student, rows.ready(device), experience, augment, batch_size, confusion, ranks, look, fresh
+                student, rows.ready(device), experience, augment, batch_size, confusion, ranks, look, task_labels, fresh
             )
         hits.append(known.get(key, confusion.new_zeros(2)))
         sizes.append(len(rows) or math.nan)
@@ -94,6 +96,7 @@ def _hits(
     confusion: Tensor,
     ranks: Ranks,
     look: Callable[[], None],
+    task_labels: bool,
     fresh: Tensor | None = None,
 ) -> Tensor:
     """`[2]` counts of right answers, class-incremental and task-aware; adds to the flat `confusion` in place, the rows
@@ -111,7 +114,7 @@ def _hits(
             answer = columns[logits.argmax(1)]
             aware = columns[logits.masked_fill(~own, -torch.inf).argmax(1)]
             right += torch.stack([(answer == batch.y).sum(), (aware == batch.y).sum()])
-            pairs = batch.y * classes + answer
+            pairs = batch.y * classes + (aware if task_labels else answer)
             counts = pairs if fresh is None else pairs[fresh[at.to(fresh.device)].to(pairs.device)]
             confusion += torch.bincount(counts, minlength=len(confusion))
     return right

@@ -217,15 +217,20 @@ class Parts:
             for piece in _pieces(self.memory.sample(len(self.memory), generator(0))):
                 yield piece.seen_as(self.augment.plain(piece.x))
             return
-        past = self.stream[: experience.index + 1]
-        for rows in [experience.train] if which == "new" else [each.validation for each in past]:
-            with closing(self._plain(rows)) as coming:
+        if which == "new":  # not in the order of the data, which may be class by class
+            order = torch.randperm(len(experience.train), generator=generator(0, "seen", experience.index))
+            with closing(self._plain(experience.train, order)) as coming:
+                yield from coming
+            return
+        for each in self.stream[: experience.index + 1]:
+            with closing(self._plain(each.validation)) as coming:
                 yield from coming
 
-    def _plain(self, rows: Rows) -> Generator[Batch]:
-        """The rows in the order of the data, normalised."""
+    def _plain(self, rows: Rows, order: Tensor | None = None) -> Generator[Batch]:
+        """The rows, normalised, in the order of the data unless another is given (`[n]` positions)."""
         rows = rows.ready(self.device)
-        with closing(batches(rows, torch.arange(len(rows)), CHUNK, self.device)) as stored:
+        order = torch.arange(len(rows)) if order is None else order
+        with closing(batches(rows, order, CHUNK, self.device)) as stored:
             for chunk in stored:
                 self.look()
                 yield chunk.seen_as(self.augment.plain(chunk.x))

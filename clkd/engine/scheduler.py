@@ -194,7 +194,15 @@ class Scheduler:
         with self._timed("evaluate"):
             ready = [self.warped(experience, split, parts.device) for experience in experiences]
             found = evaluate(
-                student or parts.student, ready, parts.augment, size, classes, split, loop.ranks, look or self.look
+                student or parts.student,
+                ready,
+                parts.augment,
+                size,
+                classes,
+                split,
+                loop.ranks,
+                look or self.look,
+                self.run.record.task_labels,
             )
         confusion: list[list[int]] = found.confusion.tolist()
         return found.accuracy, found.task_aware, confusion

@@ -15,7 +15,7 @@ from clkd.signals import Batch
 
 if TYPE_CHECKING:
     from clkd.context import Context
-    from clkd.experience import Experience
+    from clkd.experience import Experience, Rows
     from clkd.models.student import Student
 
 KEY = "key"
@@ -30,7 +30,7 @@ class Balanced(Tabled):
 
     Every row gets a key once, when its experience ends, and a group keeps its rows with the smallest keys. So making
     room for new groups only drops rows. Override `groups` and `grouped`; keys are random unless `keys` is overridden,
-    too.
+    too. A row that comes again, in the domain and the group that it has, takes its own place: it is kept once.
 
     With `store`, each row comes back with what the student said about it when its experience ended, as
     `clkd.memory.beside` has it: in eval mode, about the row's first fixed view.
@@ -76,7 +76,7 @@ class Balanced(Tabled):
         coming = {"y": y, "experience": torch.full_like(y, arriving.experience)}
         coming["domain"] = torch.full_like(y, arriving.domain)
         own = torch.where(y < 0, NOBODY, self.grouped(coming))
-        held = [self.grouped({name: self._column(name) for name in coming})] if count else []
+        held = [self._staying(arriving, own)] if count else []
         old = [self._column(EXTRA + KEY)] if count else []
         stays = smallest(torch.cat([*held, own]), torch.cat([*old, key]), self.groups(experience), self.size, self.each)
         self.table.keep(stays[stays < count])
@@ -84,6 +84,15 @@ class Balanced(Tabled):
             rows = arriving.gather(some.to(arriving.y.device), self.table.device)
             slots = torch.arange(len(self), len(self) + len(some))
             self.table.write(slots, rows, {KEY: key[some], **self._said(rows, student)})
+
+    def _staying(self, arriving: Rows, own: Tensor) -> Tensor:
+        """The groups of the rows that are kept; those that come again, in the groups `own`, make way."""
+        held = self.grouped({name: self._column(name) for name in ("y", "experience", "domain")})
+        ids, coming = self._column("sample_id"), arriving.sample_id.cpu()
+        group = torch.full((int(torch.cat([ids, coming]).max()) + 1,), NOBODY)
+        group[coming] = own
+        again = (group[ids] == held) & (self._column("domain") == arriving.domain)
+        return torch.where(again, NOBODY, held)
 
     def _said(self, rows: Batch, student: Student) -> dict[str, Tensor]:
         """What is kept beside rows of what the student says now."""

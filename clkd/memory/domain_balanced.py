@@ -17,8 +17,7 @@ class DomainBalanced(Balanced):
     """Keeps `size` rows, split evenly over the domains so far, chosen at random at the end of each experience.
 
     What is kept of a domain is an even sample of its rows, from all the times that it came, and making room for new
-    domains drops a random part of it. A row that comes again with its domain may be kept twice. Unlabelled rows are not
-    kept.
+    domains drops a random part of it. Unlabelled rows are not kept.
     """
 
     purpose: ClassVar[str] = "domain_balanced"

@@ -19,7 +19,8 @@ class Record:
             classes competing. Includes `R[i-1, i]`, the next experience before it is trained.
         task_aware: the same with only the classes of the row's own experience competing.
         baseline: T: accuracy on each experience before any training.
-        confusion: `[C][C]` counts (true class by predicted class) of the latest evaluation over all seen experiences.
+        confusion: `[C][C]` counts (true class by predicted class) of the latest evaluation over all seen experiences,
+            those classes competing that do in `matrix`.
         task_labels: whether the stream tells the task at test time, so that `task_aware` is the matrix that counts.
     """
 

@@ -20,7 +20,8 @@ def per_class_accuracy(confusion: list[list[int]]) -> list[float]:
 class MacroF1(Metric):
     """`1/|K| Σ_k 2 TP_k / (2 TP_k + FP_k + FN_k)`, K the classes that have rows or were predicted. NaN without any.
 
-    From the latest evaluation over all experiences seen; the same as scikit-learn's `f1_score(average="macro")`.
+    From the latest evaluation over all experiences seen, of the answers that the matrix counts; the same as
+    scikit-learn's `f1_score(average="macro")`.
 
     >>> MacroF1()(Record(1, confusion=[[1, 1, 0], [0, 2, 0], [0, 0, 0]]))
     0.7333

@@ -41,16 +41,17 @@ class ForwardTransfer(Metric):
     """`1/(n-1) Σ_{0<i<n} (R[i-1, i] − b[i])`, b the untrained student's accuracy; 0 with one experience.
 
     Lopez-Paz & Ranzato 2017, "Gradient Episodic Memory", FWT, eq. 4. Where the head has no column for the coming
-    classes, neither accuracy can be had (NaN) and the experience counts as 0 − 0: in a class-incremental stream with a
-    growing head it is 0 by construction, which says nothing about the features.
+    classes, accuracy cannot be had (NaN): an untrained student that does not know them is never right (b = 0), and one
+    that was trained adds nothing. So in a class-incremental stream with a growing head it is 0 by construction, which
+    says nothing about the features; where classes come again, all that was learned of them counts.
 
     >>> ForwardTransfer()(Record(2, [[0.9, 0.3], [0.5, 0.7]], baseline=[0.1, 0.2], trained=2))
     0.1
     """
 
     def __call__(self, record: Record) -> float:
-        gains = [record.matrix[i - 1][i] - record.baseline[i] for i in range(1, record.trained)]
-        return mean([0.0 if math.isnan(gain) else gain for gain in gains], empty=0.0)
+        pairs = [(record.matrix[i - 1][i], record.baseline[i]) for i in range(1, record.trained)]
+        return mean([0.0 if math.isnan(r) else r if math.isnan(b) else r - b for r, b in pairs], empty=0.0)
 
 
 def best(rows: list[list[float]], j: int) -> float:

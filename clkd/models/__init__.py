@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +12,7 @@ from clkd.options import Options
 
 if TYPE_CHECKING:
     from clkd.registry import Register
+    from clkd.scenario.model import Scenario
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -102,6 +104,11 @@ class SplitCosineOptions(Options):
             raise ValueError("imprint gives a class one direction, and its proxies would never part: set proxies: 1")
         return self
 
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """Where an untrained student begins anew, there is nothing to leave where it was."""
+        if self.fixed_old and any(phase.reset for phase in scenario.phases):
+            yield "fixed_old: a phase with reset would leave old classes where chance puts them: leave one of them out"
+
 
 class NCMOptions(Options):
     """A head that answers by the nearest class mean."""
@@ -120,6 +127,11 @@ class SLDAOptions(Options):
     """How far the covariance is drawn towards the unit matrix."""
     pretrained: bool = False
     """Whether the backbone stands still from the start, not only after the first experience."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """It sees each row once."""
+        if any(phase.reset for phase in scenario.phases):
+            yield "a phase with reset would take away all that it gathered of earlier experiences: leave one out"
 
 
 @hookimpl

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from clkd.data.store import Store
 
 
+NEW, TRAINED, ASIDE = 0, 1, 2
+"""What became of a training row so far: it never came, is trained on, or is kept aside for validation."""
+
+
 class Stream(Sequence[Experience]):
     """The experiences in the order they arrive.
 
@@ -127,8 +131,6 @@ class Chunk:
     classes: tuple[int, ...] | None = None
     domain: int = 0
     warp: Warp | None = None
-    first: int | None = None
-    """The experience that brought these rows first, where they come again: the same ones are kept aside."""
     ordered: bool = False
     """Whether training rows stand in the order in which they arrive."""
 
@@ -136,6 +138,7 @@ class Chunk:
 def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float, offset: int = 0) -> list[Experience]:
     """Turn chunks into experiences: cut off validation rows, and keep account of the classes seen.
 
+    A row that comes again, in whatever guise, is kept aside whenever it comes, or never: nobody trains on it meanwhile.
     Where the stream follows another one, `offset` is how many experiences that has: nothing is drawn as it was there.
 
     Raises:
@@ -143,12 +146,13 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
     """
     experiences: list[Experience] = []
     seen: tuple[int, ...] = ()
+    fate = torch.full_like(store.train.y, NEW, dtype=torch.uint8)
     for index, chunk in enumerate(chunks):
         for kind, rows in (("training", chunk.train), ("test", chunk.test)):
             if not len(rows):
                 raise UserError(f"experience {index} ({chunk.name}) would have no {kind} rows: change the split")
-        first = index if chunk.first is None else chunk.first
-        kept, held = holdout(store.train.y, chunk.train, validation, generator(seed, "validation", offset + first))
+        draw = generator(seed, "validation", offset + index)
+        kept, held = holdout(store.train.y, chunk.train, validation, draw, fate)
         if validation and not len(held) and labels_in(store.train.y[chunk.train]):
             raise UserError(
                 f"validation: {validation:g} of experience {index} ({chunk.name}) is not one row of any class: raise it"
@@ -174,19 +178,31 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
     return experiences
 
 
-def holdout(y: Tensor, rows: Tensor, fraction: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def counted(experiences: Sequence[Experience]) -> Iterator[Experience]:
+    """With the account of the classes seen, and of how many experiences there are."""
+    seen: tuple[int, ...] = ()
+    for each in experiences:
+        known = len(seen)
+        seen += tuple(c for c in each.classes if c not in seen)
+        yield replace(each, seen=seen, known=known, count=len(experiences))
+
+
+def holdout(y: Tensor, rows: Tensor, fraction: float, draw: torch.Generator, fate: Tensor) -> tuple[Tensor, Tensor]:
     """Of the rows at `rows`, those to train on and those kept aside: `fraction` of each class, rounded down.
 
-    Rows without a label are all trained on: there is nothing to validate on them.
+    What was decided about a row stays, and is noted in `fate` (`[N]`): only `NEW` ones are drawn to make up the
+    fraction. Rows without a label are all trained on: there is nothing to validate on them.
     """
     if not fraction:
         return rows, rows[:0]
     order = rows[torch.randperm(len(rows), generator=draw)]
-    held = torch.zeros(len(y), dtype=torch.bool)
     for label in labels_in(y[rows]):
         own = order[y[order] == label]
-        held[own[: int(fraction * len(own))]] = True
-    return rows[~held[rows]], rows[held[rows]]
+        wanted = int(fraction * len(own)) - int((fate[own] == ASIDE).sum())
+        fate[own[fate[own] == NEW][: max(wanted, 0)]] = ASIDE
+    aside = fate[rows] == ASIDE
+    fate[rows[~aside]] = TRAINED
+    return rows[~aside], rows[aside]
 
 
 def dealt(rows: Tensor, parts: int, draw: torch.Generator) -> tuple[Tensor, ...]:

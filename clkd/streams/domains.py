@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
@@ -120,22 +120,9 @@ def by_domain(
                 else _rotated(offset + i, seed, max_angle, angle)
             )
     train, test = torch.arange(len(store.train.y)), torch.arange(len(store.test.y))
-    visits = _visits([warp for warp, _ in looks])
-    chunks = [
-        Chunk(name, train, test, domain=domain, warp=warp, first=first)
-        for (warp, name), (domain, first) in zip(looks, visits, strict=True)
-    ]
+    numbers = list(dict.fromkeys(warp for warp, _ in looks))
+    chunks = [Chunk(name, train, test, domain=numbers.index(warp), warp=warp) for warp, name in looks]
     return Stream("domain", assemble(chunks, store, seed, validation, offset), store)
-
-
-def _visits(domains: Sequence[Hashable]) -> list[tuple[int, int]]:
-    """Of each experience: the number of its domain, and the experience that brought it first.
-
-    >>> _visits(["a", "b", "a", "c"])
-    [(0, 0), (1, 1), (0, 0), (2, 3)]
-    """
-    order = list(dict.fromkeys(domains))
-    return [(order.index(each), domains.index(each)) for each in domains]
 
 
 def _own(store: Store, order: Sequence[int] | None) -> list[Chunk]:
@@ -149,11 +136,10 @@ def _own(store: Store, order: Sequence[int] | None) -> list[Chunk]:
     for each in order or ():
         if each not in known:
             raise UserError(f"order: there is no domain {each}, the data has {', '.join(map(str, known))}")
-    numbers = list(order if order is not None else known)
     chunks = []
-    for number, (_, first) in zip(numbers, _visits(numbers), strict=True):
+    for number in order if order is not None else known:
         name = store.domain_names[number] if store.domain_names else f"domain {number}"
-        chunks.append(Chunk(name, positions(train == number), positions(test == number), domain=number, first=first))
+        chunks.append(Chunk(name, positions(train == number), positions(test == number), domain=number))
     return chunks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clkd.experience import Experience, Rows
-from clkd.streams.base import Stream
+from clkd.streams.base import Stream, counted
 
 if TYPE_CHECKING:
     from clkd.data.store import Store
@@ -47,8 +47,7 @@ def join(pieces: Sequence[Piece], store: Store) -> Stream:
         experiences += (move.experience(each) for each in piece.stream)
         rows += piece.rows
         domains = max(domains, *(each.train.domain + 1 for each in experiences))
-    counted = list(_counted(experiences))
-    return Stream(first.name, counted, replace(store, class_names=tuple(names)), first.task_labels)
+    return Stream(first.name, counted(experiences), replace(store, class_names=tuple(names)), first.task_labels)
 
 
 def _ids(stream: Stream, names: list[str]) -> tuple[int, ...]:
@@ -102,12 +101,3 @@ class _Move:
 
     def _sample_id(self, own: Tensor) -> Tensor:
         return own + self.rows if self.rows else own
-
-
-def _counted(experiences: Sequence[Experience]) -> Iterator[Experience]:
-    """With the account of the classes seen, and of how many experiences there are."""
-    seen: tuple[int, ...] = ()
-    for each in experiences:
-        known = len(seen)
-        seen += tuple(c for c in each.classes if c not in seen)
-        yield replace(each, seen=seen, known=known, count=len(experiences))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from clkd.experience import Experience, Rows
-from clkd.streams.base import Stream
+from clkd.streams.base import Stream, counted
 
 if TYPE_CHECKING:
     from clkd.data.store import Store
@@ -21,24 +21,19 @@ def by_place(stream: Stream, store: Store) -> Stream:
     """
     most = max(len(experience.classes) for experience in stream)
     named = replace(store, class_names=tuple(f"place {k}" for k in range(most)))
-    seen = tuple(range(most))
-    return Stream("domain", [_placed(e, seen, len(store.class_names)) for e in stream], named)
+    return Stream("domain", counted([_placed(e, len(store.class_names)) for e in stream]), named)
 
 
-def _placed(own: Experience, seen: tuple[int, ...], classes: int) -> Experience:
+def _placed(own: Experience, classes: int) -> Experience:
     place = torch.full((classes + 1,), -1)  # the last answers for -1, no label
     place[torch.tensor(own.classes)] = torch.arange(len(own.classes))
 
     def called(rows: Rows) -> Rows:
         return replace(rows, y=place[rows.y], domain=own.index)
 
-    here = seen[: len(own.classes)]
-    known = 0 if own.index == 0 else len(seen)
     return replace(
         own,
-        classes=here,
-        seen=seen,
-        known=known,
+        classes=tuple(range(len(own.classes))),
         train=called(own.train),
         validation=called(own.validation),
         test=called(own.test),

@@ -93,6 +93,7 @@ def _offers(tiny: Tiny, kind: str) -> dict[str, Any]:
     here: dict[str, Any] = {"seed": 0, "device": torch.device("cpu"), "shape": SHAPE, "offset": 0}
     if kind in ("losses", "memories", "transfers"):
         context = replace(tiny.context, class_names=names, shape=material.SHAPE)
+        here |= {"experiences": tuple(material.experiences()), "task_labels": False}
         return {**here, "context": context, "class_names": names, "student": material.student(), "teachers": {}}
     context = tiny.context
     return {

@@ -64,8 +64,9 @@ def separate(make: Make) -> None:
         assert len(set(at)) == len(at), f"{kind} rows of experience {experience.index} come twice"
         if kind != "test":
             assert not tests & set(tiny.equal_rows(rows.x[rows.index])), f"{kind} rows hold test rows"
+    aside = {at for experience in stream for at in experience.validation.sample_id.tolist()}
     for experience in stream:
-        both = set(experience.train.sample_id.tolist()) & set(experience.validation.sample_id.tolist())
+        both = aside & set(experience.train.sample_id.tolist())
         assert not both, f"experience {experience.index} trains on {len(both)} validation rows"
 
 

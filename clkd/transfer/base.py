@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from clkd.schedules.base import Progress, Schedule
 
 Seen = Callable[[Literal["new", "validation", "kept"]], Iterator[Batch]]
-"""Rows of one kind, normalised and not augmented, some hundreds at a time: the experience's own training rows (`new`),
-the validation rows of all experiences so far, or all that memory has `kept`."""
+"""Rows of one kind, normalised and not augmented, some hundreds at a time: the experience's own training rows (`new`,
+in random order, so that a batch has the statistics of all), the validation rows of all experiences so far, or all that
+memory has `kept`."""
 
 
 class Transfer(nn.Module):

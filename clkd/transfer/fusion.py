@@ -38,9 +38,13 @@ class Interpolate(Transfer):
         previous: float | Mapping[str, float] | Literal["validation"] = 0.5,
         grid: Sequence[float] = (0.0, 0.25, 0.5, 0.75),
         reestimate: bool = True,
+        experiences: Sequence[Experience] = (),
+        task_labels: bool = False,
     ) -> None:
         super().__init__()
         self.previous, self.grid, self.reestimate = previous, tuple(grid), reestimate
+        self.tasks = tuple(experience.classes for experience in experiences) if task_labels else None
+        """The classes that compete in each experience, where tests tell which one a row is of."""
         self._before: Weights = {}
         self.chosen: float | None = None
         """What was chosen on validation rows, in the last experience."""
@@ -59,14 +63,14 @@ class Interpolate(Transfer):
         for share in self.grid:
             self._fuse(student, after, new, share, seen)
             with concluded(student, seen, experience):
-                scores.append(accuracy(student, seen))
+                scores.append(accuracy(student, seen, self.tasks))
         self.chosen = self.grid[scores.index(max(scores))]
         self._fuse(student, after, new, self.chosen, seen)
 
     def _fuse(
         self, student: Student, after: Weights, new: list[bool], share: float | Mapping[str, float], seen: Seen
     ) -> None:
-        for name, tensor in student.state_dict().items():
+        for name, tensor in fusible(student).items():
             own = share_of(name, share)
             before = self._before.get(name)
             fits = before is not None and before.shape == tensor.shape and tensor.is_floating_point()
@@ -98,7 +102,7 @@ class Average(Transfer):
         if len(self.selves) == 1:
             return
         place = {c: row for row, c in enumerate(student.class_ids)}
-        for name, tensor in student.state_dict().items():
+        for name, tensor in fusible(student).items():
             if not tensor.is_floating_point():
                 continue
             total, count = torch.zeros_like(tensor), torch.zeros_like(tensor)
@@ -123,6 +127,13 @@ class Average(Transfer):
 def weights(student: Student) -> Weights:
     """Copies of all parameters and buffers that are saved."""
     return {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
+
+
+def fusible(student: Student) -> Weights:
+    """What is fused of a student, and not what its head gathered of rows: class means of before are no second opinion,
+    and statistics that go on being gathered would count rows that they have lost."""
+    gathered = {f"head.{name}" for name, _ in student.head.named_buffers()}
+    return {name: tensor for name, tensor in student.state_dict().items() if name not in gathered}
 
 
 def share_of(name: str, share: float | Mapping[str, float]) -> float:
@@ -167,15 +178,21 @@ def _said(
 
 
 @torch.no_grad()
-def accuracy(student: Student, seen: Seen) -> float:
-    """The mean over experiences of the share of validation rows that are answered right."""
+def accuracy(student: Student, seen: Seen, tasks: Sequence[tuple[int, ...]] | None = None) -> float:
+    """The mean over experiences of the share of validation rows that are answered right; of `tasks`, among their own
+    classes, which is the accuracy that counts there."""
     student.eval()
+    columns = student.class_ids_tensor
     right: dict[int, list[int]] = {}
     for batch in seen("validation"):
         logits = student.signals(batch.x, Needs(), batch.domain).logits
         assert logits is not None, "logits were asked for"
-        hits = student.class_ids_tensor[logits.argmax(1)] == batch.y
-        told = right.setdefault(int(batch.experience[0]), [0, 0])
+        experience = int(batch.experience[0])
+        if tasks is not None:
+            own = torch.isin(columns, torch.tensor(tasks[experience], device=columns.device))
+            logits = logits.masked_fill(~own, -torch.inf)
+        hits = columns[logits.argmax(1)] == batch.y
+        told = right.setdefault(experience, [0, 0])
         told[0] += int(hits.sum())
         told[1] += len(batch)
     return sum(hits / rows for hits, rows in right.values()) / max(len(right), 1)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from clkd.data.augment import Augment
 from clkd.engine.evaluate import evaluate, known_experiences
+from clkd.engine.execute import execute
 from clkd.experience import Experience
 from clkd.models.student import Student
+from clkd.plugins import load_plugins
+from clkd.scenario.document import to_yaml
+from clkd.scenario.request import RunRequest
 from clkd.seeding import generator
 
 
@@ -24,11 +30,12 @@ def student(make_student: Callable[[], Student]) -> Student:
     return made
 
 
+@pytest.mark.parametrize("task_labels", [False, True])
 @pytest.mark.parametrize("batch_size", [5, 1000])
 def test_against_counting_row_by_row(
-    student: Student, experiences: list[Experience], augment: Augment, batch_size: int
+    student: Student, experiences: list[Experience], augment: Augment, batch_size: int, task_labels: bool
 ) -> None:
-    found = evaluate(student, experiences, augment, batch_size, classes=4)
+    found = evaluate(student, experiences, augment, batch_size, classes=4, task_labels=task_labels)
     confusion = torch.zeros(4, 4, dtype=torch.long)
     for i, experience in enumerate(experiences):
         right = aware = 0
@@ -37,9 +44,10 @@ def test_against_counting_row_by_row(
                 zip(student.class_ids, student(augment.plain(experience.test.x[place][None]))[0].tolist(), strict=True)
             )
             answer = max(logits, key=logits.__getitem__)
+            told = max(experience.classes, key=logits.__getitem__)
             right += answer == y.item()
-            aware += max(experience.classes, key=logits.__getitem__) == y.item()
-            confusion[y, answer] += 1
+            aware += told == y.item()
+            confusion[y, told if task_labels else answer] += 1
         assert found.accuracy[i] == pytest.approx(right / len(experience.test))
         assert found.task_aware[i] == pytest.approx(aware / len(experience.test))
     assert torch.equal(found.confusion, confusion)
@@ -87,3 +95,22 @@ def test_evaluation_moves_nothing(student: Student, experiences: list[Experience
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     evaluate(student, experiences, augment, 16, classes=4)
     assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
+
+
+@pytest.mark.parametrize("by", ["class", "task"])
+def test_a_run_s_confusion_is_about_the_answers_that_its_accuracy_counts(by: str, tmp_path: Path) -> None:
+    said = {
+        "name": "tiny",
+        "stream": {"dataset": {"name": "digits", "rows_per_class": 12}, "split": {"by": by, "experiences": 5}},
+        "student": {"model": "mlp", "head": "linear"},
+        "train": {"epochs": 2, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05}},
+        "tracking": {"mode": "off"},
+        "output": str(tmp_path / "run"),
+    }
+    (tmp_path / "s.yaml").write_text(to_yaml(said))
+    result = execute(RunRequest(scenario=tmp_path / "s.yaml", quiet=True), load_plugins())
+    counts = json.loads((tmp_path / "run" / "confusion" / "exp_004.json").read_text())["counts"]
+    right = sum(rows for true, named, rows in counts if true == named) / sum(rows for *_, rows in counts)
+    accuracies = result["accuracy_matrix"][-1]
+    assert right == pytest.approx(sum(accuracies) / len(accuracies), abs=0.01)  # experiences are about as large
+    assert (result["metrics"]["average_accuracy"] == result["metrics"]["average_accuracy_task_aware"]) == (by == "task")

@@ -20,6 +20,7 @@ from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
 from clkd.scenario.train import TrainOptions
 from clkd.signals import Batch, Signals
+from clkd.transfer.base import Seen, Transfer
 
 
 class Witness(Memory):
@@ -112,3 +113,28 @@ def test_an_epochs_metrics_are_means_of_its_steps_and_name_every_term(
     ] * 2
     assert told[0]["train/loss"] == told[0]["train/loss_ce"] > told[1]["train/loss"]
     assert told[0]["train/lr"] == 0.01
+
+
+class Looking(Transfer):
+    """Notes the labels of the rows that it is shown at an experience's end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[list[int]] = []
+
+    def review(self, seen: Seen, experience: Experience, student: Student) -> None:
+        self.shown = [batch.y.tolist() for batch in seen("new")]
+
+
+def test_transfer_is_shown_rows_of_all_classes_in_each_batch_however_the_data_is_ordered(
+    loop: Callable[..., Loop], experiences: list[Experience], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data is ordered by class here, as folders of images are: such a batch has the statistics of one class."""
+    monkeypatch.setattr("clkd.engine.parts.CHUNK", 12)
+    parts, (first, _) = loop(batch_size=16).parts, experiences
+    assert first.train.y.tolist() == sorted(first.train.y.tolist())
+    parts.transfer = Looking()
+    parts.begin(first, 0)
+    parts.end(first)
+    assert [set(batch) for batch in parts.transfer.shown] == [set(first.classes)] * 4
+    assert sorted(y for batch in parts.transfer.shown for y in batch) == first.train.y.tolist()

@@ -137,3 +137,37 @@ def test_every_domain_has_an_equal_share_however_often_it_came():
         assert Counter(column(memory, "domain").tolist()) == {0: 10, 1: 10}
         kept.update(column(memory, "experience").tolist())
     assert abs(kept[0] - 600 * 30 / 120) < 5 * (600 * 0.25 * 0.75) ** 0.5
+
+
+def again(index: int, at: list[int], domain: int = 0) -> Experience:
+    """Rows that an earlier experience may have had, too."""
+    e, rows = experience(index, 40, 0), torch.tensor(at)
+    return replace(e, train=replace(e.train.select(rows), domain=domain))
+
+
+@pytest.mark.parametrize("kind", [ClassBalanced, Random, DomainBalanced])
+def test_a_row_that_comes_again_is_kept_once_as_it_came_last(kind):
+    memory = kind(30)
+    for index, at in enumerate(([*range(20)], [*range(10, 30)], [*range(5)])):
+        memory.end(again(index, at), None)
+        assert len(column(memory, "sample_id").unique()) == len(memory)
+    assert sorted(column(memory, "sample_id").tolist()) == list(range(30)), "so that all of them find room"
+    came = dict(zip(*(column(memory, name).tolist() for name in ("sample_id", "experience")), strict=True))
+    assert came == {row: 2 if row < 5 else 0 if row < 10 else 1 for row in range(30)}
+
+
+@pytest.mark.parametrize("other", [{"domain": 1}, {"label": -1}], ids=str)
+def test_in_another_guise_or_without_its_label_it_is_not_what_is_kept(other):
+    memory, second = ClassBalanced(30), again(1, [*range(10)], other.get("domain", 0))
+    memory.end(again(0, [*range(10)]), None)
+    if "label" in other:
+        second = replace(second, train=replace(second.train, y=torch.full((10,), -1)))
+    memory.end(second, None)
+    assert column(memory, "experience").tolist() == [0] * 10 + ([1] * 10 if "domain" in other else [])
+
+
+def test_an_experience_keeps_its_own_rows_whether_they_come_again_or_not():
+    memory = ExperienceBalanced(20)
+    for index in range(2):
+        memory.end(again(index, [*range(10)]), None)
+    assert Counter(column(memory, "experience").tolist()) == {0: 10, 1: 10}

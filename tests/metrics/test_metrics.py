@@ -97,6 +97,15 @@ def test_without_columns_for_the_coming_classes_forward_transfer_is_zero():
     assert metric("forward_transfer", made) == pytest.approx(0.4 / 2)
 
 
+def test_an_untrained_student_without_a_column_is_never_right():
+    """Classes that come again had their column before the experience, and none when the stream began."""
+    made = record(4)
+    made.baseline[1:] = [0.25, math.nan, math.nan]
+    made.class_incremental[2][3] = math.nan
+    expected = [made.class_incremental[0][1] - 0.25, made.class_incremental[1][2], 0.0]
+    assert metric("forward_transfer", made) == pytest.approx(sum(expected) / 3)
+
+
 def test_the_matrix_that_counts_is_the_streams():
     made = record(3)
     made.task_aware = [[1.0] * T for _ in range(T)]

@@ -15,6 +15,7 @@ from clkd.models.backbones.resnet import ResNet
 from clkd.models.compiled import Compiled
 from clkd.models.heads import Linear
 from clkd.models.prototypes import NearestMean
+from clkd.models.slda import StreamingLDA
 from clkd.models.student import Student
 from clkd.signals import Batch
 from clkd.testing import material
@@ -221,6 +222,45 @@ def test_each_experience_s_validation_rows_count_the_same():
     many = replace(many, y=torch.full_like(answers[1], -7), experience=torch.ones_like(answers[1]))  # and none
     halves = [many.rows(0, 6), many.rows(6, 12)]
     assert accuracy(student, lambda which: iter([few, *halves])) == 0.5
+
+
+def test_where_tests_tell_the_task_only_its_classes_compete_on_validation_rows_too():
+    """All columns together, the classes of the other task would win whatever the share."""
+    experiences = tuple(material.experiences())[:2]
+    strategy = Interpolate("validation", (0.0, 1.0), False, experiences, task_labels=True)
+    student, (_, second) = convolutional(), experiences
+    student.grow(second.classes, 1, torch.Generator().manual_seed(1))
+    strategy.begin(second, student)
+    held = pictures(40, 3)
+    answers = torch.tensor(second.classes)[student.eval()(held.x)[:, 2:].argmax(1)]
+    with torch.no_grad():
+        student.head.bias[:2] += 100
+        student.backbone.stem[0].weight *= -1
+        strategy._before["head.bias"][:2] += 100
+    held = replace(held, y=answers, experience=torch.ones(40).long())
+    shares = {tasks: accuracy(student, lambda which: iter([held]), tasks) for tasks in (None, strategy.tasks)}
+    assert shares[None] == 0
+    assert 0 < shares[strategy.tasks] < 1
+    strategy.review(lambda which: iter([held] if which == "validation" else []), second, student)
+    assert strategy.chosen == 1.0
+    assert Interpolate(experiences=experiences).tasks is None
+
+
+@pytest.mark.parametrize("strategy", [Interpolate(), Average()], ids=lambda each: type(each).__name__)
+def test_what_a_head_gathered_is_no_weight(strategy):
+    """Means and counts go on from where they are: the mean with those of a self that knew less would be of no rows."""
+    student, (first, second, _) = convolutional(), material.experiences()
+    student.head = StreamingLDA(4)
+    student.grow(first.classes, 0, torch.Generator().manual_seed(0))
+    known = torch.tensor(first.classes)[torch.arange(20) % 2]
+    for experience in (first, second):
+        student.grow(experience.classes, experience.index, torch.Generator().manual_seed(1))
+        strategy.begin(experience, student)
+        before = {name: buffer.clone() for name, buffer in student.head.named_buffers()}
+        strategy.review(lambda which: iter(()), experience, student)
+        assert material.equal(dict(student.head.named_buffers()), before)
+        student.head.gather([(student.eval().backbone(pictures(20, 1).x), known)])
+    assert student.head.counts.sum() == 40
 
 
 def test_average_is_the_mean_of_selves_as_training_left_them_and_of_those_who_know_a_class():

@@ -1,0 +1,70 @@
+"""What a run's numbers will show that is no defect: told at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from clkd.engine.compose import Composition
+from clkd.experience import Experience
+from clkd.models.prototypes import Answering
+from clkd.scenario.model import Scenario
+from clkd.scenario.parts import parts
+from clkd.scenario.phase import HELD_OUT
+from clkd.schedules import PerExperienceOptions
+from clkd.teachers.network import Snapshot
+
+
+def expected(scenario: Scenario, composed: Composition) -> Iterator[str]:
+    """One clause for each thing that somebody may take for another."""
+    head, named, stream = composed.parts.student.head, scenario.student.head.name, composed.stream
+    if _forgets(scenario, composed):
+        yield (
+            "much will be forgotten, whatever the loss: all classes compete, and no row of earlier ones comes again; a "
+            "memory is what helps"
+        )
+    if head.task_aware and not stream.task_labels:
+        yield (
+            f"{named} learns each experience's classes among themselves, and tests let all compete: split by task tells"
+            " them which"
+        )
+    if isinstance(head, Answering) and scenario.train.evaluate_every:
+        yield (
+            f"until an experience ends, {named} answers by what it gathered before, so that anytime accuracy counts its"
+            " new classes as wrong"
+        )
+    holding = [phase.name for phase in scenario.phases if phase.rows == HELD_OUT]
+    if holding and _again(stream):
+        yield f"rows come again, so ordinary training sees most of those that phase {holding[0]} holds out"
+    yield from _unused(scenario, len(stream))
+
+
+def _forgets(scenario: Scenario, composed: Composition) -> bool:
+    """Whether the known collapse is to be expected, so that nobody takes it for a defect (LwF on Split MNIST: 22 %)."""
+    teachers, stream = composed.parts.teachers.values(), composed.stream
+    gone = any(each.new_classes and set(each.old_classes) - _classes(stream[each.index :]) for each in stream)
+    own = all(isinstance(teacher, Snapshot) for teacher in teachers)
+    pushed = scenario.student.head.name in ("linear", "fixed")
+    return gone and own and pushed and scenario.memory.name == "none" and not stream.task_labels
+
+
+def _classes(experiences: Sequence[Experience]) -> set[int]:
+    return {c for each in experiences for c in each.classes}
+
+
+def _again(experiences: Sequence[Experience]) -> bool:
+    """Whether a training row comes in several experiences, in whatever guise."""
+    rows = torch.cat([each.train.sample_id.cpu() for each in experiences])
+    return len(torch.unique(rows)) < len(rows)
+
+
+def _unused(scenario: Scenario, experiences: int) -> Iterator[str]:
+    """What waits for experiences that the stream does not have. It may be extended, so it is no mistake."""
+    for phase in scenario.phases:
+        if phase.from_experience >= experiences:
+            yield f"phase {phase.name} never comes: the last experience is {experiences - 1}"
+    for place, part in parts(scenario):
+        if isinstance(part.options, PerExperienceOptions) and len(part.options.values) > experiences:
+            where, count = ".".join(map(str, place)), len(part.options.values)
+            yield f"{where} has {count} values for {experiences} experiences: the last ones are never said"
