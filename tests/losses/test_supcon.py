@@ -19,7 +19,7 @@ from clkd.signals import Batch, Signals, Spec
 from clkd.testing.contract import check_loss
 from clkd.testing.material import experiences
 
-Y = [0, 1, 0, -1, 1, 2, 0]
+Y = [0, 1, 0, -1, 1, 2, 0, -1]
 BORN = (-1, 0, -1, -1, 0, -1, -1)
 """Of seven columns, five are of classes to come."""
 STUDENT = Student(MLP((2,), hidden=(3,)), Linear(3), (2,))
@@ -164,7 +164,7 @@ def test_who_takes_part_is_told_to_processes_that_share_a_batch() -> None:
     one, two = (SupCon(views=views) for views in (1, 2))
     told = one.takes(batch_of(Y))
     assert told is not None
-    assert told.tolist() == [True, True, True, False, True, False, True]
+    assert told.tolist() == [True, True, True, False, True, False, True, False]
     assert two.takes(batch_of(Y)) is None
 
 
