@@ -178,6 +178,7 @@ class Signals:
         valid: `[B]` bool, whether this model knows the class of the row; None means every row.
         known: `[B, C]` bool, which columns say something about which row (what was said long ago did not know later
             classes); None means all.
+        views: what the same model said about further views of the same rows, where a loss asks for them.
     """
 
     logits: Tensor | None
@@ -185,6 +186,7 @@ class Signals:
     features: dict[str, Tensor] = field(default_factory=dict)
     valid: Tensor | None = None
     known: Tensor | None = None
+    views: tuple[Signals, ...] = ()
 
     def rows(self, start: int, stop: int) -> Signals:
         """What was said about rows `start:stop`, as views."""
@@ -195,6 +197,7 @@ class Signals:
             features={name: tensor[cut] for name, tensor in self.features.items()},
             valid=None if self.valid is None else self.valid[cut],
             known=None if self.known is None else self.known[cut],
+            views=tuple(view.rows(start, stop) for view in self.views),
         )
 
     def pick(self, at: Tensor) -> Signals:
@@ -205,12 +208,14 @@ class Signals:
             features={name: tensor[at] for name, tensor in self.features.items()},
             valid=None if self.valid is None else self.valid[at],
             known=None if self.known is None else self.known[at],
+            views=tuple(view.pick(at) for view in self.views),
         )
 
     def detached(self) -> Signals:
         """The same, without a gradient."""
         logits = None if self.logits is None else self.logits.detach()
-        return replace(self, logits=logits, features={name: tensor.detach() for name, tensor in self.features.items()})
+        features = {name: tensor.detach() for name, tensor in self.features.items()}
+        return replace(self, logits=logits, features=features, views=tuple(view.detached() for view in self.views))
 
 
 def by_class(logits: Tensor, class_ids: Tensor, classes: int) -> Tensor:

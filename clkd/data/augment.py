@@ -26,7 +26,8 @@ class Augment:
         crop: pad by this many black pixels on each side, and cut the original size out at a random place.
         flip: mirror left to right, half of the time.
         views: how many views each row has, fixed for good, which epochs go through in turn; None draws each time anew.
-        strong: makes the student's view of that one; it is then drawn anew each time, whatever `views` says.
+        strong: makes the student's view of that one; it is then drawn anew each time, whatever `views` says. If it is
+            for no rows, it makes further views alone.
         mix: mixes rows with each other before that, anew each time; all teachers see them mixed.
     """
 
@@ -50,7 +51,25 @@ class Augment:
 
     def fixed_for(self, sees: Literal["student", "weak"]) -> int | None:
         """How many fixed views of each row a teacher is shown that `sees` the student's view, or the weak one."""
-        return None if self.mix or (self.strong and sees == "student") else self.views
+        return None if self.mix or (self.strengthens and sees == "student") else self.views
+
+    @property
+    def strengthens(self) -> bool:
+        """Whether the student's own view is a strong one, of some rows at least."""
+        return self.strong is not None and self.strong.rows != "none"
+
+    @property
+    def varies(self) -> bool:
+        """Whether there are further views of a row."""
+        return bool(self.crop or self.flip or self.strong)
+
+    def further(self, rows: Batch, generator: torch.Generator) -> Batch:
+        """The rows in a view of their own beside the one that they are trained on: drawn anew, whatever `views` says.
+
+        It is cropped and mirrored, and strong where there is such a view, for whichever rows that is.
+        """
+        x = self.train(rows.x, generator)
+        return rows.seen_as(self.strong(x, generator) if self.strong else x)
 
     def look(self, rows: Batch, generator: torch.Generator, epoch: int) -> Batch:
         """The rows as they are trained on: in a view drawn anew, or in one of each row's fixed views.
@@ -61,7 +80,7 @@ class Augment:
         seen = self._weak(rows, generator, epoch)
         if self.mix:
             seen = self.mix(seen, generator)
-        if self.strong is None:
+        if self.strong is None or not self.strengthens:
             return seen
         x = self.strong(seen.x, generator)
         if self.strong.rows == "unlabelled":

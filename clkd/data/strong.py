@@ -45,7 +45,7 @@ class Strong:
         contrast: float = 0.0,
         cutout: int = 0,
         noise: float = 0.0,
-        rows: Literal["all", "unlabelled"] = "all",
+        rows: Literal["all", "unlabelled", "none"] = "all",
         shear: float = 0.0,
         translate: float = 0.0,
         posterize: int = 0,

@@ -69,7 +69,10 @@ def explain(loaded: Loaded, plugins: Plugins) -> dict[str, Any]:
 
 def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, int]) -> dict[str, Any]:
     parts, experience = scene.parts, scene.experience
-    students = {name: multiply_accumulates(s, s.shape) * rows * BACKWARD for name, s in parts.students.items()}
+    students = {
+        name: multiply_accumulates(s, s.shape) * rows * BACKWARD * (parts.views(name) if parts.augment.varies else 1)
+        for name, s in parts.students.items()
+    }
     asked = {term.teacher for term in parts.active()} - {None}
     labelled = experience.train.labelled()
     teachers = {name: _teacher(teacher, parts, rows) for name, teacher in parts.teachers.items() if name in asked}

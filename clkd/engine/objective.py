@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from clkd.engine.parts import Parts
 from clkd.engine.term import STUDENT
 from clkd.errors import UserError
+from clkd.models.statistics import Statistics
 from clkd.ranks import ALONE, Ranks
 from clkd.schedules.base import Progress, value_of
 from clkd.signals import Batch, Signals
@@ -26,6 +28,8 @@ class Objective(nn.Module):
         self.students = parts.students
         self.terms = [term for term in parts.active() if not term.loss.regularises]
         self.needs = {name: parts.needs(name) for name in (*self.students, *parts.teachers)}
+        self.views = {name: parts.views(name) for name in self.students}
+        self.statistics = {name: Statistics(student) for name, student in self.students.items()}
         self.networks = nn.ModuleList(self.students.values())  # which registers their parameters
         self.transfer, self.losses = parts.transfer, nn.ModuleList(self.terms)
         asked = [term.teacher for term in self.terms]
@@ -41,13 +45,11 @@ class Objective(nn.Module):
 
         Args:
             batch: this rank's share of the `whole` one.
-            views: the rows as they are seen by those who do not see `batch.x`, by name.
+            views: the rows as they are seen by those who do not see `batch.x`, by name; and further views of them, by
+                `further`. Where one is missing, all that can be seen of a row is what was seen already.
         """
         ranks = self.ranks if len(batch) < len(whole) else ALONE
-        said = {
-            name: s.signals(views.get(name, batch.x), self.needs[name], batch.domain, ranks)
-            for name, s in self.students.items()
-        }
+        said = {name: self._said(name, batch, views, ranks) for name in self.students}
         for name, member in self.parts.members.items():
             member.hear(batch, said[name])
         said |= {
@@ -69,6 +71,17 @@ class Objective(nn.Module):
             weighted["transfer"] = value_of(self.parts.transfer_weight, self.progress, student) * shift
         return _sum(list(weighted.values())), values, weighted, student.detached()
 
+    def _said(self, name: str, batch: Batch, views: Mapping[str, Tensor], ranks: Ranks) -> Signals:
+        """What a student says, about further views, too, if a loss asks for them: statistics are of the first one."""
+        student, needs = self.students[name], self.needs[name]
+        first = student.signals(views.get(name, batch.x), needs, batch.domain, ranks)
+        if self.views[name] == 1:
+            return first
+        seen = [views.get(further(place)) for place in range(1, self.views[name])]
+        with self.statistics[name].held():
+            said = (first if x is None else student.signals(x, needs, batch.domain, ranks) for x in seen)
+            return replace(first, views=tuple(said))
+
     def spread(self) -> nn.Module:
         """Itself, with gradients averaged over the ranks if there are several."""
         if self.ranks.alone:
@@ -87,6 +100,11 @@ class Objective(nn.Module):
         synced = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
         options: dict[str, Any] = {"find_unused_parameters": unused, synced: False}
         return DistributedDataParallel(self, **options)
+
+
+def further(place: int) -> str:
+    """What a further view of the rows is called, from 1: no name of a student has a space."""
+    return f"view {place}"
 
 
 def _sum(terms: list[Tensor]) -> Tensor:

@@ -273,6 +273,10 @@ class Parts:
             wish = wish | self.memory.needs if self.memory.needs else wish
         return wish
 
+    def views(self, model: str) -> int:
+        """In how many views active terms want each row to be seen by one who is trained."""
+        return max((term.loss.views for term in self.active() if term.a.model == model), default=1)
+
     def spec(self, side: Side) -> Spec:
         """What a side looks like now."""
         return (self.students.get(side.model) or self.teachers[side.model]).spec(side.feature)

@@ -19,6 +19,7 @@ def refuse(parts: Parts, stream: Stream) -> None:
     refuse_apart(parts)
     refuse_gaps(parts, stream)
     refuse_unstored(parts)
+    refuse_further_views(parts)
 
 
 def refuse_mixing(parts: Parts) -> None:
@@ -71,10 +72,10 @@ def refuse_lost_views(parts: Parts) -> None:
     """What was said about a row is about one view of it, so a memory that stores it must be able to show that again."""
     if not parts.memory.stores:
         return
-    if parts.augment.strong:
+    if parts.augment.strengthens:
         raise UserError(
             "memory.store: what the student said belongs to the view it saw, and a strong view is drawn anew each "
-            "time: leave out stream.augment.strong, or store nothing"
+            "time: leave out stream.augment.strong (or set its rows to none), or store nothing"
         )
     if parts.augment.views is None:
         raise UserError(
@@ -114,6 +115,25 @@ def refuse_fixed_views(parts: Parts) -> None:
         raise UserError(
             f"peers.{parts.own_views[0]}.own_view: a view of its own is a random one, and here each row comes in fixed "
             "views (or is not augmented at all): leave it at false, or let stream.augment crop or flip at random"
+        )
+
+
+def refuse_further_views(parts: Parts) -> None:
+    """A loss that wants further views of rows gets them where a row is one row, and one pass is about all of them."""
+    asking = [f"losses.{place}: {term.name}" for place, term in enumerate(parts.terms) if term.loss.views > 1]
+    if not asking and parts.augment.strong and not parts.augment.strengthens:
+        raise UserError(
+            "stream.augment.strong: with rows: none only further views are strong, and no loss asks for any: add one "
+            "that does, such as supcon, or leave it out"
+        )
+    if asking and parts.augment.mix:
+        raise UserError(
+            f"{asking[0]} compares views of one row, and mixed rows are of two: leave out stream.augment.mix"
+        )
+    if asking and parts.gradient is not None:
+        raise UserError(
+            f"{asking[0]} compares views of all rows, and a gradient policy looks at new and replayed ones apart: set "
+            "its views to 1, or leave out train.gradient"
         )
 
 

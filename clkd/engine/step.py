@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from clkd.engine.guard import Guard
-from clkd.engine.objective import Objective
+from clkd.engine.objective import Objective, further
 from clkd.engine.parts import Parts
 from clkd.engine.penalties import Penalties
 from clkd.engine.projection import Projection
@@ -49,6 +49,7 @@ class Step:
         self.projection = Projection.of(self.parts, self.objective, self.optimizer, self.progress, self.ranks)
         self.students, self.terms = self.parts.students, self.parts.active()
         self.trained = self.parts.parameters_of_each()
+        self.views = max(self.parts.views(name) for name in self.students)
         self.constant = constant_weights(self.parts)
         self.losses = CrossEntropy()
         self.losses.bind(self.parts.student.spec(), None)
@@ -69,7 +70,7 @@ class Step:
         if self.projection:
             batch = self.projection.refer(batch)
 
-        share, views = self.ranks.share(batch), self._own_views(rows, noise)
+        share, views = self.ranks.share(batch), self._own_views(rows, noise) | self._further_views(rows, noise)
         loss, values, weighted, student = self.objective(share, batch, views)
         if self.penalties:
             self.penalties.weigh(share, student, values, weighted)
@@ -140,3 +141,10 @@ class Step:
         looks = {name: generator(noise.initial_seed(), name, place) for name in self.parts.own_views}
         views = {name: self.parts.augment.look(rows, draws, self.progress.epoch) for name, draws in looks.items()}
         return {name: self.ranks.share(view).x for name, view in views.items()}
+
+    def _further_views(self, rows: Batch, noise: torch.Generator) -> dict[str, Tensor]:
+        """The same in as many further views as losses ask for, where there are any: also with draws of their own."""
+        augment, place = self.parts.augment, self.progress.epoch_step
+        names = [further(k) for k in range(1, self.views)] if augment.varies else []
+        looks = {name: generator(noise.initial_seed(), name, place) for name in names}
+        return {name: self.ranks.share(augment.further(rows, draws)).x for name, draws in looks.items()}

@@ -32,6 +32,9 @@ class Loss(nn.Module):
     """Whether `borrow` is called with the teacher's own last layer."""
     sides: ClassVar[int] = 2
     """How many models it compares: 1 (the student alone) or 2."""
+    views: int = 1
+    """In how many views it wants each row to be seen by the first side, which is trained. The one that all see is
+    `a`, the others are `a.views` (perhaps more of them). Where rows are not augmented, all of them are the same."""
     reads_known: ClassVar[bool] = False
     """Whether it leaves out, row by row, the columns that `b.known` says the other side did not know. One that reads
     logits and does not is refused where a teacher has rows like that (`Teacher.partial`)."""

@@ -1,4 +1,4 @@
-"""Options of the losses of exemplar methods: iCaRL's, LUCIR's, PODNet's. Nothing here loads torch."""
+"""Options of the losses of exemplar methods: iCaRL's, LUCIR's, PODNet's, X-DER's. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -40,6 +40,21 @@ class LogitMarginOptions(Options):
 
     margin: Annotated[float, Field(ge=0)] = 0.3
     """How far a row's likeliest class, of those that came with its own, has to be ahead of the past and the future."""
+
+
+class SupConOptions(Options):
+    """Options of `supcon`."""
+
+    sides: ClassVar[int] = 1
+
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    """Divides the cosines: the lower, the more the nearest rows count."""
+    over: Literal["features", "future", "seen", "all"] = "features"
+    """What is compared: the layer that `between` names, else the penultimate one; or logits, of classes to come (the
+    `future` columns of a `fixed` head, in blocks of an experience each), of those `seen` so far, or of `all`."""
+    views: Annotated[int, Field(gt=0)] = 2
+    """In how many views each row is compared: the student's, and further ones, each drawn anew and a forward pass more.
+    Where rows are not augmented they are all the same, and cost nothing."""
 
 
 class BinaryCrossEntropyOptions(Options):
@@ -96,6 +111,12 @@ EXEMPLAR_LOSSES: tuple[tuple[str, str, type[Options], str], ...] = (
         "clkd.losses.margins:LogitMargin",
         LogitMarginOptions,
         "a new row's own experience ahead of the past, and each row's ahead of the future (X-DER)",
+    ),
+    (
+        "supcon",
+        "clkd.losses.supcon:SupCon",
+        SupConOptions,
+        "rows of a class near each other and far from others: supervised contrastive learning (Khosla et al. 2020)",
     ),
     (
         "less_forget",

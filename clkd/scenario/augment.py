@@ -42,8 +42,9 @@ class Strong(Options):
     """Add normal noise of this deviation, in deviations of the data: the one change that vectors know."""
     choose: PositiveInt | None = None
     """Of all these, make so many of each row, drawn for it, as RandAugment does; by default all of them."""
-    rows: Literal["all", "unlabelled"] = "all"
-    """Which rows the student sees like this; others it sees in the weak view, as FixMatch does with labelled ones."""
+    rows: Literal["all", "unlabelled", "none"] = "all"
+    """Which rows the student sees like this; others it sees in the weak view, as FixMatch does with labelled ones.
+    Further views, which a loss such as `supcon` asks for, are strong for every row: with `none`, they alone are."""
 
     @model_validator(mode="after")
     def _changes(self) -> Strong:

@@ -111,7 +111,8 @@ def _phase_loss(name: str, phase: PhaseOptions, scenario: Scenario) -> str | Non
 def _check_views(scenario: Scenario) -> Iterator[Problem]:
     """Where there is one view only, saying which one a teacher sees would change nothing; and who repeats what students
     have just said sees what they saw."""
-    if getattr(scenario.stream.augment, "strong", None):
+    strong = getattr(scenario.stream.augment, "strong", None)
+    if strong and strong.rows != "none":
         for name, teacher in scenario.teachers.items():
             trained = {STUDENT, *scenario.peers} & set(getattr(teacher.options, "members", ()))
             if trained and getattr(teacher.shared, "sees", "student") != "student":

@@ -84,16 +84,17 @@ def derpp() -> Fragment:
 
 
 def xder() -> Fragment:
-    """X-DER (Boschini et al. 2022) without its preparation of the future: DER++ that rewrites what it stored.
+    """X-DER (Boschini et al. 2022): DER++ that rewrites what it stored, and prepares the columns of classes to come.
 
     The present's labels compete among themselves and the past's among the past; a margin keeps the two apart.
     """
-    past = {**REPLAYED, "between": ["student@replay2"], "over": "old", "weight": 0.5, "if_undefined": "skip"}
-    apart = {"kind": "logit_margin", "margin": 0.3, "weight": 0.005, "if_undefined": "skip"}
+    past = {**REPLAYED, "between": ["student@replay2"], "over": "old", "weight": 0.8, "if_undefined": "skip"}
+    apart = {"kind": "logit_margin", "margin": 0.7, "weight": 0.001, "if_undefined": "skip"}
+    prepared = {"kind": "supcon", "over": "future", "temperature": 5, "weight": 0.05, "if_undefined": "skip"}
     return {
         "student": {"head": "fixed"},
         "teachers": STORED,
-        "losses": [{**NEW, "over": "new"}, _dark("replay1", 0.3), past, apart],
+        "losses": [{**NEW, "over": "new"}, _dark("replay1", 0.3), past, apart, prepared],
         "memory": {**DARK, "rewrite": 0.85},
         "train": {"replay_draws": 2},
     }

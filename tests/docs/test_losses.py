@@ -10,6 +10,7 @@ import yaml
 
 from clkd.engine.execute import execute
 from clkd.engine.explain import explain
+from clkd.losses.exemplar_options import SupConOptions
 from clkd.losses.feature_options import FEATURE_LOSSES
 from clkd.losses.relation_options import RELATION_LOSSES
 from clkd.plugins import load_plugins
@@ -78,6 +79,11 @@ def test_the_loss_of_your_own_keeps_the_laws_and_trains(
 def test_every_loss_of_the_family_is_on_its_page(page: str) -> None:
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name, *_ in PAGES[page])
+
+
+def test_every_option_of_supcon_is_on_its_page() -> None:
+    text = (DOCS / "contrastive.md").read_text(encoding="utf-8")
+    assert all(f"`{name}: " in text for name in SupConOptions.model_fields)
 
 
 COSTS = {

@@ -60,7 +60,7 @@ def test_mixed_rows_train(tmp_path: Path) -> None:
 def test_every_loss_and_every_change_is_spoken_of() -> None:
     names: list[str] = []
     clkd_register_losses(register=lambda name, *args, **options: names.append(name))
-    for name in ("cross_entropy", "tfkd", "dkd", "nkd", "kd", "dist", "mlkd", "hard", "adversarial", "crd"):
+    for name in ("cross_entropy", "tfkd", "dkd", "nkd", "kd", "dist", "mlkd", "hard", "adversarial", "crd", "supcon"):
         assert name in names
         assert f"`{name}`" in TEXT
     for name in Strong.model_fields:

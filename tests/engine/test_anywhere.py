@@ -111,7 +111,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "train": {**TRAIN, "replay_draws": 2},
     },
     "x-der": {
-        "stream": {**BASE["stream"], "split": {"by": "class", "experiences": 5}},
+        "stream": {**BASE["stream"], "split": {"by": "class", "experiences": 5}, "augment": {"crop": 1, "views": 2}},
         "student": {**BASE["student"], "head": "fixed"},
         "teachers": XDER["teachers"],
         "losses": XDER["losses"],

@@ -284,11 +284,13 @@ def test_two_processes_report_what_one_reports(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_only_compares_a_ranks_own_rows_still_ends_with_equal_students(tmp_path: Path) -> None:
-    """Batch norm on the CPU, dropout and coral: other numbers than one process gives, but the same on both."""
+    """Batch norm on the CPU, dropout, coral and classes told apart in two views: other numbers than one process gives,
+    but the same on both."""
     changes = {
+        "stream": {**SCENARIO["stream"], "augment": {**VIEWS, "views": None}},
         "student": {"model": "resnet8", "head": "linear"},
         "teachers": {"slow": "ema"},
-        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}, {"kind": "supcon", "weight": 0.1}],
         "transfer": {"kind": "coral", "weight": 0.1},
         "train": {"epochs": 1, "batch_size": 32, "optimizer": {"kind": "sgd", "lr": 0.05}},
     }

@@ -79,6 +79,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "memory": {**XDER["memory"], "size": 30},
         "train": {**BASE["train"], **XDER["train"]},
     },
+    "xder in further views": {
+        "stream": {**BASE["stream"], "augment": {"crop": 1, "views": 3, "strong": {"rows": "none", "noise": 0.2}}},
+        "student": {"model": {"kind": "resnet8", "width": 3}, "head": "fixed"},
+        "teachers": XDER["teachers"],
+        "losses": XDER["losses"],
+        "memory": {**XDER["memory"], "size": 30},
+        "train": {**BASE["train"], **XDER["train"], "epochs": 1},
+    },
     "class_balanced": {"memory": {"kind": "class_balanced", "size": 25}},
     "mixed": {
         "memory": {"kind": "herding", "size": 25, "normalize": False},

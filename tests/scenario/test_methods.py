@@ -68,7 +68,9 @@ def test_methods_are_what_their_papers_say(bare, registry):
 IN_DOCS = {
     "mir": {"memory.retrieval.kind": "mir", "memory.retrieval.candidates": 50, "train.replay_batch_size": 10},
     "der": {"losses.1.weight": 0.3, "losses.1.variant": "mse", "memory.epochs": "all", "memory.store": ["logits"]},
-    "xder": {"losses.1.weight": 0.3, "losses.2.over": "old", "losses.3.weight": 0.005, "memory.rewrite": 0.85},
+    "xder": {"losses.1.weight": 0.3, "losses.2.over": "old", "losses.2.weight": 0.8, "losses.3.margin": 0.7,
+             "losses.3.weight": 0.001, "losses.4.kind": "supcon", "losses.4.over": "future", "losses.4.views": 2,
+             "losses.4.temperature": 5, "losses.4.weight": 0.05, "memory.rewrite": 0.85},
     "fdr": {"losses.1.variant": "l2", "losses.1.temperature": 1, "losses.1.weight": 1, "memory.store": ["logits"]},
     "lwf_mc": {"losses.0.kind": "binary_cross_entropy", "losses.0.over": "new", "memory.kind": "none"},
     "icarl": {"memory.kind": "herding", "memory.size": 2000, "student.head.rows": "memory", "train.mix_memory": True},
