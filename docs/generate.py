@@ -24,7 +24,14 @@ from clkd.scenario.document import to_yaml
 from clkd.scenario.model import DEFAULTS, Scenario
 
 GUIDES = {
-    "losses": ("losses/response", "losses/feature", "losses/relation", "losses/contrastive", "losses/adversarial", "losses/regularisers"),
+    "losses": (
+        "losses/response",
+        "losses/feature",
+        "losses/relation",
+        "losses/contrastive",
+        "losses/adversarial",
+        "losses/regularisers",
+    ),
     "memories": ("memory",),
     "retrievals": ("memory",),
     "transfers": ("transfer",),
