@@ -24,7 +24,7 @@ MOST_LINES = 50
 """Mistakes that are told at once."""
 _LAST = (10**9, 0)
 MIXED = ("student", "train")
-"""Sections that every scenario has: of these a method fills in single keys that are left out."""
+"""Sections that every scenario has."""
 
 
 class ScenarioErrors(UserError):  # noqa: N818  # it is many
@@ -106,11 +106,11 @@ class _Draft:
     plugin_to_blame: bool = False
 
     def start(self, settings: Sequence[Setting], registry: Registry) -> None:
-        """The file's sections over the method's over the defaults: whole sections, but those of `MIXED` key by key."""
+        """The file's sections over the method's over the defaults: whole sections, but for those that are mixed."""
         own = self.document.data
         named = [(own.get("method"), "")] + [(each.value, each.text) for each in settings if each.place == ("method",)]
         method = _copy(self._method(*named[-1], registry))
-        mixed = [section for section in MIXED if method.get(section) and isinstance(own.get(section), dict)]
+        mixed = [section for section, theirs in method.items() if _mixes(section, theirs, own.get(section))]
         self.data = {**_copy(DEFAULTS), **method, **own} | {key: {**method[key], **own[key]} for key in mixed}
         self.given = dict.fromkeys(leaves(own), "file")
         for place in leaves(method):
@@ -206,6 +206,14 @@ class _Draft:
         while place not in self.document.marks:
             place = place[:-1]
         return self.document.marks[place]
+
+
+def _mixes(section: str, theirs: Any, own: Any) -> bool:
+    """Whether the file's section changes single keys of the method's: one that every scenario has, or a part of which
+    the file does not say what kind it is."""
+    if not (isinstance(theirs, dict) and isinstance(own, dict)):
+        return False
+    return section in MIXED or ("kind" in theirs and "kind" not in own)
 
 
 def _copy(value: Any) -> Any:

@@ -216,6 +216,23 @@ def test_what_a_scenario_has_of_its_own_stays_its_own(bare, registry):
     )
 
 
+def test_a_part_without_a_kind_is_the_methods_with_other_options(bare, registry):
+    path = bare("derpp")
+    path.write_text(path.read_text().replace("head: linear", "head: fixed") + "memory: {size: 7}\n")
+    loaded = load(path, [], registry)
+    memory = resolved(loaded.scenario)["memory"]
+    assert (memory["kind"], memory["size"], memory["store"]) == ("reservoir", 7, ["logits"])
+    assert [loaded.origins["memory", key] for key in ("kind", "size")] == ["method", "file"]
+    path.write_text(path.read_text().replace("{size: 7}", "{kind: class_balanced, size: 7, store: [logits]}"))
+    assert resolved(load(path, [], registry).scenario)["memory"]["kind"] == "class_balanced"
+
+
+def test_a_part_without_a_kind_is_a_mistake_where_the_method_has_none(bare, mistakes):
+    path = bare("finetune")
+    path.write_text(path.read_text() + "memory: {size: 7}\n")
+    assert "memory: the memory's 'kind' is missing" in mistakes(path)[0]
+
+
 def test_what_a_method_gives_is_not_changed_by_who_loads_it(bare, registry):
     before = resolved(load(bare("derpp"), ["student.head=fixed"], registry).scenario)
     load(bare("derpp"), ["student.head=fixed", "losses.0.weight=9", "memory.size=3", "train.replay_draws=3"], registry)
