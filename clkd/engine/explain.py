@@ -17,6 +17,7 @@ from clkd.engine.rehearse import Scene, rehearse
 from clkd.engine.term import Term
 from clkd.experience import Experience
 from clkd.losses.base import common_columns
+from clkd.losses.logits import LogitLoss
 from clkd.memory.base import Memory
 from clkd.models.cost import multiply_accumulates, parameter_count
 from clkd.plugins import Plugins
@@ -165,7 +166,8 @@ def _changes_the_student(strategy: Transfer) -> bool:
 def _described(term: Term) -> str:
     sides = " ‖ ".join(str(side) for side in (term.a, term.b) if side)
     if term.specs and term.specs[1] and term.loss.reads(0).logits:
-        at_a, _ = common_columns(term.specs[0], term.specs[1])
+        common = term.loss.common if isinstance(term.loss, LogitLoss) else common_columns
+        at_a, _ = common(term.specs[0], term.specs[1])
         sides += f", {classes([term.specs[0].class_ids[i] for i in at_a.tolist()])}"
     return term.loss.formula(sides)
 

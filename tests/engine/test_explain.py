@@ -119,3 +119,17 @@ train: {{batch_size: 10, optimizer: {{kind: sgd, lr: 0.1}}}}
     assert told["macs_per_step"]["both"] == 10 * (two + (0 if recall else one))
     assert told["teachers"]["both"]["parameters"] == one + 16 + 10 + two + 4 + 10
     assert told["teachers"]["both"]["recalled"] is False
+
+
+@pytest.mark.parametrize(
+    ("over", "said"), [("seen", ["0–1", "0–3", "0–6"]), ("all", ["0–9"] * 3), ("newest", ["0–1", "2–3", "4–6"])]
+)
+def test_classes_are_those_that_the_loss_compares(tmp_path: Path, over: str, said: list[str]) -> None:
+    file = tmp_path / "over.yaml"
+    changed = SCENARIO.replace("head: linear", "head: fixed").replace(
+        "external], weight: {", f"external], over: {over}, weight: {{")  # fmt: skip
+    file.write_text(changed)
+    told = json.loads(run("explain", str(file), "--json")[1])["experiences"]
+    assert [f"KL(student ‖ external, classes {each})" in one["loss"] for each, one in zip(said, told, strict=True)] == [
+        True
+    ] * 3
