@@ -60,8 +60,7 @@ def test_its_margin_has_an_effect() -> None:
 def test_classes_to_come_are_rivals_where_the_head_has_columns_for_them() -> None:
     """They answer in evaluation; `over: seen` leaves them out."""
     z, y = torch.zeros(1, 3), torch.zeros(1, dtype=torch.long)
-    for over, rivals in (("auto", 2), ("seen", 1)):
-        loss = NCA(margin=0.5, over=over)
+    for loss, rivals in ((NCA(margin=0.5), 2), (NCA(margin=0.5, over="seen"), 1)):
         loss.bind(Spec((0, 1, 2), (0, 0, -1)), None)
         assert loss(batch_of(y), Signals(z, torch.arange(3))).item() == pytest.approx(np.log(rivals) + 0.5)
 
