@@ -18,6 +18,7 @@ import click
 from clkd.cache import cache_directory
 from clkd.engine.directory import MANIFEST, RunDirectory, find, known
 from clkd.errors import Interrupted, UserError
+from clkd.handlers import handled
 from clkd.tracking import store
 from clkd.tracking.server import free_port, serving, url
 
@@ -81,12 +82,8 @@ def _told_to_end() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise Interrupted(f"stopped by {signal.Signals(number).name}", ENDINGS[signal.Signals(number)])
 
-    before = {number: signal.signal(number, end) for number in ENDINGS}
-    try:
+    with handled(ENDINGS, end):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # Which store

@@ -103,7 +103,7 @@ def _hits(
     that are `fresh` where that is said (`[n]` bool)."""
     classes = round(len(confusion) ** 0.5)
     columns = student.class_ids_tensor
-    own = _columns_of(experience.classes, columns)
+    own = student.columns_of(experience.classes)
     right = torch.zeros(2, dtype=torch.long, device=confusion.device)
     order = ranks.own(torch.arange(len(rows)))
     with closing(batches(rows, order, batch_size, confusion.device)) as coming:
@@ -118,11 +118,6 @@ def _hits(
             counts = pairs if fresh is None else pairs[fresh[at.to(fresh.device)].to(pairs.device)]
             confusion += torch.bincount(counts, minlength=len(confusion))
     return right
-
-
-def _columns_of(classes: Sequence[int], columns: Tensor) -> Tensor:
-    """`[C]` bool: which columns of the head belong to these classes."""
-    return torch.isin(columns, torch.tensor(classes, device=columns.device))
 
 
 def known_experiences(student: Student, experiences: Sequence[Experience]) -> list[Experience]:

@@ -130,6 +130,11 @@ class Student(nn.Module):
         """`[C]` int64: the same on the student's device."""
         return self.head.class_ids_tensor
 
+    def columns_of(self, classes: Sequence[int]) -> Tensor:
+        """`[C]` bool: which columns of the head belong to these classes."""
+        columns = self.class_ids_tensor
+        return torch.isin(columns, torch.tensor(classes, device=columns.device))
+
     @property
     def born(self) -> tuple[int, ...]:
         """The experience that brought each column; -1 where the class has not come yet."""

@@ -189,8 +189,7 @@ def accuracy(student: Student, seen: Seen, tasks: Sequence[tuple[int, ...]] | No
         assert logits is not None, "logits were asked for"
         experience = int(batch.experience[0])
         if tasks is not None:
-            own = torch.isin(columns, torch.tensor(tasks[experience], device=columns.device))
-            logits = logits.masked_fill(~own, -torch.inf)
+            logits = logits.masked_fill(~student.columns_of(tasks[experience]), -torch.inf)
         hits = columns[logits.argmax(1)] == batch.y
         told = right.setdefault(experience, [0, 0])
         told[0] += int(hits.sum())
