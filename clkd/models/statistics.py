@@ -16,8 +16,8 @@ class Statistics:
     >>> norm = nn.BatchNorm1d(1)
     >>> with Statistics(norm).held():
     ...     _ = norm(torch.tensor([[1.0], [3.0]]))
-    >>> norm.running_mean, norm.momentum
-    (tensor([0.]), 0.1)
+    >>> norm.running_mean, norm.momentum, norm.num_batches_tracked
+    (tensor([0.]), 0.1, tensor(0))
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,6 +28,9 @@ class Statistics:
     def held(self) -> Iterator[None]:
         """Rows that are seen meanwhile do not move them, bit for bit; in train mode they are still not read."""
         momenta = [layer.momentum for layer in self.layers]
+        # Who has no momentum takes the mean over all batches so far, and must not count these.
+        counts = [count for layer in self.layers if (count := getattr(layer, "num_batches_tracked", None)) is not None]
+        before = [count.clone() for count in counts]
         for layer in self.layers:
             layer.momentum = 0.0
         try:
@@ -35,3 +38,5 @@ class Statistics:
         finally:
             for layer, momentum in zip(self.layers, momenta, strict=True):
                 layer.momentum = momentum
+            for count, own in zip(counts, before, strict=True):
+                count.copy_(own)
