@@ -25,6 +25,7 @@ class Context:
         class_names: one name per global class id.
         mean, std: `[C]` the statistics that the student's rows are normalised with, on the [0, 1] scale.
         train: all training rows of the stream, for a teacher that is fitted on them.
+        rows: how many training rows all experiences have together; one that comes in several counts in each.
         data_fingerprint: a hash of everything that determines those rows and how they are augmented.
         build: builds another part by what the scenario says of it: `context.build(part, **offers)`.
         network: an untrained network of clkd's own: `context.network(model_part, class_ids, seed, view=None)` is a
@@ -56,6 +57,7 @@ class Context:
     mean: Tensor
     std: Tensor
     train: Rows
+    rows: int
     data_fingerprint: str
     build: Callable[..., Any]
     network: Callable[..., Any]

@@ -138,6 +138,7 @@ class Composer(Groundwork):
             parts.teachers = self._teachers(context, members)
             self._request_taps(parts)
         speed_up(parts, scenario.train)
+        parts.resets, parts.untrained = scenario.train.reset, copy.deepcopy(student) if scenario.resets else None
         return Composition(ground.material, parts, {part.name: self._metric(part, stream) for part in scenario.metrics})
 
     def _metric(self, part: Part, stream: Stream) -> Metric:

@@ -134,7 +134,8 @@ def _training(options: TrainOptions, stream: Stream) -> str:
     epochs = "epochs" if options.min_steps else f"{options.epochs} epoch{'s' * (options.epochs > 1)}"
     steps = f"{planned_steps(options, stream):,} steps in all"
     more = ", and those that kept rows add" if options.mix_memory else ""
-    return f"{epochs} of batches of {options.batch_size} by {options.optimizer.kind}, {steps}{more}"
+    afresh = "from scratch in each experience, " if options.reset else ""
+    return f"{afresh}{epochs} of batches of {options.batch_size} by {options.optimizer.kind}, {steps}{more}"
 
 
 def _phase(phase: PhaseOptions) -> str:

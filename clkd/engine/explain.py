@@ -63,6 +63,8 @@ def explain(loaded: Loaded, plugins: Plugins) -> dict[str, Any]:
     return {
         "scenario": scenario.name,
         "rows_per_step": rows,
+        "mix_memory": scenario.train.mix_memory,
+        "reset": scenario.train.reset,
         "experiences": told,
         "plugins": {"parts": plugins_of(scenario, plugins.registry), "hooks": hooks},
     }
@@ -260,7 +262,9 @@ def classes(ids: Iterable[int]) -> str:
 def text(told: dict[str, Any]) -> str:
     """The same for people; experiences that differ in nothing but their rows are told once."""
     rows = told["rows_per_step"]
-    lines = [f"{told['scenario']}: steps of {rows['new']} new and up to {rows['replayed']} replayed rows"]
+    replayed = "or kept" if told["mix_memory"] else f"and up to {rows['replayed']} replayed"
+    afresh = "; in each experience the student begins anew" if told["reset"] else ""
+    lines = [f"{told['scenario']}: steps of {rows['new']} new {replayed} rows{afresh}"]
     blocks: list[tuple[list[dict[str, Any]], list[str]]] = []
     for each in told["experiences"]:
         block = _block(each)

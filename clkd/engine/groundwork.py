@@ -124,6 +124,7 @@ class Groundwork:
             mean=store.mean,
             std=store.std,
             train=everything,
+            rows=material.rows,
             data_fingerprint=f"{self._normalized(store)}/{anew.crop}/{anew.flip}/{anew.views}/{self.scenario.train.channels_last}"
             + _label_facts(labels, store),
             build=self.registry.build,

@@ -76,6 +76,11 @@ class Material:
         """How many classes came after the first data set."""
         return len(self.stream.class_names) - len(self.store.class_names)
 
+    @property
+    def rows(self) -> int:
+        """How many training rows all experiences have, or had; at most, where a run of an earlier clkd says no more."""
+        return sum(each.get("rows", facts["rows"]) for facts in self.facts for each in facts["experiences"])
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
@@ -217,7 +222,14 @@ def _facts(store: Store, stream: Stream) -> Facts:
         "split": stream.name,
         "task_labels": stream.task_labels,
         "experiences": [
-            {"name": e.name, "classes": list(e.classes), "domain": e.train.domain, "digest": digest(e)} for e in stream
+            {
+                "name": e.name,
+                "classes": list(e.classes),
+                "domain": e.train.domain,
+                "rows": len(e.train),
+                "digest": digest(e),
+            }
+            for e in stream
         ],
     }
 

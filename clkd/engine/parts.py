@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -76,6 +77,10 @@ class Parts:
     look: Callable[[], None] = lambda: None
     """Called while teachers answer ahead of training: may stop the run."""
     retrieval: Retrieval = field(default_factory=Retrieval)
+    untrained: Student | None = None
+    """The student before anything was trained, where it is to begin anew."""
+    resets: bool = False
+    """Whether it begins anew in each experience."""
     stream: Sequence[Experience] = ()
     """All experiences, for those who look at validation rows of the past."""
 
@@ -86,6 +91,8 @@ class Parts:
         """Make everybody ready for an experience; returns which head parameters growth replaced, old and new."""
         self.experience, self.kept = experience.index, False
         replaced = [pair for name, model in self.students.items() for pair in grow(name, model, experience, seed)]
+        if self.resets:
+            self.reset(seed)
         for model in self.students.values():
             model.head.begin(experience, partial(penultimate, self, model, experience))
         self.transfer.begin(experience, self.student)  # before those who copy the student: it may have grown by this
@@ -96,6 +103,15 @@ class Parts:
             self.ready(term, experience)
         self._foretell(experience)
         return replaced
+
+    def reset(self, seed: int) -> None:
+        """Give the student the weights that an untrained one would have, had it grown as this one did."""
+        student, fresh = self.student, copy.deepcopy(self.untrained)
+        assert fresh is not None, "kept where anything resets"
+        for index in sorted({born for born in student.born if born >= 0}):
+            classes = [c for c, born in zip(student.class_ids, student.born, strict=True) if born == index]
+            fresh.grow(classes, index, generator(seed, "head", index))
+        student.load_state_dict(fresh.state_dict())
 
     def ready(self, term: Term, experience: Experience) -> None:
         """Bind a term to what both its sides are now, and let it begin. Raises `UserError` where it cannot."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -59,19 +58,11 @@ class PhaseParts(Parts):
 
 @dataclass(slots=True)
 class Phases:
-    """Trains an experience as a scenario says: as ever, and then phase by phase.
-
-    Made before anything is trained: `untrained` is what a phase with `reset` begins with.
-    """
+    """Trains an experience as a scenario says: as ever, and then phase by phase."""
 
     phases: tuple[PhaseOptions, ...]
     loop: Loop
     run: Run
-    untrained: Student | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        if any(phase.reset for phase in self.phases):
-            self.untrained = copy.deepcopy(self.parts.student)
 
     @property
     def parts(self) -> Parts:
@@ -114,7 +105,7 @@ class Phases:
             loop.first, loop.arrive = arrival.first, main.arrive
             main.arrival = main.arrive = None
         elif phase.reset:
-            self._reset()
+            self.parts.reset(self.run.seed)
         own = replace(experience, train=rows_of(phase, self.parts, experience, loop.seed))
         main.phase, run.phase = loop, phase.name
         with only(phase.trains, self.parts.student, loop.parts.terms):
@@ -124,15 +115,6 @@ class Phases:
         main.phase, run.phase = None, None
         main.rows, main.progress.step = loop.rows, loop.progress.step
         run.epoch = loop.first + loop.progress.epochs
-
-    def _reset(self) -> None:
-        """The weights that an untrained student would have, had it grown as this one did."""
-        student, fresh = self.parts.student, copy.deepcopy(self.untrained)
-        assert fresh is not None, "a phase resets"
-        for index in sorted({born for born in student.born if born >= 0}):
-            classes = [c for c, born in zip(student.class_ids, student.born, strict=True) if born == index]
-            fresh.grow(classes, index, generator(self.run.seed, "head", index))
-        student.load_state_dict(fresh.state_dict())
 
 
 def renamed(means: dict[str, float], phase: str) -> dict[str, float]:

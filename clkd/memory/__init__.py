@@ -31,7 +31,7 @@ class FilledOptions(Options):
     """Options of a memory that is filled when an experience ends."""
 
     size: Size = 500
-    """How many rows are kept at most; or how many bytes (`20MB`), all that is kept beside rows included."""
+    """How many rows are kept at most; or how many bytes (`20MB`), all that is kept beside rows included; or `all`."""
     store: Store = ()
     """What is kept beside each row of what the student says when the row's experience ends, as float32: `logits`, and
     features by the name of their tap (`penultimate`, `stage3`). A teacher of kind `stored` says them again."""

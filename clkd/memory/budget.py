@@ -1,4 +1,4 @@
-"""How much a memory may hold: rows, or bytes. Nothing here loads torch."""
+"""How much a memory may hold: rows, bytes, or everything. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from clkd.errors import UserError
 if TYPE_CHECKING:
     from clkd.context import Context
 
+ALL = "all"
 BYTES = r"^(\d+(?:\.\d+)?) ?([kKmMgG]?)([iI]?)[bB]$"
 SCALE = {"": 0, "k": 1, "m": 2, "g": 3}
 IDS = 32
@@ -31,11 +32,12 @@ def in_bytes(size: str) -> int:
 
 
 def rows_within(size: int | str, context: Context | None, beside: int = 0) -> int:
-    """How many rows a budget holds: `size` itself if that is a number of rows, else as many as fit whole.
+    """How many rows a budget holds: `size` itself if that is a number of rows, or all that the stream trains on, or as
+    many as fit whole into so many bytes.
 
     Args:
-        size: rows, or bytes in words.
-        context: knows what a stored row of the stream takes.
+        size: rows, `all`, or bytes in words.
+        context: knows what a stored row of the stream takes, and how many there are.
         beside: bytes that the memory keeps beside each row.
 
     Raises:
@@ -44,6 +46,8 @@ def rows_within(size: int | str, context: Context | None, beside: int = 0) -> in
     if isinstance(size, int):
         return size
     assert context is not None, "the engine offers it"
+    if size == ALL:
+        return context.rows
     row = context.train.x[:1].nbytes + IDS + beside
     rows = in_bytes(size) // row
     if not rows:
@@ -55,14 +59,16 @@ def _checked(size: Any) -> Any:
     if isinstance(size, int) and not isinstance(size, bool):
         if size <= 0:
             raise ValueError("give more than 0")
-    elif not isinstance(size, str) or not re.match(BYTES, size):
-        raise ValueError("give a number of rows, such as 500, or of bytes, such as 20MB")
+    elif not isinstance(size, str) or not (size == ALL or re.match(BYTES, size)):
+        raise ValueError("give a number of rows, such as 500, or of bytes, such as 20MB, or all")
     return size
 
 
 Size = Annotated[
     int | str,
     BeforeValidator(_checked),
-    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "pattern": BYTES}]}),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"const": ALL}, {"type": "string", "pattern": BYTES}]}
+    ),
 ]
-"""Rows, or bytes in words: `500`, `20MB`, `1.5GiB`."""
+"""Rows, bytes in words, or all rows that the stream trains on: `500`, `20MB`, `1.5GiB`, `all`."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clkd.hooks import hookimpl
 from clkd.options import Options
@@ -63,7 +63,18 @@ class IntransigenceOptions(Options):
 
     joint: str | tuple[Annotated[float, Field(ge=0, le=1)], ...]
     """Its accuracy on each experience, as fractions; or the directory of a run that was trained on all data at once
-    (or of one whose last row of the accuracy matrix is taken), from where the scenario lies."""
+    (or of one with as many experiences as this), from where the scenario lies."""
+    at: Literal["end", "each"] = "end"
+    """Which accuracies of such a run: those at its `end`, or of `each` experience just after it was trained, as where
+    joint training starts anew in each (`method: joint`): the reference for an experience then knew it and those before
+    it, as the paper has it."""
+
+    @model_validator(mode="after")
+    def _run(self) -> IntransigenceOptions:
+        """Numbers are one for each experience already."""
+        if self.at == "each" and not isinstance(self.joint, str):
+            raise ValueError("at is about the directory of a run, and joint gives numbers: leave it out")
+        return self
 
 
 @hookimpl

@@ -20,6 +20,7 @@ class Intransigence(Metric):
 
     Args:
         joint: a*, one number for each experience; or the directory of a joint run, from `base`.
+        at: of a run, its accuracies at the `end`, or on `each` experience just after that was trained.
         experiences: those of this run's stream; they tell which classes to look up in a joint run of one experience.
 
     Raises:
@@ -36,9 +37,11 @@ class Intransigence(Metric):
         experiences: Sequence[Experience] = (),
         class_names: Sequence[str] = (),
         task_labels: bool = False,
+        at: str = "end",
     ) -> None:
         if isinstance(joint, str):
-            self.joint = _last_row(run := base / joint)
+            matrix = _matrix(run := base / joint)
+            self.joint = [row[i] for i, row in enumerate(matrix)] if at == "each" else matrix[-1]
             if len(self.joint) == 1 < len(experiences):
                 _refuse_inseparable(run, experiences, task_labels)
                 self.joint = _by_class(run, experiences, class_names)
@@ -54,12 +57,12 @@ class Intransigence(Metric):
         return mean([self.joint[i] - record.matrix[i][i] for i in range(record.trained)])
 
 
-def _last_row(run: Path) -> list[float]:
+def _matrix(run: Path) -> list[list[float]]:
     result = _read(run)
-    last = [value for value in result["accuracy_matrix"][-1] if value is not None]
-    if len(last) < len(result["accuracy_matrix"]):
+    matrix: list[list[float]] = result["accuracy_matrix"]
+    if None in matrix[-1]:
         raise UserError(f"intransigence: {run} is {result['status']}: its last row is not evaluated yet")
-    return last
+    return matrix
 
 
 def _read(run: Path) -> dict[str, Any]:

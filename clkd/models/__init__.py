@@ -106,8 +106,8 @@ class SplitCosineOptions(Options):
 
     def problems(self, scenario: Scenario) -> Iterator[str]:
         """Where an untrained student begins anew, there is nothing to leave where it was."""
-        if self.fixed_old and any(phase.reset for phase in scenario.phases):
-            yield "fixed_old: a phase with reset would leave old classes where chance puts them: leave one of them out"
+        if self.fixed_old and scenario.resets:
+            yield "fixed_old: a reset would leave old classes where chance puts them: leave one of the two out"
 
 
 class NCMOptions(Options):
@@ -130,8 +130,8 @@ class SLDAOptions(Options):
 
     def problems(self, scenario: Scenario) -> Iterator[str]:
         """It sees each row once."""
-        if any(phase.reset for phase in scenario.phases):
-            yield "a phase with reset would take away all that it gathered of earlier experiences: leave one out"
+        if scenario.resets:
+            yield "a reset would take away all that it gathered of earlier experiences: leave one of the two out"
 
 
 @hookimpl

@@ -24,6 +24,7 @@ def check_whole(scenario: Scenario) -> Iterator[Problem]:
     yield from _check_views(scenario)
     yield from _check_online(scenario)
     yield from _check_mixing(scenario)
+    yield from _check_reset(scenario)
 
 
 def _check_mixing(scenario: Scenario) -> Iterator[Problem]:
@@ -41,6 +42,16 @@ def _check_mixing(scenario: Scenario) -> Iterator[Problem]:
         yield ("train", "gradient"), "train.mix_memory puts rows together that it looks at apart: leave one of them out"
     if all(_of_new_rows(part) for part in scenario.losses if not getattr(part.options, "regularises", False)):
         yield ("losses",), "train.mix_memory makes batches of replayed rows alone: let a loss be about all rows, too"
+
+
+def _check_reset(scenario: Scenario) -> Iterator[Problem]:
+    """Where the student begins anew in each experience, what goes on would be about another one."""
+    if not scenario.train.reset:
+        return
+    if scenario.train.keep_optimizer:
+        yield ("train", "keep_optimizer"), "train.reset begins with other weights than its state is about: leave it out"
+    if scenario.peers:
+        yield ("peers",), "train.reset is about the student alone, and peers would go on: leave one of the two out"
 
 
 def _of_new_rows(loss: Part) -> bool:
@@ -68,6 +79,8 @@ def _check_online(scenario: Scenario) -> Iterator[Problem]:
             yield ("train", "scheduler"), f"{told}, but it begins anew in each: leave it out"
         if train.gradient_noise is not None and train.gradient_noise.gamma:
             yield ("train", "gradient_noise"), f"{told}, but it dies away anew in each: set its gamma to 0"
+        if train.reset:
+            yield ("train", "reset"), f"{told}, and the student begins anew at that moment: leave it out"
         if scenario.phases:
             yield ("phases",), f"{told}, but phases come at that moment: leave them out"
 

@@ -34,6 +34,16 @@ def finetune() -> Fragment:
     return {"losses": ["cross_entropy"], "memory": "none", "transfer": "none"}
 
 
+def joint() -> Fragment:
+    """Joint training: in each experience an untrained student learns from all rows so far, the bound from above."""
+    return {
+        "losses": ["cross_entropy"],
+        "memory": {"kind": "random", "size": "all"},
+        "transfer": "none",
+        "train": {**MIXED, "reset": True},
+    }
+
+
 def er() -> Fragment:
     """Experience replay: as many replayed rows as new ones in each step (Chaudhry et al. 2019)."""
     return {"losses": ["cross_entropy"], "memory": RESERVOIR}
@@ -370,6 +380,7 @@ def mean_teacher() -> Fragment:
 
 METHODS = {
     "finetune": "cross-entropy alone: the lower bound",
+    "joint": "trained anew on all rows so far in each experience: the upper bound",
     "er": "experience replay from a reservoir of 500 rows",
     "er_ace": "replay in which new rows do not push old classes away (Caccia et al. 2022)",
     "mir": "replay of the rows that a step would hurt most (Aljundi et al. 2019)",

@@ -98,6 +98,11 @@ class Scenario(Options):
     tracking: TrackingOptions = TrackingOptions()
     """Where the run is recorded beside its own directory."""
 
+    @property
+    def resets(self) -> bool:
+        """Whether the student ever begins anew."""
+        return self.train.reset or any(phase.reset for phase in self.phases)
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:

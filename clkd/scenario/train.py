@@ -74,6 +74,9 @@ class TrainOptions(Options):
     taken, for which a GPU has to wait."""
     most_skips: Annotated[int, Field(ge=0)] = 20
     """How many steps of one experience may be left out before the run ends after all."""
+    reset: bool = False
+    """Begin each experience with the weights that an untrained student has. Beside a memory of all rows that are mixed
+    in, it is joint training at every step of the stream."""
     keep_optimizer: bool = False
     """Carry the optimizer's state from one experience to the next instead of starting afresh."""
     drop_last: bool = False

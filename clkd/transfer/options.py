@@ -236,8 +236,8 @@ class DSBNOptions(Options):
         """Layers that it exchanges remember what they saw."""
         if scenario.train.compile:
             yield "its layers look at what rows are told to be, which cannot be compiled: leave out train.compile"
-        if any(phase.reset for phase in scenario.phases):
-            yield "a phase with reset would take the statistics of all domains away: leave one of the two out"
+        if scenario.resets:
+            yield "a reset would take the statistics of all domains away: leave one of the two out"
 
 
 STRATEGIES: tuple[tuple[str, str, type[Options], str], ...] = (

@@ -75,6 +75,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "memory": {"kind": "class_balanced", "size": 25},
         "phases": [{"name": "anew", "rows": "memory", "reset": True, "optimizer": {"kind": "sgd", "lr": 0.05}}],
     },
+    "joint": {
+        "teachers": {},
+        "losses": ["cross_entropy"],
+        "memory": {"kind": "random", "size": "all"},
+        "train": {**BASE["train"], "mix_memory": True, "reset": True},
+    },
     "views": {"augment": {"crop": 1, "views": 2}},
     "roomy": {"student": {**BASE["student"], "head": {"kind": "fixed", "classes": 10}}},
     "tasks": {"by": "task", "student": {**BASE["student"], "head": "multi"}},
@@ -128,7 +134,7 @@ def extend(plugins: Plugins, run: Path, data: Path | str, place: Path, *settings
     return execute(RunRequest(origin=str(run), overrides=overrides, quiet=True), plugins)
 
 
-SLOW = ("class_balanced", "cosine", "generator", "proxies", "roomy", "slda")
+SLOW = ("class_balanced", "cosine", "gdumb", "generator", "proxies", "roomy", "slda")
 """Each has another here that differs from it in little."""
 
 
@@ -223,10 +229,13 @@ def test_a_head_with_too_few_columns_gets_more(plugins: Plugins, data: Path) -> 
 
 
 def test_elsewhere_months_later(plugins: Plugins, data: Path) -> None:
-    """Another process, directory and cache, the run moved: first with the old data in its place, then without."""
-    groups = [[0, 1, 2], [3, 4], [5, 6, 7, 8, 9]]
-    whole = execute(RunRequest(scenario=scenario(data, "all", "whole.npz", groups, {}), quiet=True), plugins)
-    execute(RunRequest(scenario=scenario(data, "cut", "old.npz", groups[:2], {}), quiet=True), plugins)
+    """Another process, directory and cache, the run moved: first with the old data in its place, then without.
+
+    Memory has room for all rows of the stream, also for those that are nowhere else any more.
+    """
+    groups, changes = [[0, 1, 2], [3, 4], [5, 6, 7, 8, 9]], {"memory": {"kind": "random", "size": "all"}}
+    whole = execute(RunRequest(scenario=scenario(data, "all", "whole.npz", groups, changes), quiet=True), plugins)
+    execute(RunRequest(scenario=scenario(data, "cut", "old.npz", groups[:2], changes), quiet=True), plugins)
     away = data / "away"
     away.mkdir()
     shutil.move(data / "cut", away / "moved")

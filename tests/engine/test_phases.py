@@ -334,11 +334,11 @@ REFUSED = {
     "unused": ({"phases": [{**GDUMB, "keep": 5}]}, "phases.0: share and keep are about held_out rows"),
     "reset of what was gathered": (
         {"phases": [GDUMB], "student": {"model": "mlp", "head": "slda"}},
-        "student.head: a phase with reset would take away all that it gathered",
+        "student.head: a reset would take away all that it gathered",
     ),
     "reset of what stays": (
         {"phases": [GDUMB], "student": {"model": "mlp", "head": {"kind": "split_cosine", "fixed_old": True}}},
-        "student.head.fixed_old: a phase with reset would leave old classes where chance puts them",
+        "student.head.fixed_old: a reset would leave old classes where chance puts them",
     ),
     "reset head": ({"phases": [{**GDUMB, "trains": "head"}]}, "phases.0: reset begins with an untrained student"),
     "typo": ({"phases": [{**GDUMB, "epoch": 1}]}, "phases.0.epoch: unknown key"),

@@ -42,7 +42,7 @@ ROW = {name: 4 + 32 + beside for name, beside in BESIDE.items()}
 
 def build(raw: dict[str, Any], size: int | str) -> Memory:
     i = torch.arange(90)
-    context = SimpleNamespace(train=Rows(material.pixels(), i, i, i))
+    context = SimpleNamespace(train=Rows(material.pixels(), i, i, i), rows=90)
     part = REGISTRY.parse("memories", {**raw, "size": size})
     memory: Memory = REGISTRY.build(part, seed=0, class_names=NAMES, context=context, student=material.student())
     return memory
@@ -74,6 +74,18 @@ def test_less_than_a_row_is_refused_and_says_what_a_row_takes(raw):
     assert len(list(_life(build(raw, f"{row}B")))) > 0
     with pytest.raises(UserError, match=rf"^memory\.size: {row - 1}B is less than one row takes, which is {row} bytes"):
         build(raw, f"{row - 1}B")
+
+
+@pytest.mark.parametrize("raw", BUDGETED, ids=IDS)
+def test_all_keeps_every_row_of_the_stream(raw):
+    """Whichever comes when: that of `clkd.testing.material` has 90."""
+    memory = build(raw, "all")
+    shown: set[int] = set()
+    for _, experience in _life(memory):
+        shown |= set(experience.train.sample_id.tolist())
+    rows = memory.sample(100, torch.Generator())
+    assert rows is not None
+    assert sorted(rows.sample_id.tolist()) == sorted(shown)
 
 
 def test_a_count_of_rows_needs_no_context():
