@@ -179,6 +179,8 @@ class Signals:
         known: `[B, C]` bool, which columns say something about which row (what was said long ago did not know later
             classes); None means all.
         views: what the same model said about further views of the same rows, where a loss asks for them.
+        competes: `[B, C]` bool, the columns that evaluation lets answer for each row, where a student is told its task;
+            None means all.
     """
 
     logits: Tensor | None
@@ -187,6 +189,7 @@ class Signals:
     valid: Tensor | None = None
     known: Tensor | None = None
     views: tuple[Signals, ...] = ()
+    competes: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> Signals:
         """What was said about rows `start:stop`, as views."""
@@ -198,6 +201,7 @@ class Signals:
             valid=None if self.valid is None else self.valid[cut],
             known=None if self.known is None else self.known[cut],
             views=tuple(view.rows(start, stop) for view in self.views),
+            competes=None if self.competes is None else self.competes[cut],
         )
 
     def pick(self, at: Tensor) -> Signals:
@@ -209,6 +213,7 @@ class Signals:
             valid=None if self.valid is None else self.valid[at],
             known=None if self.known is None else self.known[at],
             views=tuple(view.pick(at) for view in self.views),
+            competes=None if self.competes is None else self.competes[at],
         )
 
     def detached(self) -> Signals:
@@ -216,6 +221,18 @@ class Signals:
         logits = None if self.logits is None else self.logits.detach()
         features = {name: tensor.detach() for name, tensor in self.features.items()}
         return replace(self, logits=logits, features=features, views=tuple(view.detached() for view in self.views))
+
+
+def confined(logits: Tensor, columns: Tensor | None, others: float | None = None) -> Tensor:
+    """`[B, C]`: the logits of `columns` (`[B, C]` bool; None for all), and `others` for the rest: by default the lowest
+    number, which a softmax gives nothing. (Not -inf: a row may have no column left, and 0 · -inf is no number.)
+
+    >>> confined(torch.zeros(1, 3), torch.tensor([[True, True, False]])).softmax(1)
+    tensor([[0.5000, 0.5000, 0.0000]])
+    """
+    if columns is None:
+        return logits
+    return logits.masked_fill(~columns, torch.finfo(logits.dtype).min if others is None else others)
 
 
 def by_class(logits: Tensor, class_ids: Tensor, classes: int) -> Tensor:

@@ -29,6 +29,7 @@ class Objective(nn.Module):
         self.terms = [term for term in parts.active() if not term.loss.regularises]
         self.needs = {name: parts.needs(name) for name in (*self.students, *parts.teachers)}
         self.views = {name: parts.views(name) for name in self.students}
+        self.tasks = {name: student.tasks() for name, student in self.students.items()}
         self.statistics = {name: Statistics(student) for name, student in self.students.items()}
         self.networks = nn.ModuleList(self.students.values())  # which registers their parameters
         self.transfer, self.losses = parts.transfer, nn.ModuleList(self.terms)
@@ -75,6 +76,8 @@ class Objective(nn.Module):
         """What a student says, about further views, too, if a loss asks for them: statistics are of the first one."""
         student, needs = self.students[name], self.needs[name]
         first = student.signals(views.get(name, batch.x), needs, batch.domain, ranks)
+        if (tasks := self.tasks[name]) is not None:
+            first = replace(first, competes=tasks == batch.experience[:, None])
         if self.views[name] == 1:
             return first
         seen = [views.get(further(place)) for place in range(1, self.views[name])]

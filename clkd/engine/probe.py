@@ -85,11 +85,13 @@ class Probe:
         valid = torch.isin(batch.y, torch.tensor(learned, dtype=torch.long, device=batch.y.device))
         if teacher and teacher.partial:
             valid = batch.is_replay
+        tasks = None if teacher else parts.students[model].tasks()
         return Signals(
             logits=drawn(len(spec.class_ids)) if needs.logits else None,
             class_ids=torch.tensor(spec.class_ids, dtype=torch.long, device=parts.device),
             features={name: drawn(*(source.spec(name).shape or ())) for name in needs.features},
             valid=valid if teacher else None,
+            competes=None if tasks is None else tasks == batch.experience[:, None],
         )
 
 

@@ -9,6 +9,8 @@ from clkd.memory.retrieval import Retrieval
 from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.stored import Stored
+from clkd.transfer.domains import LOGITS, Between
+from clkd.transfer.several import Several
 
 
 def refuse(parts: Parts, stream: Stream) -> None:
@@ -20,6 +22,7 @@ def refuse(parts: Parts, stream: Stream) -> None:
     refuse_gaps(parts, stream)
     refuse_unstored(parts)
     refuse_further_views(parts)
+    refuse_across_tasks(parts)
 
 
 def refuse_mixing(parts: Parts) -> None:
@@ -135,6 +138,19 @@ def refuse_further_views(parts: Parts) -> None:
             f"{asking[0]} compares views of all rows, and a gradient policy looks at new and replayed ones apart: set "
             "its views to 1, or leave out train.gradient"
         )
+
+
+def refuse_across_tasks(parts: Parts) -> None:
+    """Answers among one task's classes and among another's have nothing in common that could be brought together."""
+    if not parts.student.task_aware:
+        return
+    for strategy in parts.transfer.each() if isinstance(parts.transfer, Several) else [parts.transfer]:
+        if isinstance(strategy, Between) and LOGITS in strategy.layers and strategy.target != "unlabelled":
+            raise UserError(
+                f"transfer: {type(strategy).__name__} compares logits of new rows with those of replayed ones, and this"
+                " head answers each among its own task's classes: set target: unlabelled, or compare features alone, as"
+                " mmd and dann do, and dan and jan with layers: [penultimate]"
+            )
 
 
 def refuse_gaps(parts: Parts, stream: Stream) -> None:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clkd.signals import confined
+
 Variant = Literal["kl", "ce", "mse", "l2"]
 
 
@@ -60,12 +62,12 @@ def kd_rows(
 
 
 def log_softmax(logits: Tensor, known: Tensor | None = None) -> Tensor:
-    """Over the columns that are known. (The lowest number and not -inf, since a row may know none of them.)
+    """Over the columns that are known.
 
     >>> log_softmax(torch.tensor([[1.0, 1.0, 9.0]]), torch.tensor([[True, True, False]]))[:, :2]
     tensor([[-0.6931, -0.6931]])
     """
-    return F.log_softmax(logits if known is None else logits.masked_fill(~known, lowest(logits)), dim=1)
+    return F.log_softmax(confined(logits, known), dim=1)
 
 
 def lumped(log_p: Tensor, best: Tensor) -> Tensor:

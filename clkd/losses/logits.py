@@ -97,6 +97,11 @@ class LogitLoss(Loss):
     def per_task(self, a: Spec) -> bool:
         return a.task_aware
 
+    @property
+    def own_task(self) -> bool:
+        """Whether a row is about its own task's classes alone, where the student is told the task."""
+        return False
+
     def common(self, a: Spec, b: Spec) -> tuple[Tensor, Tensor]:
         return common_columns(a, b)
 
@@ -186,6 +191,9 @@ class LogitLoss(Loss):
         dense = z.shape if z.dim() > 2 else None
         z, v = take(flat(z), self.a_columns, self.a_prefix), take(flat(v), self.b_columns, self.b_prefix)
         known = None if b.known is None else take(_spread(b.known, dense, classes=True), self.b_columns, self.b_prefix)
+        if self.own_task and a.competes is not None:
+            own = take(a.competes, self.a_columns, self.a_prefix)
+            known = own if known is None else known & own
         target = self._target(batch.y, dense, known) if self.labelled else None
         return Answers(z, v, known, self._rows(batch, b, dense, target), target)
 

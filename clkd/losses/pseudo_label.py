@@ -18,7 +18,8 @@ class HardLabel(LogitLoss):
     half of the loss is this and half the labels' cross-entropy: give both terms the weight 0.5. (DeiT's own students
     say it with a second head, on a distillation token; here the student's one head says both.) With `threshold`, a row
     counts 0 where the teacher's probability of ŷ is below it, while the mean stays over all rows, as for pseudo-labels
-    in FixMatch (Sohn et al. 2020): it is the base's `min_confidence`.
+    in FixMatch (Sohn et al. 2020): it is the base's `min_confidence`. With `rows: unlabelled` the decision stands for
+    the label that a row does not have, so that a student that is told its task learns one among that task's classes.
 
     >>> import torch
     >>> from clkd.signals import Batch, Signals, Spec
@@ -36,6 +37,10 @@ class HardLabel(LogitLoss):
 
     def __init__(self, threshold: float = 0.0, rows: RowChoice = "all") -> None:
         super().__init__(rows=rows, min_confidence=threshold)
+
+    @property
+    def own_task(self) -> bool:
+        return self.rows == "unlabelled"
 
     def compare(self, said: Answers, temperature: float | Tensor) -> Tensor:
         choice = log_softmax(said.v, said.known).argmax(1, keepdim=True)

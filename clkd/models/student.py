@@ -145,6 +145,13 @@ class Student(nn.Module):
         """Whether rows are told their experience."""
         return self.head.task_aware
 
+    def tasks(self) -> Tensor | None:
+        """`[C]` int64: the experience that brought each column, where only those of a row's own compete; None where all
+        do, as they do in one task."""
+        if not self.task_aware or len(set(self.born)) < 2:
+            return None
+        return torch.tensor(self.born, device=self.class_ids_tensor.device)
+
     @property
     def parameters_count(self) -> int:
         """Numbers in all parameters of backbone and head."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clkd.perceptron import perceptron
 from clkd.reversal import reverse
 from clkd.seeding import generator
-from clkd.signals import Batch, Needs, Signals
+from clkd.signals import Batch, Needs, Signals, confined
 from clkd.transfer.base import Transfer
 from clkd.transfer.domains import Target, apart, read
 
@@ -29,7 +29,7 @@ class MCD(Transfer):
     Saito et al. 2018, "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", eq. 1 and 9. The student's
     head F₁ and a second one F₂, which is the strategy's own, learn the labels and to disagree about the target's rows;
     features learn to leave them no room. The paper takes three steps in turn; here all is one backward pass with
-    gradient reversal. The mean is over rows and classes, the
+    gradient reversal. The mean is over rows and the classes that compete for them, the
     cross-entropy over all rows that have a label. F₂ starts afresh when classes come. The value may be negative.
     """
 
@@ -64,16 +64,19 @@ class MCD(Transfer):
             self.second = perceptron((widths[0], *self.hidden, widths[1]), draws) if widths else None
 
     def forward(self, batch: Batch, a: Signals) -> Tensor | None:
-        target = read(apart(batch, a, self.target)[1], FEATURES)
-        if not len(target):
+        target = apart(batch, a, self.target)[1]
+        f = read(target, FEATURES)
+        if not len(f):
             return None
         assert self.second is not None, "whoever asks has called begin"
         column = self.class_ids[batch.y]  # -1 is the last place
-        rows = F.cross_entropy(self.second(read(a, FEATURES)), column, ignore_index=-1, reduction="none")
+        said = confined(self.second(read(a, FEATURES)), a.competes)
+        rows = F.cross_entropy(said, column, ignore_index=-1, reduction="none")
         labels = rows.sum() / (column >= 0).sum().clamp(min=1)
-        f = reverse(target, self.reversal)
-        first, second = (classifier(f).softmax(1) for classifier in (self._first[0], self.second))
-        value: Tensor = labels - (first - second).abs().mean()
+        f = reverse(f, self.reversal)
+        first, second = (confined(each(f), target.competes).softmax(1) for each in (self._first[0], self.second))
+        gap = (first - second).abs()
+        value: Tensor = labels - (gap.mean() if target.competes is None else gap.sum() / target.competes.sum())
         return value
 
     def get_extra_state(self) -> dict[str, Any]:

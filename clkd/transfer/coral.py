@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from clkd.signals import Batch, Signals
+from clkd.signals import Batch, Signals, confined
 from clkd.transfer.domains import Between, Target, places, read
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Recolour(Between):
         if min(len(rows[source]), len(rows[target])) < self.least:
             return None
         logits: Tensor = self._head[0](recoloured(rows[source], rows[target].detach(), self.ridge))
+        logits = confined(logits, None if a.competes is None else a.competes[source])
         hit = batch.y[source, None] == a.class_ids  # [n, C]
         return -(logits.log_softmax(1) * hit).sum() / hit.sum().clamp(min=1)
 

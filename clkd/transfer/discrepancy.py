@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ class JAN(MMD):
     takes every second one. As in the authors' code, `logits` are taken as probabilities, whose kernel has one bandwidth
     of its own (1.68, the σ² of `exp(−‖p − q‖² / σ²)`; from memory, not checked).
     """
+
+    others: ClassVar[float | None] = None
 
     def compare(self, source: list[Tensor], target: list[Tensor]) -> Tensor:
         joint = torch.ones((), dtype=source[0].dtype, device=source[0].device)

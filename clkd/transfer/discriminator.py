@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +121,7 @@ class CDAN(Adversary):
     When classes come, D starts afresh.
     """
 
+    others: ClassVar[float | None] = None
     random_f: Tensor
     random_p: Tensor
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from clkd.signals import Batch, Needs, Signals
+from clkd.signals import Batch, Needs, Signals, confined
 from clkd.transfer.base import Transfer
 
 Target = Literal["new", "unlabelled", "domain"]
@@ -40,11 +40,14 @@ def places(batch: Batch, target: Target) -> tuple[slice | Tensor, slice | Tensor
     return (~ours).nonzero().squeeze(1), ours.nonzero().squeeze(1)
 
 
-def read(said: Signals, layer: str) -> Tensor:
-    """`[n, D]` in full precision: the layer's vectors, maps averaged over positions; or logits."""
+def read(said: Signals, layer: str, others: float | None = 0.0) -> Tensor:
+    """`[n, D]` in full precision: the layer's vectors, maps averaged over positions; or logits.
+
+    Those of columns that do not compete for a row are `others`; None for what a softmax gives nothing.
+    """
     if layer == LOGITS:
         assert said.logits is not None, "`reads` asks for logits"
-        return full_precision(said.logits)
+        return confined(full_precision(said.logits), said.competes, others)
     features = full_precision(said.features[layer])
     return features if features.dim() == 2 else features.flatten(2).mean(2)
 
@@ -63,6 +66,8 @@ class Between(Transfer):
     """A strategy that compares the source's rows with the target's, if there are `least` of each."""
 
     least = 1
+    others: ClassVar[float | None] = 0.0
+    """What it reads for logits of columns that do not compete, as in `read`."""
 
     def __init__(self, layers: tuple[str, ...], target: Target = "new") -> None:
         super().__init__()
@@ -73,7 +78,7 @@ class Between(Transfer):
 
     def forward(self, batch: Batch, a: Signals) -> Tensor | None:
         source, target = apart(batch, a, self.target)
-        sides = [[read(said, layer) for layer in self.layers] for said in (source, target)]
+        sides = [[read(said, layer, self.others) for layer in self.layers] for said in (source, target)]
         if min(len(side[0]) for side in sides) < self.least:
             return None
         return self.compare(sides[0], sides[1])

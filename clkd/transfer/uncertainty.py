@@ -23,11 +23,12 @@ class Doubt(Transfer):
         self.target = target
 
     def forward(self, batch: Batch, a: Signals) -> Tensor | None:
-        logits = read(apart(batch, a, self.target)[1], LOGITS)
-        return self.doubt(logits) if len(logits) else None
+        target = apart(batch, a, self.target)[1]
+        logits = read(target, LOGITS, None)
+        return self.doubt(logits, target.competes) if len(logits) else None
 
-    def doubt(self, logits: Tensor) -> Tensor:
-        """The value, a scalar, from `[n, C]`."""
+    def doubt(self, logits: Tensor, competes: Tensor | None) -> Tensor:
+        """The value, a scalar, from `[n, C]`. Of columns that do not compete (`[n, C]` bool), logits are the lowest."""
         raise NotImplementedError
 
 
@@ -43,7 +44,7 @@ class Entropy(Doubt):
         super().__init__(target)
         self.diversity = diversity
 
-    def doubt(self, logits: Tensor) -> Tensor:
+    def doubt(self, logits: Tensor, competes: Tensor | None) -> Tensor:
         value = entropy(logits).mean()
         if not self.diversity:
             return value
@@ -55,20 +56,22 @@ class MCC(Doubt):
     """`(Σ M − tr M) / C`: how much classes are confused with each other, M row by row of sum 1.
 
     Jin et al. 2020, "Minimum Class Confusion for Versatile Domain Adaptation", eq. 2-6: `M ∝ Pᵀ W P`, P the target's
-    probabilities at the `temperature`, W the weights `1 + e^(−H)` brought to the mean 1, taken as given.
+    probabilities at the `temperature`, W the weights `1 + e^(−H)` brought to the mean 1, taken as given. C is how many
+    classes compete for any of these rows.
     """
 
     def __init__(self, temperature: float = 2.5, target: Target = "new") -> None:
         super().__init__(target)
         self.temperature = temperature
 
-    def doubt(self, logits: Tensor) -> Tensor:
+    def doubt(self, logits: Tensor, competes: Tensor | None) -> Tensor:
         z = logits / self.temperature
         weight = 1 + (-entropy(z.detach())).exp()
         p = z.softmax(1)
         confusion = (p * (weight / weight.mean())[:, None]).T @ p
         confusion = confusion / confusion.sum(1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
-        return (confusion.sum() - confusion.diagonal().sum()) / len(confusion)
+        classes = len(confusion) if competes is None else competes.any(0).sum()
+        return (confusion.sum() - confusion.diagonal().sum()) / classes
 
 
 def entropy(logits: Tensor) -> Tensor:

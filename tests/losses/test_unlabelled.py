@@ -152,6 +152,28 @@ def test_the_threshold_of_hard_labels_is_fixmatchs(worth):
     torch.testing.assert_close(value, expected)
 
 
+def test_a_decision_that_stands_for_a_label_is_one_of_the_rows_own_task():
+    """Two tasks, of classes 0 and 1 and of 2 and 3; by itself, `hard` speaks of both, as all distillation does."""
+    z, v, own = logits(0), logits(1, 3.0).detach(), torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]]).bool().repeat(4, 1)
+    side, ids = Spec((0, 1, 2, 3), (0, 0, 1, 1), task_aware=True), torch.arange(4)
+
+    def value(loss, v):
+        loss.bind(side, side)
+        batch = Batch(Y, Y, Y, Y, Y, new=len(Y))
+        return loss(batch, Signals(z, ids, competes=own), Signals(v, ids)).mean()
+
+    q, p = (x[own].reshape(8, 2)[~KNOWN].log_softmax(1) for x in (v, z))
+    rows = (q.max(1).values.exp() >= 0.7) * -p.gather(1, q.argmax(1, keepdim=True)).squeeze(1)
+    found = value(HardLabel(0.7, rows="unlabelled"), v)
+    torch.testing.assert_close(found, rows.mean())
+    other = v + (50 * logits(2).detach()).where(~own, 0.0)
+    assert torch.equal(found, value(HardLabel(0.7, rows="unlabelled"), other))
+    (gradient,) = torch.autograd.grad(found, z)
+    assert gradient[~KNOWN].any()
+    assert not gradient[~own].any()
+    assert not torch.equal(value(HardLabel(), v), value(HardLabel(), other))
+
+
 @pytest.mark.parametrize("name", ["kd", "dkd", "nkd", "dist", "mlkd"])
 def test_every_loss_of_logits_has_the_option(name):
     registry = load_plugins().registry

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,20 @@ def test_adaptive_schedules_are_means_over_rows_without_gradient():
     assert not sure.requires_grad
     assert not unsure.requires_grad
     assert built("entropy")(Progress(), said([[5.0]])) == 0  # one class leaves nothing to be unsure of
+
+
+def test_where_rows_are_told_their_task_its_classes_alone_are_measured():
+    z = torch.tensor([[2.0, 0.0, 9.0, 9.0, 8.0], [1.0, 0.0, 7.0, 0.0, 0.0], [5.0, 5.0, -1.0, 0.0, 2.0]])
+    own = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1]]).bool()
+    p = [row[mine].double().softmax(0) for row, mine in zip(z, own, strict=True)]
+    sure = sum(float(each.max()) for each in p) / 3
+    unsure = sum(-float((each * each.log()).sum()) / math.log(len(each)) for each in p) / 3
+    said = Signals(z, torch.arange(5), competes=own)
+    assert float(built("confidence")(Progress(), said)) == pytest.approx(sure, rel=1e-6)
+    assert float(built("entropy")(Progress(), said)) == pytest.approx(unsure, rel=1e-6)
+    other = replace(said, logits=z + 100 * torch.randn(3, 5).where(~own, 0.0))
+    for kind in ("confidence", "entropy"):
+        assert torch.equal(built(kind)(Progress(), said), built(kind)(Progress(), other))
 
 
 def test_a_curriculum_climbs_where_the_student_descends():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from domain_rows import batch, said
+from domain_rows import batch, own, said
 
 from clkd.testing import material
 from clkd.transfer.classifiers import MCD
@@ -40,6 +40,20 @@ def test_the_value_is_labels_minus_discrepancy():
     rows, f = told()
     labels, apart = parts(mcd, student, rows, f)
     torch.testing.assert_close(mcd(rows, said(f)), labels - apart)
+
+
+def test_where_rows_are_told_their_task_both_classifiers_choose_among_its_classes():
+    """Row by row, with the columns of the row's own task cut out. (Classes 3 and 0 are one task, 5 and 1 the other.)"""
+    mcd, student = entered()
+    (_, f), task, classes = told(), own(2, 2), torch.tensor([3, 0, 5, 1])
+    y = torch.tensor([-1, -1, 3, 1, 0, 5, 3, 1, 0])
+    losses, gaps = [], []
+    for row, label, mine in zip(f, y, task, strict=True):
+        first, second = student.head(row)[mine].log_softmax(0), mcd.second(row)[mine].log_softmax(0)
+        gaps.append((first.exp() - second.exp()).abs().mean())
+        losses += [-second[classes[mine] == label]] if label >= 0 else []
+    expected = torch.cat(losses).mean() - torch.stack(gaps[:5]).mean()
+    torch.testing.assert_close(mcd(batch(5, 4, y=y), said(f, competes=task)), expected)
 
 
 def test_classifiers_learn_to_disagree_and_features_to_leave_no_room():

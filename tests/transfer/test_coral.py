@@ -109,6 +109,20 @@ def test_the_closed_form_teaches_the_head_labelled_source_rows():
     assert strategy(batch(8, 1), Signals(None, student.class_ids_tensor, {"penultimate": f})) is None
 
 
+def test_where_rows_are_told_their_task_the_closed_form_teaches_its_classes_alone():
+    student, strategy = material.student(), Recolour()
+    student.grow((5, 1), 1, torch.Generator().manual_seed(0))
+    strategy.begin(next(material.experiences()), student)
+    f = torch.randn(9, material.WIDTH, generator=torch.Generator().manual_seed(0))
+    y, i, own = torch.tensor([1, 5, 1, 5, 1, 0, 5, -1, 3]), torch.arange(9), torch.zeros(9, 4, dtype=torch.bool)
+    own[[0, 1, 2, 3, 4, 6], 2:] = own[[5, 7, 8], :2] = True
+    given = Batch(x=i, y=y, sample_id=i, domain=i, experience=i, new=5)
+    value = strategy(given, Signals(None, student.class_ids_tensor, {"penultimate": f}, competes=own))
+    z = student.head(recoloured(f[5:], f[:5], 1.0))
+    old, new = z[[0, 3], :2].log_softmax(1), z[[1], 2:].log_softmax(1)  # of classes 3 and 0, and 5 and 1
+    torch.testing.assert_close(value, -(old[0, 1] + new[0, 0] + old[1, 0]) / 3)
+
+
 def test_a_few_rows_of_many_features_are_no_nan():
     made = recoloured(rows(2, 30), torch.ones(2, 30, dtype=torch.float64), 1.0)
     assert torch.isfinite(made).all()

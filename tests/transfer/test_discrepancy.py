@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from domain_rows import batch, rows, said
+from domain_rows import batch, own, rows, said
 
 from clkd.transfer.discrepancy import JAN, MMD, one_layer
 
@@ -142,3 +142,15 @@ def test_the_target_may_be_told_by_labels_or_domains(target):
     assert value.item() == pytest.approx(reference(f[~ours].numpy(), f[ours].numpy(), "biased"), rel=1e-10)
     nothing = {"y": torch.full((8,), -1)} if target == "unlabelled" else {"domain": torch.full((8,), 2)}
     assert one_layer(target=target)(batch(5, 3, **nothing), said(f)) is None
+
+
+def test_where_rows_are_told_their_task_other_logits_are_0_to_dan_and_improbable_to_jan():
+    y, f, z, told = torch.tensor([-1, -1, -1, -1, -1, 0, 0, 0, 0]), rows(9, 4), rows(9, 5, 1), own(2, 3)
+    batch_, heard = batch(9, 0, y=y), said(f, z, competes=told)
+    kept, p = np.where(told.numpy(), z.numpy(), 0.0), np.where(told.numpy(), np.exp(z.numpy()), 0.0)
+    p = p / p.sum(1, keepdims=True)
+    both = sum(reference(x[5:], x[:5], "biased") for x in (f.numpy(), kept))
+    assert MMD(bandwidths=ALPHAS, target="unlabelled")(batch_, heard).item() == pytest.approx(both, rel=1e-10)
+    k = kernel(f.numpy()) * np.exp(-((p[:, None] - p[None]) ** 2).sum(2) / 1.68)
+    joint = k[5:, 5:].mean() + k[:5, :5].mean() - 2 * k[5:, :5].mean()
+    assert JAN(bandwidths=ALPHAS, target="unlabelled")(batch_, heard).item() == pytest.approx(joint, rel=1e-10)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from domain_rows import batch, rows, said
+from domain_rows import batch, own, rows, said
 from torch import Tensor
 
 from clkd.schedules.base import Progress, Schedule
@@ -65,6 +65,19 @@ def test_cdan_conditions_on_what_rows_are_taken_for(random, weighted):
         for side, values in ((slice(5, 9), -log_sigmoid(d[5:])), (slice(0, 5), -log_sigmoid(-d[:5])))
     )
     assert cdan(batch(5, 4), said(f, z)).item() == pytest.approx(0.5 * (source + target), rel=1e-9)
+
+
+def test_where_rows_are_told_their_task_cdan_takes_them_for_its_classes_alone():
+    f, z, told = rows(9, 4), rows(9, 5, 1), own(2, 3)
+    cdan = made(CDAN(hidden=(5, 3)), (4, 5))
+    p = np.where(told.numpy(), np.exp(z.numpy()), 0.0)
+    p = p / p.sum(1, keepdims=True)
+    d = verdict(cdan, joint(cdan, f.numpy(), p))
+    weight = np.array([1 + np.exp(sum(q * np.log(q) for q in row if q)) for row in p])
+    source = (weight[5:] * -log_sigmoid(d[5:])).sum() / weight[5:].sum()
+    target = (weight[:5] * -log_sigmoid(-d[:5])).sum() / weight[:5].sum()
+    value = cdan(batch(5, 4), said(f, z, competes=told))
+    assert value.item() == pytest.approx(0.5 * (source + target), rel=1e-9)
 
 
 def gradients(strategy: Adversary, f: Tensor, z: Tensor | None) -> tuple[Tensor, list[Tensor]]:

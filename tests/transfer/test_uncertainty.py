@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from domain_rows import batch, rows, said
+from domain_rows import batch, own, rows, said
 
 from clkd.transfer.uncertainty import MCC, Entropy
 
@@ -41,6 +41,50 @@ def test_mcc_of_one_row_of_one_class_and_of_sure_rows():
     never = torch.tensor([[1000.0, 0.0], [1000.0, 0.0]], requires_grad=True)  # a class without any probability
     MCC()(batch(2, 0), said(never, never)).backward()
     assert torch.isfinite(never.grad).all()
+
+
+def of_own(z: np.ndarray, competes: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities of each row's own classes, one row after another; 0 elsewhere."""
+    p = np.zeros_like(z)
+    for row, mine, into in zip(z, competes, p, strict=True):
+        into[mine] = softmax(row[None, mine], temperature)[0]
+    return p
+
+
+def shannon(p: np.ndarray) -> float:
+    return -sum(q * np.log(q) for q in p if q)
+
+
+def test_where_rows_are_told_their_task_classes_of_others_are_not_there():
+    """Two tasks, of two and of three classes: no class is confused with one of another task, and all five count."""
+    z, told = rows(9, 5), own(2, 3)
+    p = of_own(z.numpy(), told.numpy(), 2.5)
+    weight = np.array([1 + np.exp(-shannon(row)) for row in p])
+    confusion = p.T @ np.diag(weight) @ p
+    between = [confusion[j, k] / confusion[j].sum() for j in range(5) for k in range(5) if j != k]
+    assert MCC()(batch(9, 0), said(z, z, competes=told)).item() == pytest.approx(sum(between) / 5, rel=1e-10)
+    q = of_own(z.numpy(), told.numpy())
+    expected = np.mean([shannon(row) for row in q]) - 0.5 * shannon(q.mean(0))
+    assert Entropy(0.5)(batch(9, 0), said(z, z, competes=told)).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_rows_of_one_task_are_as_if_there_were_no_other():
+    z, told = rows(5, 5), torch.tensor([False, False, True, True, True]).expand(5, 5)
+    for strategy in (MCC(), Entropy(), Entropy(1.0)):
+        alone = strategy(batch(5, 0), said(z[:, 2:], z[:, 2:]))
+        torch.testing.assert_close(strategy(batch(5, 0), said(z, z, competes=told)), alone)
+
+
+@pytest.mark.parametrize("strategy", [Entropy(), Entropy(diversity=1.0), MCC()])
+def test_logits_of_other_tasks_have_neither_a_say_nor_a_gradient(strategy):
+    z, told = rows(9, 5).requires_grad_(), own(2, 3)
+    other = z.detach() + (100 * rows(9, 5, 1)).where(~told, 0.0)
+    value = strategy(batch(9, 0), said(z, z, competes=told))
+    value.backward()
+    assert torch.equal(value, strategy(batch(9, 0), said(other, other, competes=told)))
+    assert torch.isfinite(z.grad).all()
+    assert not z.grad[~told].any()
+    assert z.grad[told].all()
 
 
 def test_without_a_new_row_no_domain_is_the_new_ones():
