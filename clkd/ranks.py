@@ -72,9 +72,9 @@ class Ranks:
             return said
         needs = needs or Needs(logits=False)
         logits = self._interleaved(said.logits, rows) if needs.logits and said.logits is not None else None
-        return Signals(
-            logits, said.class_ids, {tap: self._interleaved(said.features[tap], rows) for tap in needs.features}
-        )
+        competes = None if said.competes is None else self._interleaved(said.competes, rows)
+        features = {tap: self._interleaved(said.features[tap], rows) for tap in needs.features}
+        return Signals(logits, said.class_ids, features, competes=competes)
 
     def _interleaved(self, part: Tensor, rows: int | tuple[int, ...]) -> Tensor:
         sizes = (rows,) if isinstance(rows, int) else rows

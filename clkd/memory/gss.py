@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from clkd.memory.loss_aware import drawn_by
 from clkd.memory.offered import Offered, only
 from clkd.memory.table import EXTRA
-from clkd.signals import Batch, Needs, Signals
+from clkd.signals import Batch, Needs, Signals, confined
 
 if TYPE_CHECKING:
     pass
@@ -35,7 +35,8 @@ class GSS(Offered):
     The kept rows that a step's new rows are compared with are those that the step replays, which are drawn evenly: what
     the student says about them is at hand. The rows of one batch meet different kept rows. Gradients are those of the
     cross-entropy in the head's weight and bias, `(softmax(z) - onehot(y)) ⊗ [φ, 1]`: the cosine of two of them is the
-    product of two cosines, so no gradient is ever made. Nothing waits for the device.
+    product of two cosines, so no gradient is ever made; where the student is told a row's task, its classes alone
+    compete. Nothing waits for the device.
     """
 
     compares: ClassVar[bool] = True
@@ -75,6 +76,7 @@ def likeness(signals: Signals, y: Tensor) -> Tensor:
     """`[B, B]` cosines between the rows' gradients in the last layer."""
     assert signals.logits is not None, "`needs` asks for logits"
     own = (y[:, None] == signals.class_ids).float()
-    error = F.normalize(signals.logits.detach().float().softmax(1) - own, dim=1)
+    p = confined(signals.logits.detach().float(), signals.competes).softmax(1)
+    error = F.normalize(p - own, dim=1)
     feature = F.normalize(F.pad(signals.features[PENULTIMATE].detach().float(), (0, 1), value=1.0), dim=1)
     return (error @ error.T) * (feature @ feature.T)

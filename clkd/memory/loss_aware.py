@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clkd.memory.offered import Offered, only
 from clkd.memory.table import EXTRA
-from clkd.signals import Batch, Needs, Signals
+from clkd.signals import Batch, Needs, Signals, confined
 
 if TYPE_CHECKING:
     pass
@@ -25,8 +25,8 @@ class LossAware(Offered):
     Buzzega et al. 2020, "Rethinking Experience Replay: a Bag of Tricks for Continual Learning" (loss-aware
     reservoir sampling). Row t (from 0) gets in with probability `size / (t + 1)`. A kept row goes with probability in
     proportion to `(highest loss - own loss)`, so that the row with the highest loss stays. Losses are the student's
-    cross-entropy, all columns of its head competing, at the latest time that it saw the row: when the row was new, or
-    in the first epoch of an experience that replayed it.
+    cross-entropy, all columns of its head competing (those of the row's own task, where the student is told it), at the
+    latest time that it saw the row: when the row was new, or in the first epoch of an experience that replayed it.
 
     Rows that get in with one batch replace different ones. Nothing waits for the device.
     """
@@ -46,7 +46,8 @@ class LossAware(Offered):
 
     def observe(self, batch: Batch, signals: Signals) -> None:
         assert signals.logits is not None, "`needs` asks for logits"
-        loss = row_losses(signals.logits.detach(), signals.class_ids, batch.y)
+        logits = confined(signals.logits.detach(), signals.competes)
+        loss = row_losses(logits, signals.class_ids, batch.y)
         if SLOT in batch.extra:
             # Two draws may have brought the same row, so that which of its two losses stays must not be left to chance.
             kept = self.table.columns[EXTRA + LOSS]

@@ -202,7 +202,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fresh views": {"stream": {**SCENARIO["stream"], "augment": {**VIEWS, "views": None}}},
     "class balanced": {"memory": {"kind": "class_balanced", "size": 25}},
     "herding": {"memory": {"kind": "herding", "size": 25}},
-    "gss": {"memory": {"kind": "gss", "size": 25}},
+    "gss, told the task": {
+        "stream": {**SCENARIO["stream"], "split": {**SCENARIO["stream"]["split"], "by": "task"}},
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "multi"},
+        "memory": {"kind": "gss", "size": 25},
+    },
     "loss aware, retrieved by interference": {
         "memory": {"kind": "loss_aware", "size": 40, "retrieval": {"kind": "mir", "candidates": 20}},
     },

@@ -22,6 +22,8 @@ from clkd.experience import Experience
 from clkd.losses.classification import CrossEntropy
 from clkd.losses.pseudo_label import HardLabel
 from clkd.losses.response import KD
+from clkd.memory.gss import GSS, likeness
+from clkd.memory.loss_aware import LossAware
 from clkd.models.backbones.mlp import MLP
 from clkd.models.heads import Head, Linear, Multi
 from clkd.models.student import Student
@@ -235,3 +237,20 @@ def test_what_can_teach_nothing_is_refused_before_training(why: str, tmp_path: P
     path.write_text(to_yaml({**scenario, **REFUSED[why]}))
     with pytest.raises(UserError, match=why):
         execute(RunRequest(scenario=path, quiet=True, dry_run=True), load_plugins())
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_memories_that_compare_rows_compare_them_by_their_own_task(told: bool, experiences: list[Experience]) -> None:
+    """The loss of a row, and the direction of its gradient, in the last layer."""
+    parts, batch = begun("mcc", Multi(WIDTH) if told else Linear(WIDTH), experiences), rows(experiences[1])
+    batch, parts.memory = replace(batch, y=experiences[1].train.y[:24]), GSS(24)
+    objective = Objective(parts, Progress(experience=1, experiences=2), ALONE)
+
+    def measured() -> tuple[Tensor, Tensor]:
+        memory, said = LossAware(24), objective(batch, batch, {})[3]
+        memory.observe(batch, said)
+        return memory.table.columns["extra.loss"].clone(), likeness(said, batch.y)
+
+    before = measured()
+    disturb(parts, slice(0, 2))
+    assert [torch.equal(*pair) for pair in zip(before, measured(), strict=True)] == [told, told]
