@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from clkd.engine.compose import Composition
+from clkd.engine.late import late
 from clkd.experience import Experience
 from clkd.models.prototypes import Answering
 from clkd.scenario.model import Scenario
@@ -38,6 +39,7 @@ def expected(scenario: Scenario, composed: Composition) -> Iterator[str]:
     if holding and _again(stream):
         yield f"rows come again, so ordinary training sees most of those that phase {holding[0]} holds out"
     yield from _unused(scenario, len(stream))
+    yield from late(scenario, stream)
 
 
 def _forgets(scenario: Scenario, composed: Composition) -> bool:
