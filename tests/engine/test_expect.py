@@ -69,10 +69,6 @@ TWENTY = {"epochs": 20}
 TEACHER = {"kind": "fit", "model": "mlp", "epochs": 2, "optimizer": SGD}
 HOLDING = {"phases": [{**LATE, "name": "bias", "rows": "held_out", "trains": "head"}]}
 TOLD = {
-    "ordinary training sees most of those that phase bias holds out": {
-        "split": {"by": "domain", "transform": "rotated", "experiences": 2},
-        **HOLDING,
-    },
     "each experience's classes among themselves": {"head": "multi"},
     "anytime accuracy counts its new classes as wrong": {
         "head": "ncm",
@@ -101,7 +97,7 @@ TOLD = {
 SILENT = [
     {"head": "multi", "split": {"by": "task", "experiences": 5}},
     {"head": "ncm"},
-    HOLDING,
+    {"split": {"by": "domain", "transform": "rotated", "experiences": 2}, **HOLDING},
     {"train": {**scenario()["train"], "evaluate_every": 5}},
     {"phases": [{**LATE, "from_experience": 4}]},
     {"losses": [{"kind": "cross_entropy", "weight": {**VALUES, "values": [1, 2, 3, 4, 5]}}]},
