@@ -2,6 +2,7 @@
 
     CLKD_DATA=/path/to/data python benchmarks/domains.py            # trains what is missing, and prints the tables
     python benchmarks/domains.py --table                            # what is there so far; trains nothing
+    python benchmarks/domains.py --table --write docs/transfer.md   # puts it between its marks there, too
     python benchmarks/domains.py --tasks digits_mnist --rows none dann --seeds 0 1
 
 A small LeNet with batch norm, grey images of 16 × 16 pixels, normalised by the first domain. In the unlabelled tasks
@@ -38,6 +39,7 @@ import torch
 from clkd.engine.execute import execute
 from clkd.engine.guard import NonFiniteError
 from clkd.plugins import load_plugins
+from clkd.reproduce.report import put
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
 
@@ -243,12 +245,16 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--table", action="store_true", help="print what is there; train nothing")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put each table between its marks there")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "domains.jsonl")
     return parser
 
 
 def main() -> None:
-    given = options().parse_args()
+    parser = options()
+    given = parser.parse_args()
+    if given.write and (given.rows, given.seeds) != (parser.get_default("rows"), parser.get_default("seeds")):
+        parser.error("--write fills in whole tables: leave out --rows and --seeds")
     torch.set_num_threads(1)
     there = kept(given.results)
     wanted = [(task, row, seed) for task in given.tasks for seed in given.seeds for row in given.rows]
@@ -257,7 +263,10 @@ def main() -> None:
             keep(given.results, train(*place))
     there = kept(given.results)
     for task in given.tasks:
-        print(f"{TASKS[task][0]}\n\n{table(there, task, given.rows, given.seeds)}\n")
+        made = table(there, task, given.rows, given.seeds)
+        print(f"{TASKS[task][0]}\n\n{made}\n")
+        if given.write:
+            put(given.write, "benchmarks/domains.py", task, made)
     print(f"{platform.machine()}, one thread, torch {version('torch')}")
 
 

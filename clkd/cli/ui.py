@@ -54,7 +54,8 @@ def command(where: str | None, port: int, host: str, opened: bool, tracking_uri:
         _tell(f"{store.plain(place.uri).rstrip('/')}{place.page}", opened)
         return 0
     _check_there(place.uri)
-    return _serve(place, host, free_port(host, port), opened)
+    with free_port(host, port) as chosen:
+        return _serve(place, host, chosen, opened)
 
 
 def _serve(place: Place, host: str, port: int, opened: bool) -> int:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from clkd.engine.compose import Composition
+from clkd.engine.late import late
 from clkd.experience import Experience
 from clkd.models.prototypes import Answering
 from clkd.scenario.model import Scenario
 from clkd.scenario.parts import parts
-from clkd.scenario.phase import HELD_OUT
 from clkd.schedules import PerExperienceOptions
 from clkd.teachers.network import Snapshot
 
@@ -34,10 +32,8 @@ def expected(scenario: Scenario, composed: Composition) -> Iterator[str]:
             f"until an experience ends, {named} answers by what it gathered before, so that anytime accuracy counts its"
             " new classes as wrong"
         )
-    holding = [phase.name for phase in scenario.phases if phase.rows == HELD_OUT]
-    if holding and _again(stream):
-        yield f"rows come again, so ordinary training sees most of those that phase {holding[0]} holds out"
     yield from _unused(scenario, len(stream))
+    yield from late(scenario, stream)
 
 
 def _forgets(scenario: Scenario, composed: Composition) -> bool:
@@ -51,12 +47,6 @@ def _forgets(scenario: Scenario, composed: Composition) -> bool:
 
 def _classes(experiences: Sequence[Experience]) -> set[int]:
     return {c for each in experiences for c in each.classes}
-
-
-def _again(experiences: Sequence[Experience]) -> bool:
-    """Whether a training row comes in several experiences, in whatever guise."""
-    rows = torch.cat([each.train.sample_id.cpu() for each in experiences])
-    return len(torch.unique(rows)) < len(rows)
 
 
 def _unused(scenario: Scenario, experiences: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ import torch
 from clkd.losses.regulariser import Regulariser, Vectors, copied
 
 if TYPE_CHECKING:
+    from clkd.experience import Experience
     from clkd.models.student import Student
 
 Which = Literal["task", "total"]
@@ -18,7 +19,8 @@ class Path(Regulariser):
     """Tells `moved` of each step that was taken: the gradient g at its begin, and the true change of the parameters.
 
     g is that of the terms about rows (`task`), or the one that the optimizer was given (`total`): with what all
-    regularisers add, projected and clipped.
+    regularisers add, projected and clipped. The way ends where the last of these steps led to, `kept["last"]`: what
+    moves the student later, such as fusion with past selves, is no part of it, though that is where it is then held.
     """
 
     def __init__(self, gradient: Which = "task") -> None:
@@ -26,6 +28,10 @@ class Path(Regulariser):
         self.gradient = gradient
         self._before: Vectors = {}
         self._gradient: Vectors = {}
+
+    def begin(self, experience: Experience, student: Student) -> None:
+        super().begin(experience, student)
+        self.kept["last"] = copied(self.parameters_now)
 
     def after_backward(self, student: Student) -> None:
         self._before = copied(self.parameters_now)
@@ -36,6 +42,7 @@ class Path(Regulariser):
         gradient = self._gradient or self._gradients()
         change = {name: parameter.detach() - self._before[name] for name, parameter in self.parameters_now.items()}
         self._before, self._gradient = {}, {}
+        self.kept["last"] = copied(self.parameters_now)
         self.moved(gradient, change)
 
     def moved(self, gradient: Vectors, change: Vectors) -> None:

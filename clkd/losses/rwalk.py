@@ -48,11 +48,11 @@ class RWalk(Path):
 
     def _score(self) -> None:
         """Close a stretch of steps."""
-        fisher, fall, stop = self.kept["fisher"], self.kept["fall"], self.kept["stop"]
-        for name, parameter in self.parameters_now.items():
-            moved = (parameter.detach() - stop[name]).square()
+        fisher, fall, stop, last = (self.kept[what] for what in ("fisher", "fall", "stop", "last"))
+        for name, now in last.items():
+            moved = (now - stop[name]).square()
             self.kept["score"][name] += fall[name] / (0.5 * fisher[name] * moved + self.damping)
-        self.kept["fall"], self.kept["stop"] = zeros(fall), copied(self.parameters_now)
+        self.kept["fall"], self.kept["stop"] = zeros(fall), copied(last)
 
     @torch.no_grad()
     def end(self, experience: Experience, student: Student) -> None:
@@ -66,7 +66,7 @@ class RWalk(Path):
         self.kept["scores"] = score
         fisher, s = _scaled(self.kept["fisher"]), _scaled(score)
         self.consolidate({name: fisher[name] + s[name] for name in fisher}, gamma=0)
-        for what in ("fall", "stop"):
+        for what in ("fall", "stop", "last"):
             del self.kept[what]
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -17,9 +17,9 @@ class SI(Path):
 
     Zenke et al. 2017, "Continual Learning Through Synaptic Intelligence", eq. 3-5: `w = −Σ g · δ` is what each
     parameter contributed to the fall of the loss, over all steps of the experience, δ the true change of the parameter
-    in a step, Δ that in the whole experience, ξ the damping. g is the gradient without any regulariser, as in the
-    authors' code, which also cuts Ω off at 0: where it were negative, the loss would have no minimum. Not so where it
-    may be `negative`, as in the code of van de Ven et al. 2022.
+    in a step, Δ that from the experience's begin to the last of these steps, ξ the damping. g is the gradient without
+    any regulariser, as in the authors' code, which also cuts Ω off at 0: where it were negative, the loss would have no
+    minimum. Not so where it may be `negative`, as in the code of van de Ven et al. 2022.
     """
 
     def __init__(self, damping: float = 0.1, gradient: Which = "task", negative: bool = False) -> None:
@@ -37,7 +37,7 @@ class SI(Path):
             self.kept["path"][name] -= g * change[name]
 
     def end(self, experience: Experience, student: Student) -> None:
-        now, path = copied(self.parameters_now), self.kept.pop("path")
-        self.consolidate({n: w / ((now[n] - self.start[n]).square() + self.damping) for n, w in path.items()})
+        last, path = self.kept.pop("last"), self.kept.pop("path")
+        self.consolidate({n: w / ((last[n] - self.start[n]).square() + self.damping) for n, w in path.items()})
         for importance in () if self.negative else self.kept["importance"].values():
             importance.clamp_(min=0)

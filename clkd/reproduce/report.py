@@ -67,15 +67,20 @@ def _items(head: str, each: Sequence[str]) -> str:
 
 
 def fill(page: Path, table: Table, lines: Sequence[Line]) -> None:
-    """Put the table between its two marks on a page.
+    """Put the table between its two marks on a page."""
+    put(page, "clkd reproduce", table.name, markdown(table, lines))
+
+
+def put(page: Path, maker: str, name: str, table: str) -> None:
+    """Put what `maker` made between the two marks of its `name` on a page.
 
     Raises:
         UserError: the page is not there, or has no such marks.
     """
-    begin, end = f"<!-- clkd reproduce {table.name} -->", f"<!-- end of {table.name} -->"
+    begin, end = f"<!-- {maker} {name} -->", f"<!-- end of {name} -->"
     before, found, rest = read_text(page).partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise UserError(f"{page} has no place for the table: write the lines {begin} and {end} where it is to be")
     with writing(page):
-        write_whole(page, f"{before}{begin}\n\n{markdown(table, lines)}\n\n{end}{after}")
+        write_whole(page, f"{before}{begin}\n\n{table}\n\n{end}{after}")

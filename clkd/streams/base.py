@@ -187,18 +187,21 @@ def counted(experiences: Sequence[Experience]) -> Iterator[Experience]:
         yield replace(each, seen=seen, known=known, count=len(experiences))
 
 
-def holdout(y: Tensor, rows: Tensor, fraction: float, draw: torch.Generator, fate: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the rows at `rows`, those to train on and those kept aside: `fraction` of each class, rounded down.
+def holdout(
+    y: Tensor, rows: Tensor, fraction: float, draw: torch.Generator, fate: Tensor, least: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Of the rows at `rows`, those to train on and those kept aside: `fraction` of each class, rounded down, but at
+    `least` so many where one is left to train on.
 
     What was decided about a row stays, and is noted in `fate` (`[N]`): only `NEW` ones are drawn to make up the
-    fraction. Rows without a label are all trained on: there is nothing to validate on them.
+    fraction. Rows without a label are all trained on: they tell nothing about a student.
     """
     if not fraction:
         return rows, rows[:0]
     order = rows[torch.randperm(len(rows), generator=draw)]
     for label in labels_in(y[rows]):
         own = order[y[order] == label]
-        wanted = int(fraction * len(own)) - int((fate[own] == ASIDE).sum())
+        wanted = max(int(fraction * len(own)), min(least, len(own) - 1)) - int((fate[own] == ASIDE).sum())
         fate[own[fate[own] == NEW][: max(wanted, 0)]] = ASIDE
     aside = fate[rows] == ASIDE
     fate[rows[~aside]] = TRAINED

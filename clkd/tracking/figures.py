@@ -45,7 +45,7 @@ def agreement(teachers: Mapping[str, Mapping[str, float]], title: str = "") -> F
     """Bars for each class, one of each teacher that knows it: how often it and the student say the same, in percent."""
     classes = list(dict.fromkeys(name for each in teachers.values() for name in each))
     width = 0.8 / len(teachers)
-    figure = Figure(figsize=(min(3 + 0.5 * len(classes), 16), 4.2), layout="constrained")
+    figure = Figure(figsize=(min(5 + 0.5 * len(classes), 18), 4.2), layout="constrained")
     axes = figure.add_subplot()
     for place, (teacher, each) in enumerate(teachers.items()):
         at = [classes.index(name) + (place - (len(teachers) - 1) / 2) * width for name in each]
@@ -55,7 +55,7 @@ def agreement(teachers: Mapping[str, Mapping[str, float]], title: str = "") -> F
     names = [classes[at][:12].replace("$", r"\$") for at in ticks]  # between two of them would be a formula
     axes.set_xticks(ticks, names, rotation=45 if len(classes) > MOST_NUMBERS else 0)
     axes.set(xlabel="class", ylabel="agreement with the student in percent", ylim=(0, 100), title=title)
-    axes.legend(fontsize="small")
+    _legend(axes)
     return figure
 
 
@@ -85,7 +85,7 @@ def shift(found: Sequence[Shift], title: str = "") -> Figure:
     >>> [axes.get_ylabel() for axes in shift([told]).axes][-1]
     'p of the nearest known domain'
     """
-    figure = Figure(figsize=(min(8.5 + 0.5 * len(found), 18), 7), layout="constrained")
+    figure = Figure(figsize=(min(10 + 0.5 * len(found), 18), 7.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True)
     figure.suptitle(title)
     _distances(panels[0, 0], over_time(found, "a_distance"), "proxy A-distance from other domains")
@@ -112,7 +112,7 @@ def _distances(axes: Axes, curves: Mapping[str, Mapping[int, float]], label: str
     axes.set(ylabel=label)
     axes.grid(alpha=0.3)
     if curves:
-        axes.legend(fontsize="small")
+        _legend(axes, above=True)
 
 
 def _changes(axes: Axes, found: Sequence[Shift]) -> None:
@@ -126,7 +126,7 @@ def _changes(axes: Axes, found: Sequence[Shift]) -> None:
     axes.set(ylabel="points of accuracy")
     axes.grid(alpha=0.3, axis="y")
     axes.set_axisbelow(True)
-    axes.legend(fontsize="small")
+    _legend(axes, above=True)
 
 
 def _monitor(axes: Axes, found: Sequence[Shift]) -> None:
@@ -139,7 +139,7 @@ def _monitor(axes: Axes, found: Sequence[Shift]) -> None:
         axes.axhline(level, color="black", linestyle=":", label=f"false alarms: {level:.3g} at most")
     lowest = min([each["drift"]["p"] for each in tested], default=0.01)
     axes.set(ylabel="p of the nearest known domain", yscale="log", ylim=(min(0.01, lowest / 2), 1.5))
-    axes.legend(fontsize="small")
+    _legend(axes, above=True)
 
 
 def _name_experiences(axes: Axes, found: Sequence[Shift]) -> None:
@@ -183,7 +183,7 @@ def domains(found: Sequence[Shift], title: str = "") -> Figure:
 def forgetting(rows: list[list[float]], title: str = "") -> Figure:
     """One curve per experience: its accuracy in percent from when it was learned to the end, and their mean."""
     count = len(rows)
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.2, 4.2), layout="constrained")
     axes = figure.add_subplot()
     shades = np.linspace(0.05, 0.85, count)
     for j in range(count):
@@ -202,7 +202,7 @@ def forgetting(rows: list[list[float]], title: str = "") -> Figure:
     axes.set(ylim=(-3, 103), xticks=_ticks(count))
     axes.grid(alpha=0.3)
     if count <= MOST_NUMBERS:
-        axes.legend(fontsize="small", ncols=2)
+        _legend(axes)
     return figure
 
 
@@ -235,15 +235,23 @@ def loss_terms(curves: Mapping[str, Mapping[int, float]], title: str = "") -> Fi
     >>> loss_terms({"loss": {10: 2.0, 20: 1.0}, "loss_kd": {20: 0.5}}).axes[0].get_legend_handles_labels()[1]
     ['loss', 'loss_kd']
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.2, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for place, (name, curve) in enumerate(curves.items()):
         shade = "black" if name == "loss" else colormaps["viridis"](0.85 * place / max(len(curves) - 1, 1))
         axes.plot(list(curve), list(curve.values()), marker=".", label=_plain(name), color=shade)
     axes.set(xlabel="step", ylabel="loss term (mean over the epoch)", title=title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    _legend(axes)
     return figure
+
+
+def _legend(axes: Axes, above: bool = False) -> None:
+    """Beside the panel or above it, so that no data is covered: to look for room within takes long with many points."""
+    if above:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize="small", frameon=False)
+    else:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
 
 
 def _plain(name: str) -> str:

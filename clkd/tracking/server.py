@@ -7,6 +7,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -55,12 +56,24 @@ def url(host: str, port: int) -> str:
     return f"http://{asked}:{port}"
 
 
-def free_port(host: str, wanted: int) -> int:
-    """The port, if nobody has it; any free one for 0.
+@contextmanager
+def free_port(host: str, wanted: int) -> Iterator[int]:
+    """The port, if nobody has it; any free one for 0. On Linux nobody else is given it until the block is left.
+
+    A server may listen on it meanwhile: to be bound to a port, and to share it, keeps away all who want any free one,
+    but not who wants this one and shares it, too. Elsewhere only one can be bound, so that it is free again at once.
 
     Raises:
         UserError: it is taken, or there is no such address here.
     """
+    with _door(host, wanted) as door:
+        port: int = door.getsockname()[1]
+        if sys.platform != "linux":
+            door.close()
+        yield port
+
+
+def _door(host: str, wanted: int) -> socket.socket:
     try:
         return _bound(host, wanted)
     except socket.gaierror as error:
@@ -69,19 +82,22 @@ def free_port(host: str, wanted: int) -> int:
         raise UserError(f"--port {wanted}: not for you ({error.strerror}): give one above 1023") from error
     except OSError as error:
         try:
-            other = _bound(host, 0)
+            with _bound(host, 0) as door:
+                other = door.getsockname()[1]
         except OSError:
             raise UserError(f"--host {host}: {error.strerror}") from error
         raise UserError(f"port {wanted} is taken: give another, such as --port {other}") from error
 
 
-def _bound(host: str, port: int) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as door:
+def _bound(host: str, port: int) -> socket.socket:
+    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         door.bind((host, port))
-        found: int = door.getsockname()[1]
-        return found
+    except OSError:
+        door.close()
+        raise
+    return door
 
 
 def _start(uri: str, host: str, port: int, log: Path) -> subprocess.Popen[bytes]:

@@ -14,7 +14,8 @@ from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "domains.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "domains.py"
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +72,25 @@ def test_a_finished_training_is_not_trained_again(
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(one["row"], one["seed"]) for one in lines] == [("none", 0), ("mmd", 0), ("none", 1), ("mmd", 1)]
     assert capsys.readouterr().out.count("| mmd |") == 2
+
+
+def test_the_page_has_the_tables_of_the_results_that_are_kept(
+    made: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing it anew changes nothing, and mends what was changed by hand."""
+    published = (ROOT / "docs" / "transfer.md").read_text()
+    page = tmp_path / "page.md"
+    page.write_text(published.replace("| dan | ", "| dan | 9"))
+    assert page.read_text() != published
+    monkeypatch.setattr(sys, "argv", ["domains.py", "--table", "--tasks", *made.TASKS, "--write", str(page)])
+    made.main()
+    assert page.read_text() == published
+
+
+@pytest.mark.parametrize("part", [["--rows", "none"], ["--seeds", "0"]])
+def test_a_part_of_a_table_is_not_written(
+    made: ModuleType, part: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["domains.py", "--table", *part, "--write", str(tmp_path / "page.md")])
+    with pytest.raises(SystemExit):
+        made.main()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import sys
 import threading
 import time
 import urllib.request
@@ -119,9 +120,21 @@ def test_a_port_that_is_taken_is_one_line_with_one_that_is_not(here, clkd):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"clkd: port {port} is taken: give another, such as --port ")
     other = int(err.split()[-1])
-    assert server.free_port("127.0.0.1", other) == other
-    with pytest.raises(UserError, match=r"--host no\.such\.place\.invalid: "):
-        server.free_port("no.such.place.invalid", 0)
+    with server.free_port("127.0.0.1", other) as port:
+        assert port == other
+    unknown = server.free_port("no.such.place.invalid", 0)
+    with pytest.raises(UserError, match=r"--host no\.such\.place\.invalid: "), unknown:
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only one can be bound")
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_that_was_chosen_is_nobody_elses_until_the_server_listens_on_it(host):
+    with server.free_port(host, 0) as port:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((host, port))
+        with socket.create_server((host, port)):
+            socket.create_connection(("127.0.0.1", port)).close()
 
 
 def test_a_leftover_is_mentioned(here, clkd):
@@ -200,7 +213,8 @@ def test_it_answers_and_leaves_nothing_behind(here, number, code):
     gone(leader)
     assert {path.name for path in here.iterdir()} == before
     port = int(address.rpartition(":")[2])
-    assert server.free_port("127.0.0.1", port) == port
+    with server.free_port("127.0.0.1", port) as again:
+        assert again == port
 
 
 @pytest.mark.slow

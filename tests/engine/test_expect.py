@@ -53,12 +53,22 @@ def test_what_will_be_forgotten_is_told(name, clkd, tmp_path, monkeypatch):
 
 LATE = {"name": "late", "rows": "memory", "optimizer": {"kind": "sgd", "lr": 0.1}}
 VALUES = {"kind": "per_experience", "values": [1, 2, 3, 4, 5, 6]}
+SGD = {"kind": "sgd", "lr": 0.1}
+
+
+def rate(kind, train=(), **options):
+    """One epoch of 9 or 10 steps in each experience, unless `train` says more."""
+    return {"train": {**scenario()["train"], **dict(train), "scheduler": {"kind": kind, **options}}}
+
+
+def following(**options):
+    return {"losses": [{"kind": "cross_entropy", "weight": options}]}
+
+
+TWENTY = {"epochs": 20}
+TEACHER = {"kind": "fit", "model": "mlp", "epochs": 2, "optimizer": SGD}
 HOLDING = {"phases": [{**LATE, "name": "bias", "rows": "held_out", "trains": "head"}]}
 TOLD = {
-    "ordinary training sees most of those that phase bias holds out": {
-        "split": {"by": "domain", "transform": "rotated", "experiences": 2},
-        **HOLDING,
-    },
     "each experience's classes among themselves": {"head": "multi"},
     "anytime accuracy counts its new classes as wrong": {
         "head": "ncm",
@@ -66,14 +76,43 @@ TOLD = {
     },
     "phase late never comes: the last experience is 4": {"phases": [{**LATE, "from_experience": 5}]},
     "losses.0.weight has 6 values for 5 experiences": {"losses": [{"kind": "cross_entropy", "weight": VALUES}]},
+    "train.scheduler never reaches milestones 20, 30: the longest experience is over after 20 epochs; give a smaller"
+    " number or more epochs or steps instead": rate("multi_step", TWENTY, milestones=[10, 20, 30]),
+    "train.scheduler never reaches step_size 1: the longest experience is over after 1 epoch; give more epochs or "
+    "steps instead": rate("step", step_size=1),
+    "train.scheduler never reaches total_iters 5": rate("linear"),
+    "train.scheduler never reaches total_iters 20": rate("constant", TWENTY, total_iters=20),
+    "train.scheduler never reaches T_max 13: the longest experience is over after 10 steps; give a smaller number"
+    " or more epochs": rate("cosine", T_max=13, every="step"),
+    "phases.0.scheduler never reaches step_size 3: phase late is over after 3 epochs": {
+        "phases": [{**LATE, "epochs": 3, "scheduler": {"kind": "step", "step_size": 3}}]
+    },
+    "teachers.big.scheduler never reaches step_size 2: the fit is over after 2 epochs": {
+        "teachers": {"big": {**TEACHER, "scheduler": {"kind": "step", "step_size": 2}}},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "big"]}],
+    },
+    "losses.0.weight never reaches epochs 20": following(kind="warmup", epochs=20),
+    "losses.0.weight never reaches steps 13": following(kind="linear", steps=13),
 }
 SILENT = [
     {"head": "multi", "split": {"by": "task", "experiences": 5}},
     {"head": "ncm"},
-    HOLDING,
+    {"split": {"by": "domain", "transform": "rotated", "experiences": 2}, **HOLDING},
     {"train": {**scenario()["train"], "evaluate_every": 5}},
     {"phases": [{**LATE, "from_experience": 4}]},
     {"losses": [{"kind": "cross_entropy", "weight": {**VALUES, "values": [1, 2, 3, 4, 5]}}]},
+    rate("multi_step", TWENTY, milestones=[10, 19]),
+    rate("step", step_size=9, every="step"),
+    rate("linear", TWENTY, total_iters=20),
+    rate("constant", TWENTY, total_iters=19),
+    rate("cosine"),
+    rate("one_cycle", max_lr=0.1, every="step"),
+    rate("exponential", gamma=0.9),
+    rate("step", {"min_steps": 30}, step_size=2),
+    rate("step", {"mix_memory": True}, step_size=12, every="step"),
+    following(kind="warmup"),
+    following(kind="linear", epochs=1),
+    following(kind="cosine", experiences=9),
 ]
 
 

@@ -174,6 +174,33 @@ def test_held_out_rows_are_never_trained_on_nor_in_memory(plugins: Plugins, tmp_
     assert not set(found["memory"]["table"]["sample_id"].tolist()) & out
 
 
+AGAIN = {
+    "turned": {"by": "domain", "transform": "rotated", "experiences": 4},
+    "drawn anew": {"by": "repeated", "experiences": 8, "rows": 40, "repetition": 0.9, "first_occurrence": 0.5},
+}
+
+
+@pytest.mark.parametrize("split", AGAIN.values(), ids=AGAIN)
+def test_a_held_out_row_that_comes_again_is_held_out_again(
+    split: dict[str, Any], plugins: Plugins, tmp_path: Path
+) -> None:
+    """In whatever guise, also by what goes on from a checkpoint."""
+    stream = compose(plugins, tmp_path, {"stream": {**BASE["stream"], "split": split}}).stream
+    held, out, trained = HeldOut(0.2, 24, 0, torch.device("cpu")), set(), set()
+    for experience in stream:
+        later = HeldOut(0.2, 24, 0, torch.device("cpu"))
+        later.load_state_dict(held.state_dict())
+        cut = held.cut(experience)
+        assert held.coming is not None
+        assert torch.equal(later.cut(experience).train.sample_id, cut.train.sample_id)
+        assert len(held.coming) + len(cut.train) == len(experience.train)
+        assert len(held.coming)
+        out |= set(held.coming.sample_id.tolist())
+        trained |= set(cut.train.sample_id.tolist())
+    assert sum(len(experience.train) for experience in stream) > len(out | trained), "rows come again"
+    assert not out & trained
+
+
 def experience_of(made: Composition, index: int) -> Experience:
     """An experience, with memory as it is when that is over."""
     for experience in made.stream[: index + 1]:

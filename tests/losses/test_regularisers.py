@@ -383,16 +383,36 @@ def test_importance_below_0_is_cut_off_unless_it_may_be_negative(negative):
     """Where steps went uphill, `w = −Σ g · δ` is below 0."""
     student, loss = mlp(), SI(damping=0.1, negative=negative)
     loss.begin(EXPERIENCES[0], student)
-    g = {name: torch.ones_like(p) for name, p in student.named_parameters()}
-    change = {name: torch.full_like(p, 0.2 if "head" in name else -0.2) for name, p in student.named_parameters()}
+    for parameter in student.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    loss.after_backward(student)
     with torch.no_grad():
         for name, parameter in student.named_parameters():
-            parameter += change[name]
-    loss.moved(g, change)
+            parameter += 0.2 if "head" in name else -0.2
+    loss.after_step(student)
     loss.end(EXPERIENCES[0], student)
     for name, found in loss.kept["importance"].items():
         expected = 0.2 / (0.2**2 + 0.1) * (-1 if "head" in name else 1)
         torch.testing.assert_close(found, torch.full_like(found, expected if negative else max(expected, 0)), **CLOSE)
+
+
+@pytest.mark.parametrize("make", [SI, RWalk])
+def test_what_moves_the_student_after_its_last_step_is_no_part_of_its_way_but_it_is_held_there(make):
+    """12 steps: the second stretch of `rwalk` is closed at the end."""
+
+    def walked(share):
+        student, loss = mlp(), make()
+        start = [p.detach().clone() for p in student.parameters()]
+        loss.begin(EXPERIENCES[0], student)
+        walk(loss, student, steps=12)
+        with torch.no_grad():
+            for parameter, old in zip(student.parameters(), start, strict=True):
+                parameter.lerp_(old, share)
+        loss.end(EXPERIENCES[0], student)
+        assert equal(loss.kept["anchor"], {name: p.detach() for name, p in student.named_parameters()})
+        return loss.kept["importance"]
+
+    assert equal(walked(0.5), walked(0.0))
 
 
 def test_a_riemannian_walk_is_that_of_a_hand_rolled_loop():

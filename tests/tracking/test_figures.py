@@ -7,6 +7,23 @@ import pytest
 
 from clkd.tracking import figures
 
+MOMENT = {layer: {"a_distance": {"0": 1.0}, "mmd": {"0": 0.5}} for layer in ("stage3", "penultimate")}
+CHANGE = {"gain_new_domain": 0.4, "loss_old_domains": 0.1, "before": MOMENT, "after": MOMENT, "false_alarms": 0.05}
+SHIFTS = [
+    {"experience": i, "name": f"rotated by {30 * i}°", "domain": i, "drift": {"alarm": i == 1, "p": 0.01}, **CHANGE}
+    for i in range(5)
+]
+NAMED = {
+    "forgetting": lambda: figures.forgetting([[0.5] * (i + 1) for i in range(figures.MOST_NUMBERS)], "tiny s0"),
+    "loss terms": lambda: figures.loss_terms(
+        {f"loss_kd_student_previous_{i}": {1: 2.0, 2: 0.1} for i in range(9)}, "tiny s0"
+    ),
+    "agreement": lambda: figures.agreement(
+        {name: {"cat": 1.0, "dog": 0.9} for name in ("previous", "external")}, "tiny s0"
+    ),
+    "shift": lambda: figures.shift(SHIFTS, "tiny s0"),
+    "shift once": lambda: figures.shift(SHIFTS[:2], "tiny s0"),
+}
 ROWS = [[0.9], [0.6, 0.8], [0.5, 0.7, 0.95]]
 
 
@@ -47,3 +64,15 @@ def test_any_number_of_experiences_can_be_drawn(count):
     rows = [[0.5] * (i + 1) for i in range(count)]
     for figure in (figures.accuracy_matrix(rows, "tiny s0"), figures.forgetting(rows, "tiny s0")):
         assert png(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_tells_curves_apart_covers_none_of_them(name):
+    figure = NAMED[name]()
+    figure.draw_without_rendering()
+    legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    assert legends
+    for box in (legend.get_window_extent() for legend in legends):
+        assert not any(box.overlaps(axes.bbox) for axes in figure.axes)
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
