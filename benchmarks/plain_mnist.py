@@ -1,6 +1,6 @@
 """Plain PyTorch loops of methods on MNIST, which explain differences in docs/reproductions.md.
 
-    CLKD_DATA=… python benchmarks/plain_mnist.py oewc --seeds 1     # permuted MNIST
+    CLKD_DATA=… python benchmarks/plain_mnist.py oewc --seeds 1     # permuted and rotated MNIST
     CLKD_DATA=… python benchmarks/plain_mnist.py si --seeds 1       # permuted and sequential MNIST
     CLKD_DATA=… python benchmarks/plain_mnist.py icarl --seeds 1    # sequential MNIST
     CLKD_DATA=… python benchmarks/plain_mnist.py fdr --seeds 1      # sequential MNIST
@@ -100,14 +100,14 @@ def domains() -> list[Tensor]:
     return [torch.randperm(784) for _ in range(DOMAINS)]
 
 
-def oewc(strength: float, weighted: bool) -> float:
-    """Permuted MNIST, learning rate 0.1, batches of 128, one epoch, γ = 1."""
+def oewc(strength: float, weighted: bool, kind: str = "permuted") -> float:
+    """Learning rate 0.1, batches of 128, one epoch, γ = 1."""
     (x, y), test = mnist()
-    orders, model = domains(), network()
+    seen_as, model = looks(kind), network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     importance, anchor = zeros(model), copies(model)
-    for order in orders:
-        moved = x[:, order]
+    for look in seen_as:
+        moved = look(x)
         for at in torch.randperm(len(x)).split(128):
             loss = F.cross_entropy(model(moved[at]), y[at]) + strength * penalty(model, importance, anchor)
             optimizer.zero_grad()
@@ -115,7 +115,7 @@ def oewc(strength: float, weighted: bool) -> float:
             optimizer.step()
         importance = [a + b for a, b in zip(importance, fisher(model, moved, y, weighted), strict=True)]
         anchor = copies(model)
-    return statistics.fmean(accuracy(model, test[0][:, order], test[1]) for order in orders)
+    return statistics.fmean(accuracy(model, look(test[0]), test[1]) for look in seen_as)
 
 
 def si(stream: Iterator[Rows], tests: list[Rows], batch: int, c: float, damping: float, clip: float | None) -> float:
@@ -394,6 +394,8 @@ VARIANTS: dict[str, dict[str, Callable[[], float]]] = {
         "λ 0.7, squares weighted by p (the authors')": lambda: oewc(0.7, True),
         "λ 0.7, squares of the labels' gradients": lambda: oewc(0.7, False),
         "λ 7, weighted by p": lambda: oewc(7.0, True),
+        "rotated, at the angles of clkd's seeds, λ 0.7, weighted by p (the authors')": lambda: oewc(0.7, True, "clkd"),
+        "rotated, λ 0.7, weighted by p (the authors')": lambda: oewc(0.7, True, "nearest"),
     },
     "si": {
         "sequential, clipped at 1 (the authors')": lambda: si_sequential(1.0),
