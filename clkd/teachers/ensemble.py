@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -27,7 +27,8 @@ class Ensemble(Teacher):
     `w_m` in every row; with `by: entropy` it counts `w_m · e^(−H)` there, H the entropy of what it says, so that the
     surer it is, the more it counts. All of them speak, over the classes that all of them know. With `by: class` a row
     hears only members that know its class, over the classes that all of *those* know, as `known` of the signals says; a
-    row whose class nobody knows is told nothing. A row without a label hears all of them.
+    row whose class nobody knows is told nothing. A row without a label hears all of them. Where the student is told the
+    task, each task's classes are spoken of by themselves, as if there were no others.
 
     Two more rules look at the label y (Guo et al. 2020, "Online Knowledge Distillation via Collaborative Learning"):
     with `by: least_loss` a row hears the one member whose cross-entropy is least (KDCL-Naive there), with
@@ -59,6 +60,8 @@ class Ensemble(Teacher):
         self.partial = "always" if by == "class" else False
         self._columns: list[tuple[Tensor, Tensor]] = []
         self._class_ids: Tensor | None = None
+        self._born: dict[int, int] = {}
+        self._tasks: list[Tensor] = []
 
     @property
     def ready(self) -> bool:
@@ -67,6 +70,7 @@ class Ensemble(Teacher):
     def begin(self, experience: Experience, student: Student) -> None:
         """Who speaks, and with which columns, is settled when the experience's first batch comes."""
         self._columns, self._class_ids = [], None
+        self._born = dict(zip(student.class_ids, student.born, strict=True)) if student.task_aware else {}
 
     def spec(self, feature: str | None = None) -> Spec:
         if feature is not None:
@@ -91,9 +95,7 @@ class Ensemble(Teacher):
         said = torch.stack([_taken(each, *at) for each, at in zip(told, self._columns, strict=True)])
         weights = self._weights(said.device)[:, None].expand(said.shape[:2])
         if self.by != "class":
-            logits = self._average(said, weights)
-            if self.by in BY_LABEL:
-                logits = self._by_label(said, batch.y, class_ids, logits)
+            logits = self._by_task(said, lambda own, at: self._about(own, weights, batch.y, class_ids[at]))
             return Signals(logits, class_ids, {}, torch.isin(batch.y, class_ids))
         knows = torch.stack([_knows(each, batch) for each in told])  # [members, B]
         has = torch.stack([there for _, there in self._columns])  # [members, C]
@@ -101,7 +103,8 @@ class Ensemble(Teacher):
         heard = speaks.any(0)
         known = (has[:, None] | ~speaks[..., None]).all(0) & heard[:, None]
         masked = said.masked_fill(~known, torch.finfo(said.dtype).min / 2)
-        logits = self._average(masked, torch.where(heard, weights * speaks, weights))
+        weights = torch.where(heard, weights * speaks, weights)
+        logits = self._by_task(masked, lambda own, at: self._average(own, weights))
         return Signals(logits.masked_fill(~known, 0.0), class_ids, {}, knows.any(0), known)
 
     def _settle(self, device: torch.device) -> Tensor:
@@ -113,7 +116,23 @@ class Ensemble(Teacher):
                 place = {c: i for i, c in enumerate(member.spec().class_ids)}
                 at = torch.tensor([place.get(c, -1) for c in own], device=device)
                 self._columns.append((at.clamp(min=0), at >= 0))
+            born = torch.tensor([self._born.get(c, -1) for c in own], device=device)
+            self._tasks = [(born == task).nonzero().squeeze(1) for task in dict.fromkeys(born.tolist())]
         return self._class_ids
+
+    def _by_task(self, said: Tensor, speak: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """`[members, B, C]` → `[B, C]`: what `speak` makes of each task's columns, and where these stand."""
+        if len(self._tasks) == 1:
+            return speak(said, self._tasks[0])
+        logits = torch.empty_like(said[0])
+        for at in self._tasks:
+            logits[:, at] = speak(said[..., at], at)
+        return logits
+
+    def _about(self, said: Tensor, weights: Tensor, y: Tensor, class_ids: Tensor) -> Tensor:
+        """Of rows with these labels."""
+        logits = self._average(said, weights)
+        return self._by_label(said, y, class_ids, logits) if self.by in BY_LABEL else logits
 
     def _weights(self, device: torch.device) -> Tensor:
         """`[members that speak]`."""

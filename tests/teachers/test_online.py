@@ -1,5 +1,8 @@
 """Targets that several students make together, against loops over rows; and what an ensemble with students may not."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 from torch import nn
 
@@ -90,3 +93,38 @@ def test_what_a_member_repeats_carries_no_gradient() -> None:
     said = member.signals(rows, Needs())
     assert said.logits is not None
     assert not said.logits.requires_grad
+
+
+TASKS = {0: 0, 7: 0, 3: 1, 5: 1}
+"""Of four classes the task that brought each."""
+
+
+@pytest.mark.parametrize("by", ["weight", "entropy", "class", "least_loss", "min_logit"])
+@pytest.mark.parametrize("mean", ["probabilities", "logits"])
+def test_a_student_that_is_told_the_task_hears_of_each_as_if_there_were_no_other(by: str, mean: str) -> None:
+    draw = torch.Generator().manual_seed(1)
+    logits = {classes: 3 * torch.randn(5, 4, generator=draw) for classes in ((0, 7, 3, 5), (5, 3, 7, 0))}
+    rows = batch(LABELS)
+
+    def speak(only: set[int], student: SimpleNamespace) -> Signals:
+        """Members that know some of their classes alone."""
+        told = [
+            (said[:, [at for at, c in enumerate(classes) if c in only]], tuple(c for c in classes if c in only))
+            for classes, said in logits.items()
+        ]
+        made = members(rows, *told)
+        ensemble = Ensemble(tuple(made), made, mean=mean, by=by, weights=(1.0, 2.0))
+        ensemble.begin(SimpleNamespace(), student)
+        return ensemble.signals(rows, Needs())
+
+    student = SimpleNamespace(class_ids=tuple(TASKS), born=tuple(TASKS.values()), task_aware=True)
+    plain = SimpleNamespace(task_aware=False)
+    whole = speak(set(TASKS), student)
+    assert whole.class_ids.tolist() == [0, 7, 3, 5]
+    for task, columns in ((0, slice(0, 2)), (1, slice(2, 4))):
+        alone = speak({c for c, t in TASKS.items() if t == task}, plain)
+        # by class, members that know less speak of fewer rows
+        same = [by != "class" or TASKS.get(y, task) == task for y in LABELS]
+        assert torch.equal(whole.logits[same, columns], alone.logits[same])
+    if by == "entropy" or mean == "probabilities":
+        assert not torch.allclose(whole.logits, speak(set(TASKS), plain).logits)
