@@ -116,8 +116,10 @@ class Ensemble(Teacher):
                 place = {c: i for i, c in enumerate(member.spec().class_ids)}
                 at = torch.tensor([place.get(c, -1) for c in own], device=device)
                 self._columns.append((at.clamp(min=0), at >= 0))
-            born = torch.tensor([self._born.get(c, -1) for c in own], device=device)
-            self._tasks = [(born == task).nonzero().squeeze(1) for task in dict.fromkeys(born.tolist())]
+            tasks: dict[int, list[int]] = {}
+            for at, c in enumerate(own):
+                tasks.setdefault(self._born.get(c, -1), []).append(at)
+            self._tasks = [torch.tensor(at, device=device) for at in tasks.values()]
         return self._class_ids
 
     def _by_task(self, said: Tensor, speak: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
