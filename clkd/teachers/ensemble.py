@@ -117,9 +117,9 @@ class Ensemble(Teacher):
                 at = torch.tensor([place.get(c, -1) for c in own], device=device)
                 self._columns.append((at.clamp(min=0), at >= 0))
             tasks: dict[int, list[int]] = {}
-            for at, c in enumerate(own):
-                tasks.setdefault(self._born.get(c, -1), []).append(at)
-            self._tasks = [torch.tensor(at, device=device) for at in tasks.values()]
+            for i, c in enumerate(own):
+                tasks.setdefault(self._born.get(c, -1), []).append(i)
+            self._tasks = [torch.tensor(columns, device=device) for columns in tasks.values()]
         return self._class_ids
 
     def _by_task(self, said: Tensor, speak: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
