@@ -36,7 +36,7 @@ from typing import Any
 
 import torch
 
-from clkd.engine.execute import execute
+from clkd.engine.execute import execute, make_room
 from clkd.engine.guard import NonFiniteError
 from clkd.plugins import load_plugins
 from clkd.reproduce.report import put
@@ -159,6 +159,7 @@ def train(task: str, row: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         path = Path(home) / "scenario.yaml"
         path.write_text(to_yaml({**scenario(task, row), "seed": seed, "output": f"{home}/run"}))
+        make_room()
         start = time.process_time()
         try:
             matrix = execute(RunRequest(scenario=path, quiet=True), load_plugins())["accuracy_matrix"]

@@ -121,7 +121,7 @@ def _carry_out_each(requests: Sequence[RunRequest], plugins: Plugins) -> None:
         and load(first.scenario, first.settings, plugins.registry).scenario.output is not None
     ):
         raise UserError("output: several seeds are several runs, and this names one place: leave it out")
-    results = [_done(request, plugins) for request in requests]
+    results = [_done(request, plugins, several=True) for request in requests]
     if not all(results):
         return
     if first.json:
@@ -132,13 +132,15 @@ def _carry_out_each(requests: Sequence[RunRequest], plugins: Plugins) -> None:
         click.echo(f"mean and spread: clkd compare {' '.join(result['run_id'] for result in results)}", err=True)
 
 
-def _done(request: RunRequest, plugins: Plugins) -> dict[str, Any]:
+def _done(request: RunRequest, plugins: Plugins, several: bool = False) -> dict[str, Any]:
     _look_first(request, plugins)
     from clkd.cli.uncompiled import leave_out_the_compiler
 
     leave_out_the_compiler()
-    from clkd.engine.execute import execute  # loads torch: not before the command line is known to be right
+    from clkd.engine.execute import execute, make_room  # loads torch: not before the command line is known to be right
 
+    if several:
+        make_room()
     return execute(request, plugins)
 
 

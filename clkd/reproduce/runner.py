@@ -114,8 +114,9 @@ def run_all(tasks: Sequence[Task], workers: int, told: Told) -> None:
 
 def run(task: Task) -> Result:
     """One run, in this process; its directory is deleted once its result is known."""
-    from clkd.engine.execute import execute  # loads torch
+    from clkd.engine.execute import execute, make_room  # loads torch
 
+    make_room()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="clkd-reproduce-") as home:
         changes = (*task.settings, *CHEAP, f"output={Path(home) / 'run'}")

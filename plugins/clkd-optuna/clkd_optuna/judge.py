@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clkd import hookimpl
-from clkd.engine.execute import execute
+from clkd.engine.execute import execute, make_room
 from clkd.engine.guard import NonFiniteError
 from clkd.errors import UserError
 from clkd.scenario.request import RunRequest
@@ -143,4 +143,5 @@ class Judge:
             origin=origin,
             quiet=True,
         )
+        make_room()
         return execute(request, self.plugins)
