@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from processes import clkd
+from small_runs import SmallRuns
 from states import assert_same, state
 from torch import Tensor, nn
 
 from clkd import checkpoint
-from clkd.engine.compose import Composer, Composition
+from clkd.engine.compose import Composition
 from clkd.engine.execute import execute
 from clkd.engine.explain import composed, explain
 from clkd.engine.held_out import HeldOut
@@ -23,7 +24,6 @@ from clkd.errors import ClkdError, UserError
 from clkd.experience import Experience
 from clkd.models.student import Student
 from clkd.plugins import Plugins, load_plugins
-from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
 from clkd.scenario.phase import PhaseOptions
 from clkd.scenario.request import RunRequest
@@ -45,22 +45,8 @@ BIC: dict[str, Any] = {
                 "from_experience": 1, "optimizer": {"kind": "adam", "lr": 0.05}}],
 }  # fmt: skip
 EEIL = {"phases": [{"name": "balanced", "rows": "balanced", "epochs": 2, "from_experience": 1, "optimizer": SGD}]}
-
-
-def write(home: Path, name: str, changes: dict[str, Any]) -> Path:
-    scenario = home / f"{name}.yaml"
-    scenario.write_text(to_yaml({**BASE, **changes, "output": str(home / name)}))
-    return scenario
-
-
-def run(plugins: Plugins, home: Path, name: str, changes: dict[str, Any], **request: Any) -> dict[str, Any]:
-    return execute(RunRequest(scenario=write(home, name, changes), quiet=True, **request), plugins)
-
-
-def compose(plugins: Plugins, home: Path, changes: dict[str, Any]) -> Composition:
-    (home / "cache").mkdir(exist_ok=True)
-    loaded = load(write(home, "composed", changes), (), plugins.registry)
-    return Composer(loaded.scenario, plugins.registry, torch.device("cpu"), home / "cache", home).compose()
+RUNS = SmallRuns(BASE)
+write, run, compose = RUNS.write, RUNS.run, RUNS.compose
 
 
 def events(home: Path, name: str) -> list[dict[str, Any]]:

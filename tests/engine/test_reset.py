@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import SmallRuns
 from states import assert_same, state
 from torch import nn
 
-from clkd.engine.compose import Composer, Composition
+from clkd.engine.compose import Composition
 from clkd.engine.execute import execute
 from clkd.engine.explain import explain, text
 from clkd.errors import Interrupted, UserError
 from clkd.models.student import Student
 from clkd.plugins import Plugins
-from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
 from clkd.scenario.request import RunRequest
 from clkd.seeding import generator
@@ -30,23 +30,8 @@ BASE: dict[str, Any] = {
     "tracking": {"mode": "offline"},
 }
 JOINT = {"method": "joint"}
-
-
-def write(home: Path, name: str, changes: dict[str, Any]) -> Path:
-    train = {**BASE["train"], **changes.get("train", {})}
-    scenario = home / f"{name}.yaml"
-    scenario.write_text(to_yaml({**BASE, **changes, "train": train, "output": str(home / name)}))
-    return scenario
-
-
-def run(plugins: Plugins, home: Path, name: str, changes: dict[str, Any], **request: Any) -> dict[str, Any]:
-    return execute(RunRequest(scenario=write(home, name, changes), quiet=True, **request), plugins)
-
-
-def compose(plugins: Plugins, home: Path, changes: dict[str, Any]) -> Composition:
-    (home / "cache").mkdir(exist_ok=True)
-    loaded = load(write(home, "composed", changes), (), plugins.registry)
-    return Composer(loaded.scenario, plugins.registry, torch.device("cpu"), home / "cache", home).compose()
+RUNS = SmallRuns(BASE)
+write, run, compose = RUNS.write, RUNS.run, RUNS.compose
 
 
 def trained(made: Composition, index: int) -> Student:
