@@ -11,8 +11,8 @@ from torch import Tensor
 
 from clkd.errors import UserError
 from clkd.losses.base import common_columns, logits_of
-from clkd.losses.divergence import kd_rows, lowest
-from clkd.signals import Batch, Signals, Spec
+from clkd.losses.divergence import kd_rows
+from clkd.signals import Batch, Signals, Spec, confined
 
 FEWEST = 2
 """Classes that both have to know: of one, everybody says the same."""
@@ -71,7 +71,7 @@ class Agreement:
         target = self.place[batch.y]
         counts = (target >= 0) & known.gather(1, target.clamp(min=0)[:, None]).squeeze(1) & (known.sum(1) >= FEWEST)
         counts = counts if heard.valid is None else counts & heard.valid
-        ours, theirs = (x.masked_fill(~known, lowest(x)).argmax(1) for x in (z, v))
+        ours, theirs = (confined(x, known).argmax(1) for x in (z, v))
         return Verdict(counts, ours == theirs, theirs == target, kd_rows(z, v, 1.0, known=known))
 
     def _known(self, heard: Signals, task: Tensor | None, rows: int) -> Tensor:

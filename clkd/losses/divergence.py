@@ -114,7 +114,7 @@ def _surest(teacher_logits: Tensor, known: Tensor | None, top_k: int | None) -> 
     """`[B, K]`: the columns that are known and among the teacher's k highest; None if these are all."""
     if top_k is None or top_k >= teacher_logits.shape[1]:
         return known
-    shown = teacher_logits if known is None else teacher_logits.masked_fill(~known, lowest(teacher_logits))
+    shown = confined(teacher_logits, known)
     best = torch.zeros_like(shown, dtype=torch.bool).scatter(1, shown.topk(top_k, dim=1).indices, True)
     return best if known is None else best & known
 
