@@ -14,6 +14,9 @@ Warp = Callable[[Tensor], Tensor]
 """Turns stored rows of one domain into the rows that the model gets: `[N, …]` uint8 in, the same shape and type out.
 Each row is turned by itself, whatever rows stand beside it: streamed rows are warped batch by batch."""
 
+ABSENT = -2
+"""The label of a row that is not there; one without a label has -1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -57,6 +60,25 @@ class Rows:
             return replace(moved, x=self.x.to(device))
         warped = self.warp(self.x[self.index].to(device))
         return replace(moved, x=warped, index=torch.arange(len(self), device=warped.device), warp=None)
+
+    def beside(self, kept: Batch) -> Batch | None:
+        """Those of the `kept` rows that are not among these: another row, domain or label. None where all are. Waits
+        for the device.
+
+        >>> i = torch.arange(3)
+        >>> rows = Rows(x=i, y=i, index=i, sample_id=i)
+        >>> kept = Batch(x=i, y=i, sample_id=i + 1, domain=i * 0, experience=i, new=0)
+        >>> kept.y[0] = 1  # as the row here that has its number
+        >>> rows.beside(kept).sample_id
+        tensor([2, 3])
+        """
+        ids, coming = kept.sample_id, self.sample_id.to(kept.y.device)
+        label = torch.full((int(torch.cat([ids, coming]).max()) + 1,), ABSENT, device=ids.device)
+        label[coming] = self.y.to(ids.device)
+        others = ((label[ids] != kept.y) | (kept.domain != self.domain)).nonzero()[:, 0]
+        if len(others) == len(kept):
+            return kept
+        return kept.pick(others[:0], others) if len(others) else None
 
     def gather(self, at: Tensor, device: torch.device | str | None = None) -> Batch:
         """The rows at positions `at` (`[B]` int64 within this selection) as an un-augmented batch of new rows.

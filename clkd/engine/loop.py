@@ -83,7 +83,7 @@ class Loop:
         own = () if self.ranks.first else (self.ranks.rank,)
         torch.manual_seed(derive(self.seed, "train", experience.index, *own))  # dropout and the like
         rows = experience.train.ready(self.parts.device)
-        kept = self._kept()
+        kept = self._kept(rows)
         self._enter(experience, len(rows) + len(kept or ()))
         self.optimizer = self._fresh_optimizer(replaced)
         ordered = self.online and rows.ordered
@@ -103,10 +103,11 @@ class Loop:
             student.eval()
         self.parts.settle(self.ranks)
 
-    def _kept(self) -> Batch | None:
-        """All that memory keeps, where that is mixed into the experience's rows."""
+    def _kept(self, rows: Rows) -> Batch | None:
+        """What memory keeps, where that is mixed into the experience's `rows`: those that come again are there already."""
         memory = self.parts.memory
-        return memory.sample(len(memory), generator(0)) if self.options.mix_memory else None
+        kept = memory.sample(len(memory), generator(0)) if self.options.mix_memory else None
+        return kept if kept is None else rows.beside(kept)
 
     def _enter(self, experience: Experience, rows: int) -> None:
         p = self.progress

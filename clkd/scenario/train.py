@@ -45,8 +45,8 @@ class TrainOptions(Options):
     """How often memory is drawn from in a step, independently. A loss reads all replayed rows (`student@replay`) or
     those of one draw (`student@replay1`, `student@replay2`)."""
     mix_memory: bool = False
-    """Go once an epoch over the experience's rows and all that memory keeps, shuffled together, as iCaRL and those
-    after it do: `batch_size` then counts both. By default each step draws replayed rows beside its new ones."""
+    """Go once an epoch over the experience's rows and all others that memory keeps, shuffled together, as iCaRL and
+    those after it do: `batch_size` then counts both. By default each step draws replayed rows beside its new ones."""
     eval_batch_size: PositiveInt = 512
     """Test rows that are looked at together. It changes speed and memory, no weight."""
     optimizer: OptimizerOptions

@@ -59,6 +59,7 @@ def test_differences_are_paired_by_seed(made: ModuleType, tmp_path: Path) -> Non
     assert dann == "| dann | 62.0 ± 15.6 | +2.0 ± 1.0 | 80.0 ± 0.0 | +0.0 ± 0.0 | 2.0 | 2 | 1 |"
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_not_trained_again(
     made: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

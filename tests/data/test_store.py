@@ -255,6 +255,7 @@ def test_statistics_are_those_of_the_pixels() -> None:
     assert statistics(torch.zeros(4, 1, 2, 2, dtype=torch.uint8))[1].tolist() == [1.0]
 
 
+@pytest.mark.slow
 def test_a_second_run_imports_no_decoder(load: Callable[..., Store], tmp_path: Path) -> None:
     """Neither torchvision nor Avalanche nor scikit-learn: what was decoded once is only mapped."""
     load("digits")

@@ -30,6 +30,7 @@ def train(name: str, **sections: Any) -> None:
     assert execute(RunRequest(scenario=path, quiet=True), load_plugins())["status"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*")  # MLflow's own, when it loads a model
 def test_a_student_is_logged_loaded_and_teaches(
     tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -116,6 +116,7 @@ def assert_equal_runs(home: Path, a: str, b: str) -> None:
         assert all(torch.equal(kept[0]["vae"][name], kept[1]["vae"][name]) for name in kept[0]["vae"])
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_and_leave_one_run(tmp_path: Path) -> None:
     one(scenario=write(tmp_path, "alone"))
     out, err = pair(str(write(tmp_path, "both")), "--json", "--tracking", "offline", cwd=tmp_path)

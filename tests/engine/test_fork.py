@@ -78,6 +78,7 @@ def test_without_changes_it_ends_as_its_origin_did(plugins: Plugins, origin: Pat
         assert {name: mine["metrics"][name] for name in shown} == {name: its["metrics"][name] for name in shown}
 
 
+@pytest.mark.slow
 def test_statistics_of_each_domain_go_on_in_a_fork_and_in_an_extension(plugins: Plugins, tmp_path: Path) -> None:
     stream = {**BASE["stream"], "split": {"by": "domain", "transform": "rotated", "angles": [0, 40, 80]}}
     student, losses = {"model": {"kind": "resnet8", "width": 2}, "head": "linear"}, BASE["losses"][:3]
@@ -231,6 +232,7 @@ def test_a_run_is_named_by_its_id_or_how_that_begins(
     assert split("me@home") == ("me@home", None)
 
 
+@pytest.mark.slow
 def test_in_mlflow_it_is_linked_and_has_the_origins_rows(plugins: Plugins, tmp_path: Path, empty_store: Path) -> None:
     from mlflow import MlflowClient
 

@@ -47,6 +47,7 @@ def write(home: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_several_seeds(
     left: list[int], tmp_path: Path, clkd: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +56,7 @@ def test_several_seeds(
     assert (code, left) == (0, [0, 0, 0])
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_table(left: list[int], tmp_path: Path) -> None:
     for seed in range(3):
         run(Task(write(tmp_path), (), "average_accuracy", "row", seed, "digest"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -17,10 +19,11 @@ from clkd.engine.refusals import refuse_mixing
 from clkd.engine.step import Step
 from clkd.engine.term import Side, Term
 from clkd.errors import UserError
-from clkd.experience import Experience
+from clkd.experience import Experience, Rows
 from clkd.losses.classification import CrossEntropy
 from clkd.memory.base import Memory
 from clkd.memory.class_balanced import ClassBalanced
+from clkd.memory.random import Random
 from clkd.memory.reservoir import Reservoir
 from clkd.models.student import Student
 from clkd.optimizers import OptimizerOptions
@@ -95,6 +98,41 @@ def test_an_epoch_goes_once_over_new_rows_and_all_that_is_kept(
         assert torch.equal(came, torch.cat([experiences[1].train.sample_id, kept.sample_id]).sort().values)
         shares = {rows.new for rows in batches[:-1]}
         assert len(shares) > 1, "they are shuffled together, so the share of new rows differs from batch to batch"
+
+
+def half(rows: Rows) -> Rows:
+    n = len(rows) // 2
+    return replace(rows, y=rows.y[:n], index=rows.index[:n], sample_id=rows.sample_id[:n])
+
+
+@pytest.mark.parametrize(
+    ("guise", "twice"),
+    [
+        (lambda rows: rows, False),
+        (half, False),
+        (lambda rows: replace(rows, domain=1), True),
+        (lambda rows: replace(rows, y=rows.y.flip(0)), None),
+        (lambda rows: replace(rows, y=torch.full_like(rows.y, -1)), True),
+    ],
+    ids=["all", "half", "another domain", "other labels", "no label"],
+)
+def test_a_row_that_comes_again_comes_once_an_epoch(
+    guise: Callable[[Rows], Rows],
+    twice: bool | None,
+    seen: list[tuple[int, int, Batch]],
+    make_student: Callable[[], Student],
+    experiences: list[Experience],
+    augment: Augment,
+) -> None:
+    first = experiences[0]
+    rows = guise(replace(first.train, experience=1))
+    second = replace(first, index=1, known=len(first.seen), train=rows)
+    trained(parts_of(make_student(), augment, Random(len(first.train))), [first, second])
+    batches = [batch for experience, epoch, batch in seen if (experience, epoch) == (1, 1)]
+    came = Counter(torch.cat([batch.sample_id for batch in batches]).tolist())
+    differ = rows.y != first.train.y if twice is None else torch.full((len(rows),), twice)
+    expected = Counter(first.train.sample_id.tolist()) + Counter(rows.sample_id[differ].tolist())
+    assert came == expected
 
 
 def test_it_is_a_plain_loop(

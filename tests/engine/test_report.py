@@ -397,6 +397,7 @@ def test_reports_can_be_turned_on_and_off_in_the_middle(plugins: Plugins, tmp_pa
 # Where it is told
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*")  # mlflow's own
 def test_it_reaches_mlflow_while_training_and_by_track_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], empty_store: Path

@@ -168,6 +168,7 @@ def test_trackers_hear_of_an_arrival_before_it_is_trained(watched: Path, tmp_pat
         assert json.loads(json.dumps(drift)) == said["drift"]
 
 
+@pytest.mark.slow
 def test_it_reaches_mlflow(
     watched: Path,
     tmp_path: Path,

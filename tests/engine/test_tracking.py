@@ -83,6 +83,7 @@ MLFLOW = ("--tracking-uri", "sqlite:///m.db")
 ENDLESS = {"epochs": 100_000, "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05}}
 
 
+@pytest.mark.slow
 def test_required_ends_with_4_before_training_and_leaves_nothing(start: Any, silent: str, tmp_path: Path) -> None:
     _, err = ended(start("run", "tiny.yaml", "-q", "--tracking", "required", "--tracking-uri", silent), 4)
     (line,) = [line for line in err.splitlines() if "decoding" not in line]
@@ -99,6 +100,7 @@ sys.exit(main(["run", "tiny.yaml", "-q", "--tracking-uri", sys.argv[1]]))
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_whose_server_hangs(start: Any, silent: str, tmp_path: Path) -> None:
     """Who asks it to stop is not kept waiting as long as the end of training would be: here, an hour."""
     process = start("-c", PATIENT, silent, train=ENDLESS)

@@ -83,6 +83,7 @@ def metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line)["metrics"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_with_the_same_labels_and_bits(tmp_path: Path) -> None:
     whole = run(tmp_path, "whole")
     part = run(tmp_path, "part", limit_experiences=2)

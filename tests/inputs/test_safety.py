@@ -160,7 +160,8 @@ def commands():
     return {"module": [sys.executable, "-m", "clkd"], **({"script": [str(script)]} if script.exists() else {})}
 
 
-@pytest.mark.parametrize("how", ["module", pytest.param("script", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["module", "script"])
 def test_no_code_of_the_current_directory_is_imported(how, hostile):
     if how not in commands():
         pytest.skip(reason="clkd is not installed as a script here")

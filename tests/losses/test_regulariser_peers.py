@@ -207,6 +207,7 @@ def held(loss, model, *batches):
     return loss(rows(), Signals(None, model.class_ids_tensor)), anchor
 
 
+@pytest.mark.slow
 def test_twice_avalanches_lambda_is_the_weight_where_its_batches_are_single_rows():
     """The real plugin's importances, in its own penalty `λ Σ F (θ − θ*)²`."""
     vision.avalanche()

@@ -106,6 +106,7 @@ def test_only_the_plugins_asked_for_are_loaded(shared):
     assert (done.returncode, "did you mean 'good'?" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_two_packages_with_one_plugin_name_are_refused_by_both_names(house):
     house.install(house.source("first", "", entry="same"), house.source("second", "", entry="same"))
     done = house.clkd("validate", "plain.yaml")

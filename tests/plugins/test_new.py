@@ -69,6 +69,7 @@ def test_every_kind_passes_its_own_tests_as_generated(made: Path, fixtures: Path
     assert passed >= 3 * len(KINDS) - 1, out
 
 
+@pytest.mark.slow
 def test_it_is_clean_by_this_repositorys_own_rules(made: Path) -> None:
     """Ruff with clkd's settings, and with those that the distribution brings; formatted, too."""
     ours = made / "ruff.toml"
@@ -85,6 +86,7 @@ def test_it_is_clean_by_this_repositorys_own_rules(made: Path) -> None:
     ours.unlink()
 
 
+@pytest.mark.slow
 def test_a_long_and_a_short_name_are_formatted_as_well(tmp_path: Path) -> None:
     for kind in KINDS:
         for name in ("k9", "some-long-name-of-thirty-signs"):

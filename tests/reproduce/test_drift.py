@@ -5,7 +5,7 @@ import pytest
 from clkd.cli.main import main
 from clkd.reproduce.table import find, names
 
-QUICK = ("none", "er", "derpp", "lwf", "icarl")
+QUICK = ("derpp", "lwf")
 REAL = (("sequential_mnist", "derpp_500"), ("sequential_mnist", "er_5120"))
 """Half a minute each."""
 

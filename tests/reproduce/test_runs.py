@@ -63,6 +63,7 @@ def test_what_is_done_is_not_done_again(reproduce, tmp_path):
     assert said == ""
 
 
+@pytest.mark.slow
 def test_a_changed_scenario_is_run_again_and_said(reproduce, tmp_path, caplog):
     reproduce("--seeds", "1")
     path = tmp_path / "tiny.yaml"
@@ -92,6 +93,7 @@ def test_a_row_that_leaves_its_committed_range_fails(reproduce, tmp_path):
     assert reproduce("--seeds", "1", "--row", "none", "--dry-run")[0] == 0
 
 
+@pytest.mark.slow
 def test_ranges_are_committed_around_what_was_measured(reproduce, tmp_path):
     ranges = tmp_path / "expected/tiny.yaml"
     ranges.parent.mkdir()
@@ -105,6 +107,7 @@ def test_ranges_are_committed_around_what_was_measured(reproduce, tmp_path):
     assert reproduce("--seeds", "2", "--row", "er")[0] == 0
 
 
+@pytest.mark.slow
 def test_the_table_is_written_between_its_marks(reproduce, tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- clkd reproduce tiny -->\nold\n<!-- end of tiny -->\nafter\n")
@@ -126,9 +129,8 @@ def test_a_page_without_marks_and_a_part_of_a_table_are_refused(reproduce, tmp_p
     assert main(["reproduce", "tiny", "--dry-run", "--row", "er", "--write", str(page)]) == UserError.exit_code
 
 
-@pytest.mark.parametrize(
-    ("rows", "runs"), [(["--row", "er"], "[1/1]"), pytest.param([], "[2/2]", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "runs"), [(["--row", "er"], "[1/1]"), ([], "[2/2]")])
 @pytest.mark.timeout(600)  # Python is started for each worker, which takes minutes on a machine that is busy
 def test_two_workers_make_the_same_numbers_as_one(reproduce, rows, runs):
     _, alone, _ = reproduce("--seeds", "1", *rows)
@@ -137,7 +139,7 @@ def test_two_workers_make_the_same_numbers_as_one(reproduce, rows, runs):
     assert [row["mean"] for row in alone["rows"]] == [row["mean"] for row in both["rows"]]
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_data_that_are_not_here_end_in_one_line(workers, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["reproduce", "split_mnist_class", "--row", "none", "--row", "si", "--seeds", "1", "--workers", workers]
@@ -156,7 +158,7 @@ def test_the_number_is_that_of_a_plain_run(reproduce, tmp_path, capsys):
     assert told["rows"][0]["mean"] == 100 * plain["metrics"]["average_accuracy"]
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_run_that_diverges_is_named(workers, reproduce, tmp_path, capsys):
     path = tmp_path / "tiny.yaml"
     path.write_text(path.read_text().replace("lr: 0.1", "lr: 1.0e+30"))

@@ -53,6 +53,7 @@ def directories(tmp_path):
     return sorted(path.parent for path in (tmp_path / "runs").glob("*/run.json"))
 
 
+@pytest.mark.slow
 def test_several_seeds_in_one_call_are_one_line_of_compare(clkd, tmp_path):
     code, out, _ = clkd("run", "tiny.yaml", "--seed", "0", "1", "2", "-q", "--json")
     assert code == 0

@@ -157,6 +157,7 @@ def test_vectors_come_as_the_data_set_has_them(here: Path) -> None:
 # Runs with it
 
 
+@pytest.mark.slow
 def test_its_answers_are_kept_and_found_by_its_weights(logged: Path) -> None:
     """The same student under another name is answered for; another student is not."""
 
@@ -176,6 +177,7 @@ def test_its_answers_are_kept_and_found_by_its_weights(logged: Path) -> None:
     assert hits("b") == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_copy_when_the_store_is_gone(here: Path) -> None:
     train("origin", ONCE)
     scenario = {**taught(), "tracking": {"mode": "off"}}
@@ -195,6 +197,7 @@ def test_a_run_goes_on_with_its_own_copy_when_the_store_is_gone(here: Path) -> N
         execute(RunRequest(resume="cut", quiet=True), load_plugins())
 
 
+@pytest.mark.slow
 def test_a_run_stays_with_the_champion_that_it_began_with(here: Path) -> None:
     train("origin", ONCE)
     scenario = {**taught(), "tracking": {"mode": "off"}}

@@ -240,7 +240,7 @@ def test_the_status_is_set_even_where_the_record_does_not_say_it(drive, make_run
 # Going on
 
 
-@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize("remembered", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_resumed_run_is_the_same_run_with_no_point_twice(drive, make_run, remembered):
     """The process dies in experience 2 after the checkpoint of experience 0: 1 is trained and told a second time."""
     run = make_run()

@@ -121,6 +121,7 @@ def accuracy(model: Any, rows: np.ndarray[Any, Any], labels: list[str]) -> float
 # What it predicts
 
 
+@pytest.mark.slow
 def test_each_student_predicts_what_clkd_evaluated(trained: Path) -> None:
     """Raw uint8 rows in; the accuracy on every experience is the matrix's entry, to the last row."""
     matrix = json.loads((trained / "result.json").read_text())["accuracy_matrix"]
@@ -171,6 +172,7 @@ def test_every_kind_of_student_answers_as_it_does_in_evaluation(
         np.testing.assert_allclose(model.predict(rows[:n].numpy()), expected[:n], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_student_that_has_statistics_of_each_domain_chooses_them_by_itself(train: Callable[..., Path]) -> None:
     """As in evaluation, where nobody tells it the domain either."""
     hazy = {"by": "domain", "domains": ["clean", {"kind": "haze", "severity": 4}]}
@@ -319,6 +321,7 @@ def test_names_in_the_registry_are_chosen_or_left_out(
 # When it comes there
 
 
+@pytest.mark.slow
 def test_an_offline_run_is_brought_in_later_and_takes_the_alias_from_none_that_is_newer(
     train: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -375,6 +378,7 @@ def test_students_of_experiences_that_come_again_are_dropped(tmp_path: Path) -> 
     assert list(models.folders(tmp_path)) == [0]
 
 
+@pytest.mark.slow
 def test_exporting_changes_nothing_that_is_learned(train: Callable[..., Path]) -> None:
     student = {"model": {"kind": "resnet8", "width": 4}, "head": "linear"}
     with_models = train("a", tracking={"mode": "off", "log_model": "each"}, student=student, memory="reservoir")

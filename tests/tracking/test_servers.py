@@ -106,6 +106,7 @@ LOGINS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("accepted", "login"), LOGINS, ids=["password", "token"])
 def test_a_login_lets_everything_in(
     server: Server, drive: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch, accepted: str, login: dict[str, str],
@@ -246,6 +247,7 @@ def test_certificates_are_trusted_as_mlflow_trusts_them(certificate: Path, monke
 # Variables
 
 
+@pytest.mark.slow
 def test_the_experiment_that_the_environment_names(drive: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """By id before by name; what the scenario says goes first, and a run that is resumed stays where it is."""
     client = store.open_client(uri())
@@ -272,6 +274,7 @@ def make_and_drive(drive: Any, make_run: Any, name: str) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_the_run_that_the_environment_names(drive: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It becomes clkd's, and ends as clkd's does; the second run is a child of it."""
     client = store.open_client(uri())

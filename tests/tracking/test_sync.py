@@ -129,6 +129,7 @@ def lacking(caplog):
 # What becomes of a disturbed run
 
 
+@pytest.mark.slow
 def test_a_run_that_never_reached_its_server(server, drive, make_run, nowhere, undisturbed, caplog):
     run = drive(Recorded(nowhere), make_run(id="never"))
     assert "MLflow lacks 11 of this run's 11 records" in lacking(caplog)
@@ -146,6 +147,7 @@ def test_a_run_that_was_recorded_nowhere(server, drive, make_run, undisturbed):
     assert image(server.uri, "off") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_in_the_middle(server, drive, make_run, undisturbed, caplog, monkeypatch):
     run, trackers = make_run(id="hung"), Recorded(server.uri)
     trackers.start(run)
@@ -202,6 +204,7 @@ def test_a_server_that_is_killed_and_comes_back(server, drive, make_run, undistu
     assert not sync(runs["waits"].directory, server.uri).brought
 
 
+@pytest.mark.slow
 def test_a_run_that_vanished_and_went_on(server, drive, make_run, undisturbed):
     """Its process died in experience 1 and left half a line; meanwhile it is brought in as killed, then resumed."""
     run, trackers = make_run(id="gone"), Recorded(server.uri)
