@@ -67,6 +67,7 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "adabn": ({"kind": "adabn"}, "–"),
     "dsbn": ({"kind": "dsbn"}, "–"),
     "interpolate": ({"kind": "interpolate"}, "0.5"),
+    "interpolate, balanced": ({"kind": "interpolate", "reestimate": "balanced"}, "0.5"),
     "average": ({"kind": "average", "last": 2}, "last 2"),
     "pseudo_label": ({}, "threshold 0.95"),
     "fixmatch": ({}, "threshold 0.95"),

@@ -20,7 +20,7 @@ from clkd.engine.parts import Parts
 from clkd.engine.planned import epochs_of
 from clkd.engine.shares import named as metrics_of
 from clkd.engine.step import Step
-from clkd.experience import Experience
+from clkd.experience import Experience, Rows
 from clkd.optimizers import build_optimizer, build_scheduler
 from clkd.ranks import ALONE, Ranks
 from clkd.scenario.train import TrainOptions
@@ -104,7 +104,7 @@ class Loop:
         self.parts.settle(self.ranks)
 
     def _kept(self, rows: Rows) -> Batch | None:
-        """What memory keeps, where that is mixed into the experience's `rows`: those that come again are there already."""
+        """What memory keeps beside `rows`, the experience's own, where it is mixed into them."""
         memory = self.parts.memory
         kept = memory.sample(len(memory), generator(0)) if self.options.mix_memory else None
         return kept if kept is None else rows.beside(kept)

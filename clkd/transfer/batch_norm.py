@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clkd.models.student import Student
 
 Norm = BatchNorm | DomainNorm
+Renewal = bool | Literal["balanced"]
 
 
 class AdaBN(Transfer):
@@ -64,6 +65,39 @@ def statistics(layer: Norm, copy: bool = True) -> list[Tensor]:
     assert layer.running_var is not None, "the same"
     both = [layer.running_mean, layer.running_var]
     return [each.clone() for each in both] if copy else both
+
+
+def renew(student: Student, how: Renewal, seen: Seen, experience: Experience) -> None:
+    """Take statistics anew from the experience's rows, alone or `balanced` with those kept of earlier ones."""
+    if how:
+        reestimate(student, balanced(seen, experience) if how == "balanced" else seen("new"))
+
+
+def balanced(seen: Seen, experience: Experience) -> Iterator[Batch]:
+    """Its training rows, each batch with as many that memory keeps of earlier experiences, as in training; these come
+    round as often as they must. Where nothing is kept of these, its rows alone."""
+    old = _around(seen, experience.index)
+    for new in seen("new"):
+        start = 0
+        while start < len(new):
+            beside = next(old, None)
+            stop = min(start + len(beside), len(new)) if beside is not None else len(new)
+            part = new.rows(start, stop)
+            yield part if beside is None else part.joined(beside.rows(0, len(part)))
+            start = stop
+
+
+def _around(seen: Seen, experience: int) -> Iterator[Batch]:
+    """What memory keeps of experiences before this one, over and over; nothing if it keeps nothing."""
+    while True:
+        nothing = True
+        for batch in seen("kept"):
+            at = (batch.experience < experience).nonzero()[:, 0]
+            if len(at):
+                nothing = False
+                yield batch.pick(at[:0], at)
+        if nothing:
+            return
 
 
 @torch.no_grad()

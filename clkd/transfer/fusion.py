@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clkd.signals import Needs
 from clkd.transfer.base import Seen, Transfer
-from clkd.transfer.batch_norm import reestimate
+from clkd.transfer.batch_norm import Renewal, renew
 
 if TYPE_CHECKING:
     from clkd.experience import Experience
@@ -37,7 +37,7 @@ class Interpolate(Transfer):
         self,
         previous: float | Mapping[str, float] | Literal["validation"] = 0.5,
         grid: Sequence[float] = (0.0, 0.25, 0.5, 0.75),
-        reestimate: bool = True,
+        reestimate: Renewal = True,
         experiences: Sequence[Experience] = (),
         task_labels: bool = False,
     ) -> None:
@@ -55,21 +55,27 @@ class Interpolate(Transfer):
     def review(self, seen: Seen, experience: Experience, student: Student) -> None:
         if not self._before:
             return
-        after, new = weights(student), [born == experience.index for born in student.born]
+        after = weights(student)
         if self.previous != "validation":
-            self._fuse(student, after, new, self.previous, seen)
+            self._fuse(student, after, self.previous, seen, experience)
             return
         scores = []
         for share in self.grid:
-            self._fuse(student, after, new, share, seen)
+            self._fuse(student, after, share, seen, experience)
             with concluded(student, seen, experience):
                 scores.append(accuracy(student, seen, self.tasks))
         self.chosen = self.grid[scores.index(max(scores))]
-        self._fuse(student, after, new, self.chosen, seen)
+        self._fuse(student, after, self.chosen, seen, experience)
 
     def _fuse(
-        self, student: Student, after: Weights, new: list[bool], share: float | Mapping[str, float], seen: Seen
+        self,
+        student: Student,
+        after: Weights,
+        share: float | Mapping[str, float],
+        seen: Seen,
+        experience: Experience,
     ) -> None:
+        new = [born == experience.index for born in student.born]
         for name, tensor in fusible(student).items():
             own = share_of(name, share)
             before = self._before.get(name)
@@ -78,8 +84,7 @@ class Interpolate(Transfer):
             if len(new) and name.startswith("head.") and tensor.dim() and len(tensor) == len(new):
                 fused[new] = after[name][new]
             tensor.copy_(fused)
-        if self.reestimate:
-            reestimate(student, seen("new"))
+        renew(student, self.reestimate, seen, experience)
 
 
 class Average(Transfer):
@@ -91,7 +96,7 @@ class Average(Transfer):
 
     source_free: ClassVar[bool] = True
 
-    def __init__(self, last: int = 3, reestimate: bool = True) -> None:
+    def __init__(self, last: int = 3, reestimate: Renewal = True) -> None:
         super().__init__()
         self.last, self.reestimate = last, reestimate
         self.selves: list[tuple[list[int], Weights]] = []
@@ -114,8 +119,7 @@ class Average(Transfer):
                 total[rows] += each[name].to(tensor)
                 count[rows] += 1
             tensor.copy_(total / count)
-        if self.reestimate:
-            reestimate(student, seen("new"))
+        renew(student, self.reestimate, seen, experience)
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"selves": [{"classes": classes, "weights": each} for classes, each in self.selves]}

@@ -193,13 +193,21 @@ class InterpolateOptions(Options):
     for all others; or `validation`: the one of `grid` that is best on the validation rows of all experiences so far."""
     grid: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=2)] = (0.0, 0.25, 0.5, 0.75)
     """What `previous: validation` chooses from: the first of the best."""
-    reestimate: bool = True
-    """Take batch-norm statistics from the experience's training rows afterwards, instead of interpolating them."""
+    reestimate: bool | Literal["balanced"] = True
+    """Take batch-norm statistics from the experience's training rows afterwards, instead of interpolating them; or
+    (`balanced`) from batches of as many of these as of those that memory keeps of earlier experiences."""
 
     def problems(self, scenario: Scenario) -> Iterator[str]:
         """Test rows may not choose."""
         if self.previous == "validation" and not getattr(scenario.stream.split.options, "validation", 0.0):
             yield "previous: it is chosen on validation rows, and none are kept aside: set stream.split.validation: 0.1"
+        yield from _unbalanced(self.reestimate, scenario)
+
+
+def _unbalanced(reestimate: bool | str, scenario: Scenario) -> Iterator[str]:
+    """A memory is what it would be balanced with."""
+    if reestimate == "balanced" and scenario.memory.name == "none":
+        yield "reestimate: balanced is with rows of memory, but memory is none: give the scenario a memory"
 
 
 class AverageOptions(Options):
@@ -208,8 +216,12 @@ class AverageOptions(Options):
     source_free: ClassVar[bool] = True
     last: Annotated[int, Field(gt=1)] = 3
     """How many selves, the present one among them: each as training left it, at an experience's end."""
-    reestimate: bool = True
+    reestimate: bool | Literal["balanced"] = True
     """As at `interpolate`."""
+
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """What makes no sense in this scenario."""
+        yield from _unbalanced(self.reestimate, scenario)
 
 
 class MCDOptions(DomainOptions):

@@ -19,7 +19,7 @@ from clkd.models.slda import StreamingLDA
 from clkd.models.student import Student
 from clkd.signals import Batch
 from clkd.testing import material
-from clkd.transfer.batch_norm import AdaBN, layers, reestimate, statistics
+from clkd.transfer.batch_norm import AdaBN, balanced, layers, reestimate, statistics
 from clkd.transfer.fusion import Average, Interpolate, accuracy, concluded
 
 SHAPE = (1, 4, 4)
@@ -296,3 +296,35 @@ def test_statistics_are_taken_anew_after_fusion(strategy):
     reestimate(reference, [pictures(6, 1)])
     for one, other in zip(layers(student), layers(reference), strict=True):
         assert material.equal(statistics(one), statistics(other))
+
+
+def of(experience: int, batch: Batch) -> Batch:
+    return replace(batch, experience=torch.full_like(batch.y, experience))
+
+
+@pytest.mark.parametrize("make", [Interpolate, Average])
+def test_balanced_statistics_are_those_of_as_many_new_as_old_rows(make):
+    """Five new rows and three kept ones: three with three, and two with the first two again. Those of its own that
+    memory has already are not counted."""
+    student, (first, _, _) = convolutional(), material.experiences()
+    strategy = make(reestimate="balanced")
+    strategy.review(lambda which: iter(()), first, student)
+    second, _, _ = trained(strategy, student)
+    new, old, own = of(1, pictures(5, 1)), of(0, pictures(3, 2, 2.0)), of(1, pictures(2, 3, 50.0))
+    kept = replace(own.joined(old), new=0)
+    rows = {"new": [new], "kept": [kept], "validation": []}
+    strategy.review(lambda which: iter(rows[which]), second, student)
+    reference = copy.deepcopy(student)
+    three, two = torch.cat([new.x[:3], old.x]), torch.cat([new.x[3:], old.x[:2]])
+    reestimate(reference, [replace(pictures(len(x), 1), x=x) for x in (three, two)])
+    for one, other in zip(layers(student), layers(reference), strict=True):
+        assert material.equal(statistics(one), statistics(other))
+
+
+def test_balanced_with_nothing_are_new_rows_alone():
+    kept = of(1, pictures(2, 3))
+    rows = {"new": [of(1, pictures(5, 1)), of(1, pictures(1, 2))], "kept": [replace(kept, new=0)], "validation": []}
+    _, second, _ = material.experiences()
+    assert [each.x.tolist() for each in balanced(lambda which: iter(rows[which]), second)] == [
+        each.x.tolist() for each in rows["new"]
+    ]
