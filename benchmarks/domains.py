@@ -243,7 +243,7 @@ def spread(values: list[float], count: int) -> str:
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["mnist_digits", "digits_mnist"])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="two, or all with --table")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--table", action="store_true", help="print what is there; train nothing")
@@ -257,14 +257,15 @@ def main() -> None:
     given = parser.parse_args()
     if given.write and (given.rows, given.seeds) != (parser.get_default("rows"), parser.get_default("seeds")):
         parser.error("--write fills in whole tables: leave out --rows and --seeds")
+    tasks = given.tasks or (list(TASKS) if given.table else ["mnist_digits", "digits_mnist"])
     torch.set_num_threads(1)
     there = kept(given.results)
-    wanted = [(task, row, seed) for task in given.tasks for seed in given.seeds for row in given.rows]
+    wanted = [(task, row, seed) for task in tasks for seed in given.seeds for row in given.rows]
     for place in [] if given.table else wanted:
         if place not in there:
             keep(given.results, train(*place))
     there = kept(given.results)
-    for task in given.tasks:
+    for task in tasks:
         made = table(there, task, given.rows, given.seeds)
         print(f"{TASKS[task][0]}\n\n{made}\n")
         if given.write:
