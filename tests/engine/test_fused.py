@@ -56,3 +56,25 @@ def test_all_hold_where_training_goes_on(ends, fusion):
     for kind in KINDS:
         for name, anchor in ends[fusion][kind]["anchor"].items():
             assert torch.equal(anchor, ends[fusion]["student"][name]), (kind, name)
+
+
+@pytest.mark.parametrize("memory", ["reservoir", "random"])
+def test_balanced_statistics_are_of_old_rows_too_and_weights_are_the_same(plugins, tmp_path, memory):
+    """A memory that has new rows already, and one that has none yet."""
+    base = {
+        **BASE,
+        "losses": ["cross_entropy"],
+        "student": {"model": {"kind": "resnet8", "width": 2}, "head": "linear"},
+        "memory": {"kind": memory, "size": 30},
+    }
+    students = []
+    for reestimate in (True, "balanced"):
+        place = tmp_path / str(reestimate)
+        place.mkdir()
+        transfer = {"kind": "interpolate", "reestimate": reestimate}
+        (place / "s.yaml").write_text(to_yaml({**base, "transfer": transfer, "output": str(place / "run")}))
+        execute(RunRequest(scenario=place / "s.yaml", quiet=True), plugins)
+        students.append(state(place / "run")["student"]["state"])
+    differing = {name for name, tensor in students[0].items() if not torch.equal(tensor, students[1][name])}
+    counts = {name for name in students[0] if "tracked" in name}  # of batches, which no norm of ours goes by
+    assert differing - counts == {name for name in students[0] if "running" in name}

@@ -74,6 +74,14 @@ def test_mistakes_in_a_list_are_all_told_with_their_places(tmp_path):
         loaded(tmp_path, ["mmd", "coral"], memory="none")
 
 
+@pytest.mark.parametrize("kind", ["interpolate", "average"])
+def test_statistics_cannot_be_balanced_with_no_memory(tmp_path, kind):
+    given = {"kind": kind, "reestimate": "balanced"}
+    with pytest.raises(ScenarioErrors, match="balanced is with rows of memory, but memory is none"):
+        loaded(tmp_path, given, memory="none")
+    assert loaded(tmp_path, given).scenario.transfer.options.reestimate == "balanced"
+
+
 FREE = {
     "none", "coral", "mmd", "dan", "jan", "mcd", "bsp", "feature_norm", "afn", "entropy", "mcc",
 }  # fmt: skip
