@@ -184,6 +184,16 @@ def _shares(raw: Any) -> Any:
     return raw
 
 
+def _renewal(raw: Any) -> Any:
+    """One line of a mistake, where a union would have one for each of its types."""
+    if not isinstance(raw, bool) and raw != "balanced":
+        raise ValueError(f"give true, false or balanced; got '{raw}'")
+    return raw
+
+
+Renewal = Annotated[bool | Literal["balanced"], BeforeValidator(_renewal)]
+
+
 class InterpolateOptions(Options):
     """Options of `interpolate`."""
 
@@ -193,7 +203,7 @@ class InterpolateOptions(Options):
     for all others; or `validation`: the one of `grid` that is best on the validation rows of all experiences so far."""
     grid: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=2)] = (0.0, 0.25, 0.5, 0.75)
     """What `previous: validation` chooses from: the first of the best."""
-    reestimate: bool | Literal["balanced"] = True
+    reestimate: Renewal = True
     """Take batch-norm statistics from the experience's training rows afterwards, instead of interpolating them; or
     (`balanced`) from batches of as many of these as of those that memory keeps of earlier experiences."""
 
@@ -216,7 +226,7 @@ class AverageOptions(Options):
     source_free: ClassVar[bool] = True
     last: Annotated[int, Field(gt=1)] = 3
     """How many selves, the present one among them: each as training left it, at an experience's end."""
-    reestimate: bool | Literal["balanced"] = True
+    reestimate: Renewal = True
     """As at `interpolate`."""
 
     def problems(self, scenario: Scenario) -> Iterator[str]:

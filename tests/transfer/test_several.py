@@ -80,6 +80,11 @@ def test_statistics_cannot_be_balanced_with_no_memory(tmp_path, kind):
     with pytest.raises(ScenarioErrors, match="balanced is with rows of memory, but memory is none"):
         loaded(tmp_path, given, memory="none")
     assert loaded(tmp_path, given).scenario.transfer.options.reestimate == "balanced"
+    with pytest.raises(
+        ScenarioErrors, match=r"transfer\.reestimate: give true, false or balanced; got 'balance'"
+    ) as caught:
+        loaded(tmp_path, {**given, "reestimate": "balance"})
+    assert len(caught.value.lines) == 1
 
 
 FREE = {
