@@ -258,7 +258,8 @@ while True:
 """
 
 
-@pytest.mark.parametrize("names", [pytest.param("rotate", marks=pytest.mark.slow), "same"])
+@pytest.mark.slow
+@pytest.mark.parametrize("names", ["rotate", "same"])
 def test_a_kill_in_the_middle_leaves_the_last_good_one(tmp_path, names):
     """What was reported as saved, or something newer, is there and whole after SIGKILL at any moment."""
     delays = [0.0, 0.0047]

@@ -66,6 +66,7 @@ def test_a_file_store_is_refused_and_leftovers_are_noted(monkeypatch: pytest.Mon
     assert told("store")[0][0] == "bad"
 
 
+@pytest.mark.slow
 def test_a_database_of_another_mlflow(home: Path) -> None:
     with sqlite3.connect(home / "mlflow.db") as database:
         database.execute("CREATE TABLE alembic_version (version_num TEXT)")

@@ -341,6 +341,7 @@ def test_statistics_of_each_domain_are_those_of_all_ranks_rows(tmp_path: Path, b
     assert_equal_runs(tmp_path, "alone", "cut")
 
 
+@pytest.mark.slow
 def test_what_could_wait_for_ever_is_refused(tmp_path: Path) -> None:
     """A term that one process has no row for, and whose gradient the other waits for."""
     path = write(tmp_path, "wrong", **domains("domain"))

@@ -147,6 +147,7 @@ def test_a_place_where_a_run_is_just_starting_is_refused(home: Path) -> None:
     ), err
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_not_resumed_and_a_killed_one_is(home: Path) -> None:
     endless = {**TINY, "train": {**TINY["train"], "epochs": 100_000, "min_steps": 1}}
     first = run(scenario=endless)

@@ -48,6 +48,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_that_a_plugin_fails_says_where(folder: Path) -> None:
     (folder / "s.yaml").write_text(SCENARIO)
     words = ("run", "s.yaml", "--plugins-dir", ".", "--tracking", "off", "-q")

@@ -102,6 +102,7 @@ def test_one_that_does_not_load_ends_with_3(tmp_path: Path, capsys: pytest.Captu
     assert "torn does not load: ModuleNotFoundError: No module named 'nosuchmodule_xyz'" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_front_door_that_loads_torch_is_told(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         '[project]\nname = "clkd-heavy"\n[project.entry-points.clkd]\nh = "heavy_xyz"\n'

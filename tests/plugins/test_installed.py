@@ -124,6 +124,7 @@ def clkd_register_losses(register):
 """
 
 
+@pytest.mark.slow
 def test_two_plugins_with_one_part_are_refused_by_both_names(house):
     code = PART.format(name="mine")
     house.install(house.source("first", code), house.source("second", code))

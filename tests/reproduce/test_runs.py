@@ -47,6 +47,7 @@ def reproduce(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(reproduce, tmp_path):
     code, told, said = reproduce("--seeds", "1")
     assert code == 0

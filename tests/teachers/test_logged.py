@@ -142,6 +142,7 @@ def test_rows_of_another_size_and_channels_are_brought_to_what_it_takes(logged: 
         compose(logged, {**CHAMPION, "view": {"size": 4}})
 
 
+@pytest.mark.slow
 def test_vectors_come_as_the_data_set_has_them(here: Path) -> None:
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(4), 12)

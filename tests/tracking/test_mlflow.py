@@ -273,6 +273,7 @@ def test_a_resumed_run_is_the_same_run_with_no_point_twice(drive, make_run, reme
     assert all_points(resumed) == all_points(whole)
 
 
+@pytest.mark.slow
 def test_a_resume_from_elsewhere_finds_the_store_it_began_in(drive, make_run, here, monkeypatch):
     run = drive(recorded(), experiences=1, status="killed")
     elsewhere = here / "elsewhere"
@@ -283,6 +284,7 @@ def test_a_resume_from_elsewhere_finds_the_store_it_began_in(drive, make_run, he
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_deleted_in_mlflow_is_recorded_afresh(drive, make_run):
     run = drive(recorded(), experiences=1, status="killed")
     old = run.tracking["mlflow"]["run_id"]

@@ -303,6 +303,7 @@ def test_the_registry_has_every_student_and_an_alias_for_the_newest(trained: Pat
     assert_registered("tiny", "2", "champion")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tracking", "name", "alias"),
     [
@@ -336,6 +337,7 @@ def test_an_offline_run_is_brought_in_later_and_takes_the_alias_from_none_that_i
     assert "nothing was missing" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_was_half_uploaded_is_uploaded_again(train: Callable[..., Path]) -> None:
     """A process that died between a model and its files leaves a pending one, which is no student."""
     directory = train(tracking={"log_model": "final"})
@@ -359,6 +361,7 @@ def test_by_default_nothing_is_exported(train: Callable[..., Path]) -> None:
     assert "time/export_s" not in events[-2]["metrics"]
 
 
+@pytest.mark.slow
 def test_final_means_the_stream_is_over(train: Callable[..., Path], tmp_path: Path) -> None:
     """A run that is stopped early has no final student; once resumed, it has one."""
     path = tmp_path / "s.yaml"

@@ -124,6 +124,7 @@ def test_a_login_lets_everything_in(
     assert "MLflow lacks" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("login", "said"),
     [

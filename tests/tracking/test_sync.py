@@ -141,6 +141,7 @@ def test_a_run_that_never_reached_its_server(server, drive, make_run, nowhere, u
     assert image(server.uri, "never") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_run_that_was_recorded_nowhere(server, drive, make_run, undisturbed):
     run = drive(JsonlTracker(), make_run(id="off"))
     sync(run.directory, server.uri)
@@ -230,6 +231,7 @@ def test_a_run_that_vanished_and_went_on(server, drive, make_run, undisturbed):
 # What a server may do to a run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "health"), [(500, 500), (500, 200), (200, 200), (None, 200), (None, None)])
 def test_nothing_that_a_server_does_takes_long(drive, make_run, caplog, monkeypatch, code, health):
     monkeypatch.setenv(store.TIMEOUT, "2")
@@ -263,6 +265,7 @@ def test_who_is_asked_to_stop_waits_less(drive, make_run, caplog, monkeypatch):
     assert "it takes too long" in lacking(caplog)
 
 
+@pytest.mark.slow
 def test_required_means_before_training(drive, make_run, nowhere, monkeypatch):
     monkeypatch.setattr(mlflow, "PATIENCE", 0.5)
     with answering(None) as silent, answering(500) as broken:
