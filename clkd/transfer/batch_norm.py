@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,13 @@ from clkd.errors import UserError
 from clkd.signals import Batch, Needs
 from clkd.transfer.base import Seen, Transfer
 from clkd.transfer.domain_norm import DomainNorm
+from clkd.transfer.options import Renewal
 
 if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
 
 Norm = BatchNorm | DomainNorm
-Renewal = bool | Literal["balanced"]
 
 
 class AdaBN(Transfer):

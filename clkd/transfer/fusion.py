@@ -13,7 +13,8 @@ from torch import Tensor
 
 from clkd.signals import Needs
 from clkd.transfer.base import Seen, Transfer
-from clkd.transfer.batch_norm import Renewal, renew
+from clkd.transfer.batch_norm import renew
+from clkd.transfer.options import Renewal
 
 if TYPE_CHECKING:
     from clkd.experience import Experience

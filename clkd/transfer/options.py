@@ -214,7 +214,7 @@ class InterpolateOptions(Options):
         yield from _unbalanced(self.reestimate, scenario)
 
 
-def _unbalanced(reestimate: bool | str, scenario: Scenario) -> Iterator[str]:
+def _unbalanced(reestimate: Renewal, scenario: Scenario) -> Iterator[str]:
     """A memory is what it would be balanced with."""
     if reestimate == "balanced" and scenario.memory.name == "none":
         yield "reestimate: balanced is with rows of memory, but memory is none: give the scenario a memory"
