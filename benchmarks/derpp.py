@@ -8,8 +8,9 @@ reservoir of 1,000, one for the stored logits and one for the labels; all domain
 time is that of the whole process, with imports, the table of accuracies and checkpoints; it also tests each domain
 before it is trained. The plain loops' is rotation, training and evaluation only, in this process, on resident
 normalised images. One makes one forward pass for all rows of a step; the other makes one for the new rows and one for
-each draw from the buffer, as the method's published code does. All take the same number of steps. MNIST is looked for
-in `$CLKD_DATA`.
+each draw from the buffer, as the method's published code does. All take the same number of steps. What is called bf16
+has bfloat16 products, and is only of interest where the processor has instructions for them. MNIST is looked for in
+`$CLKD_DATA`.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ SCENARIO = Path(__file__).parents[1] / "scenarios" / "derpp_rotated_mnist.yaml"
 BATCH, MEMORY, LR, ALPHA, BETA = 128, 1000, 0.2, 0.5, 1.0
 
 
-def clkd_rate(experiences: int, rows: int) -> float:
+def clkd_rate(experiences: int, rows: int, precision: str = "float32") -> float:
     """Rows per second of the whole process."""
     with tempfile.TemporaryDirectory() as home:
         limit = ["--limit-experiences", str(experiences), "--tracking", "off"]
         command = [sys.executable, "-m", "clkd", "run", str(SCENARIO), *limit, "--json", "-q"]
+        command += ["--set", f"train.precision={precision}"]
         start = time.perf_counter()
         done = subprocess.run(command, cwd=home, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - start
@@ -50,7 +52,7 @@ def clkd_rate(experiences: int, rows: int) -> float:
     return rows / seconds
 
 
-def plain_rate(composed: Composition, experiences: int, passes: int) -> float:
+def plain_rate(composed: Composition, experiences: int, passes: int, bf16: bool = False) -> float:
     """Rows per second of the loop that a good engineer would write (`passes` 1), or that was published (3)."""
     device = composed.parts.device
     model = nn.Sequential(
@@ -68,10 +70,11 @@ def plain_rate(composed: Composition, experiences: int, passes: int) -> float:
             new_x, new_y, n, kept = x[at], y[at], len(at), min(seen, MEMORY)
             a, b = (torch.randperm(kept)[:BATCH].to(device) for _ in range(2))
             parts = [new_x, memory_x[a], memory_x[b]] if kept else [new_x]
-            if passes == 1:
-                said = model(torch.cat(parts)).split([len(part) for part in parts])
-            else:
-                said = [model(part) for part in parts]
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                if passes == 1:
+                    said = model(torch.cat(parts)).float().split([len(part) for part in parts])
+                else:
+                    said = [model(part).float() for part in parts]
             loss = F.cross_entropy(said[0], new_y)
             if kept:
                 loss = loss + ALPHA * F.mse_loss(said[1], memory_z[a])
@@ -125,7 +128,9 @@ def main() -> None:
     rates = contest(
         {
             "clkd": lambda: clkd_rate(given.experiences, rows),
+            "clkd, bf16": lambda: clkd_rate(given.experiences, rows, "bf16"),
             "plain loop, one pass": lambda: plain_rate(composed, given.experiences, 1),
+            "plain loop, one pass, bf16": lambda: plain_rate(composed, given.experiences, 1, bf16=True),
             "plain loop, three passes": lambda: plain_rate(composed, given.experiences, 3),
         },
         given.rounds,

@@ -4,19 +4,41 @@
     python benchmarks/evaluation.py resnet8
 
 clkd's pass gives class-incremental and task-aware accuracy and the confusion matrix; Avalanche's gives one accuracy.
+"Arithmetic alone" is the student's forward pass in the same batches, which no loop in float32 can exceed.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import peers
 import plain
 import torch
 from contest import Contestant, contest, machine, table
-from training import MEMORY, PLAIN, WORK, compose, timed
+from training import MEMORY, PLAIN, SHAPE, WORK, compose, timed
 
+from clkd.engine.compose import Composition
 from clkd.engine.evaluate import evaluate
+
+BATCH = 512
+
+
+def clkd(composed: Composition, rows: int) -> Contestant:
+    """Its evaluation, with a head for all classes."""
+    parts, stream = composed.parts, composed.stream
+    parts.student.grow(range(10), 0, torch.Generator())
+    work = partial(evaluate, parts.student, stream, parts.augment, BATCH, 10)
+    return lambda: timed(work, lambda: rows, parts.device)
+
+
+@torch.no_grad()
+def bound(name: str, rows: int, device: torch.device) -> float:
+    """Rows per second of the student's forward pass alone, channels-last."""
+    model = PLAIN[name]().to(device, memory_format=torch.channels_last).eval()
+    x = torch.randn(BATCH, *SHAPE[name], device=device).contiguous(memory_format=torch.channels_last)
+    batches = rows // BATCH
+    return timed(lambda: [model(x) for _ in range(batches)], lambda: batches * BATCH, device)
 
 
 def main() -> None:
@@ -27,10 +49,11 @@ def main() -> None:
     device, work = torch.device("cuda" if torch.cuda.is_available() else "cpu"), WORK[given.work]
     composed, _ = compose(work, device)
     parts, stream = composed.parts, composed.stream
-    parts.student.grow(range(10), 0, torch.Generator())
     rows = sum(len(experience.test) for experience in stream)
     contestants: dict[str, Contestant] = {
-        "clkd": lambda: timed(lambda: evaluate(parts.student, stream, parts.augment, 512, 10), lambda: rows, device)
+        "clkd": clkd(composed, rows),
+        "clkd, bf16": clkd(compose(work, device, precision="bf16")[0], rows),
+        "the student's arithmetic alone": lambda: bound(given.work, rows, device),
     }
     benchmarks = {"Avalanche, given the same tensors": peers.fed_by_clkd(stream, parts.augment.crop)}
     if given.work == "mlp":

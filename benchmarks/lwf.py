@@ -7,7 +7,8 @@ five experiences, cross-entropy over the classes seen so far plus distillation f
 time is that of the whole process, with imports and evaluation; the plain loop's is training and evaluation only, on
 resident normalised images. All take the same number of steps. clkd's Adam is fused, the plain loop's is torch's
 default. The tuned plain loop has the fused Adam too, and asks the previous self once per experience: it is the least
-arithmetic that this work can be done with, and so the bound of what any engine could reach. MNIST is looked for in
+arithmetic that this work can be done with, and so the bound of what any engine could reach. What is called bf16 has
+bfloat16 products, and is only of interest where the processor has instructions for them. MNIST is looked for in
 `$CLKD_DATA`.
 """
 
@@ -42,12 +43,13 @@ tracking: {{mode: "off"}}
 """
 
 
-def clkd_rate(rows: int) -> float:
+def clkd_rate(rows: int, precision: str = "float32") -> float:
     """Rows per second of the whole process."""
     with tempfile.TemporaryDirectory() as home:
         (Path(home) / "lwf.yaml").write_text(SCENARIO)
         start = time.perf_counter()
         command = [sys.executable, "-m", "clkd", "run", "lwf.yaml", "--json", "-q"]
+        command += ["--set", f"train.precision={precision}"]
         done = subprocess.run(command, cwd=home, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - start
     result = json.loads(done.stdout)
@@ -55,10 +57,12 @@ def clkd_rate(rows: int) -> float:
     return rows / seconds
 
 
-def plain_rate(data: list[tuple[Tensor, Tensor]], test: list[tuple[Tensor, Tensor]], tuned: bool) -> float:
+def plain_rate(
+    data: list[tuple[Tensor, Tensor]], test: list[tuple[Tensor, Tensor]], tuned: bool, bf16: bool = False
+) -> float:
     """Rows per second of the loop in plain.py."""
     start = time.perf_counter()
-    rows, accuracy = plain.lwf(data, test, STEPS, BATCH, tuned)
+    rows, accuracy = plain.lwf(data, test, STEPS, BATCH, tuned, bf16)
     seconds = time.perf_counter() - start
     print(f"  accuracy {accuracy:.3f}, seconds {seconds:.1f}", file=sys.stderr)
     return rows / seconds
@@ -76,8 +80,10 @@ def main() -> None:
     rates = contest(
         {
             "clkd": lambda: clkd_rate(rows),
+            "clkd, bf16": lambda: clkd_rate(rows, "bf16"),
             "plain eager loop": lambda: plain_rate(data, test, False),
             "tuned plain loop": lambda: plain_rate(data, test, True),
+            "tuned plain loop, bf16": lambda: plain_rate(data, test, True, bf16=True),
         },
         given.rounds,
     )

@@ -19,15 +19,18 @@ from contest import contest, machine, table
 from training import WORK, compose, timed
 
 from clkd.engine.speed import speed_up
+from clkd.models.precision import has_bf16
 
 MODES: dict[str, dict[str, Any]] = {
     "eager": {},
     "channels_last: false": {"channels_last": False},
     "compile: true": {"compile": True},
 }
-GPU_MODES: dict[str, dict[str, Any]] = {
+BF16_MODES: dict[str, dict[str, Any]] = {
     "precision: bf16": {"precision": "bf16"},
     "compile: true, bf16": {"compile": True, "precision": "bf16"},
+}
+GPU_MODES: dict[str, dict[str, Any]] = {
     "compile: reduce-overhead, bf16": {"compile": "reduce-overhead", "precision": "bf16"},
 }
 
@@ -69,7 +72,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=100, help="steps in a round")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = MODES | (GPU_MODES if device.type == "cuda" else {})
+    wanted = MODES | (BF16_MODES if has_bf16(device) else {}) | (GPU_MODES if device.type == "cuda" else {})
     modes = {name: Mode(switches, device, given.batches) for name, switches in wanted.items()}
     contestants: dict[str, Callable[[], float]] = dict(modes)
     print(table("training, resnet8, by switches", contest(contestants, given.rounds)))

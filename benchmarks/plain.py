@@ -55,24 +55,32 @@ def distil(z: Tensor, v: Tensor) -> Tensor:
 
 
 def second_experience(
-    composed: Composition, model: nn.Module, batch: int, lr: float, memory: int, channels_last: bool = False
+    composed: Composition,
+    model: nn.Module,
+    batch: int,
+    lr: float,
+    memory: int,
+    channels_last: bool = False,
+    bf16: bool = False,
 ) -> Callable[[], None]:
-    """One epoch of the stream's second experience, ready to be run: cross-entropy, distillation, replay."""
+    """One epoch of the stream's second experience, ready to be run: cross-entropy, distillation, replay.
+
+    With `bf16` its optimizer is fused, too.
+    """
     augment = composed.parts.augment
     (x, y), (old_x, old_y) = resident(composed, 1), (rows[:memory] for rows in resident(composed, 0))
     form = torch.channels_last if channels_last else torch.contiguous_format
     student = model.to(x.device, memory_format=form).train()
     teacher = copy.deepcopy(student).eval().requires_grad_(False)
-    optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=0.9)
+    optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=0.9, fused=bf16)
 
     def epoch() -> None:
         for at in torch.randperm(len(x), device=x.device).split(batch):
             old = torch.randint(len(old_x), (len(at),), device=x.device)
             rows, labels = torch.cat([x[at], old_x[old]]), torch.cat([y[at], old_y[old]])
             rows = changed(rows, augment.crop, augment.flip).contiguous(memory_format=form)
-            with torch.no_grad():
-                target = teacher(rows)
-            logits = student(rows)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+                target, logits = ask(teacher, rows).float(), student(rows).float()
             loss = F.cross_entropy(logits[:, :4], labels) + distil(logits[:, :2], target[:, :2])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -126,7 +134,12 @@ def reservoir(seen: int, n: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def lwf(
-    data: list[tuple[Tensor, Tensor]], test: list[tuple[Tensor, Tensor]], steps: int, batch: int, tuned: bool = False
+    data: list[tuple[Tensor, Tensor]],
+    test: list[tuple[Tensor, Tensor]],
+    steps: int,
+    batch: int,
+    tuned: bool = False,
+    bf16: bool = False,
 ) -> tuple[int, float]:
     """Learning without Forgetting on Split-MNIST, at least `steps` steps an experience: rows trained, accuracy.
 
@@ -141,7 +154,8 @@ def lwf(
         answers = ask(previous, x) if tuned else None
         for _ in range(math.ceil(steps / (len(x) // batch))):
             for at in torch.randperm(len(x))[: len(x) // batch * batch].split(batch):
-                logits = model(x[at])[:, : known + 2]
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    logits = model(x[at])[:, : known + 2].float()
                 loss = F.cross_entropy(logits, y[at])
                 if known:
                     target = ask(previous, x[at]) if answers is None else answers[at]

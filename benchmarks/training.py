@@ -6,7 +6,8 @@
 All train the second experience of the stream (the first one with a previous self) for one epoch, with cross-entropy,
 distillation from the previous self (T = 2) and replay from a memory of 1,000 rows. Making everybody ready for the
 experience is in clkd's time, compiling is not (it happens once a run). Data is looked for in `$CLKD_DATA`. Contestants
-whose name contains none of the words of `--only` are left out; without Avalanche installed, leave Avalanche out.
+whose name contains none of the words of `--only` are left out; without Avalanche installed, leave Avalanche out. What
+is called bf16 has bfloat16 products, and is only of interest where the processor has instructions for them.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ WORK: dict[str, dict[str, Any]] = {
     },
 }
 PLAIN = {"mlp": plain.mlp, "resnet8": plain.small_resnet}
+SHAPE = {"mlp": (1, 28, 28), "resnet8": (3, 32, 32)}
 MEMORY = 1000
 
 
@@ -86,18 +88,18 @@ class Clkd:
         return timed(lambda: self._teach(1), lambda: self.loop.rows - before, self.device)
 
 
-def plain_rate(name: str, device: torch.device, channels_last: bool = False) -> float:
+def plain_rate(name: str, device: torch.device, channels_last: bool = False, bf16: bool = False) -> float:
     """Rows per second of the loop in plain.py."""
     work = WORK[name]
     composed, _ = compose(work, device)
-    epoch = plain.second_experience(composed, PLAIN[name](), work["batch"], work["lr"], MEMORY, channels_last)
+    epoch = plain.second_experience(composed, PLAIN[name](), work["batch"], work["lr"], MEMORY, channels_last, bf16)
     return timed(epoch, lambda: 2 * len(composed.stream[1].train), device)
 
 
 def bound(name: str, device: torch.device) -> float:
     """What no eager loop can exceed: the student's forward and backward passes alone, channels-last."""
-    size, shape = 2 * WORK[name]["batch"], (1, 28, 28) if name == "mlp" else (3, 32, 32)
-    x = torch.randn(size, *shape, device=device).contiguous(memory_format=torch.channels_last)
+    size = 2 * WORK[name]["batch"]
+    x = torch.randn(size, *SHAPE[name], device=device).contiguous(memory_format=torch.channels_last)
     model = PLAIN[name]().to(device, memory_format=torch.channels_last)
 
     def passes() -> None:
@@ -135,14 +137,18 @@ def contestants(name: str, device: torch.device) -> dict[str, Callable[[], Conte
     work = WORK[name]
     everybody: dict[str, Callable[[], Contestant]] = {
         "clkd": lambda: Clkd(*compose(work, device), device),
-        "clkd, fused optimizer": lambda: Clkd(*compose(work, device, fused=True), device),
         "plain eager loop": lambda: lambda: plain_rate(name, device),
         "the student's arithmetic alone": lambda: lambda: bound(name, device),
         "Avalanche, given the same tensors": lambda: lambda: avalanche_rate(name, device, own=False),
     }
     if name == "mlp":
+        everybody["clkd, bf16, fused"] = lambda: Clkd(*compose(work, device, fused=True, precision="bf16"), device)
+        everybody["plain eager loop, bf16, fused"] = lambda: lambda: plain_rate(name, device, bf16=True)
         everybody["Avalanche, its own SplitMNIST"] = lambda: lambda: avalanche_rate(name, device, own=True)
     else:
+        fast = {"compile": True, "precision": "bf16"}
+        everybody["clkd, compile: true, bf16"] = lambda: Clkd(*compose(work, device, **fast), device)
+        everybody["plain eager loop, channels-last, bf16, fused"] = lambda: lambda: plain_rate(name, device, True, True)
         everybody["clkd, compile: true"] = lambda: Clkd(*compose(work, device, compile=True), device)
         everybody["plain eager loop, channels-last"] = lambda: lambda: plain_rate(name, device, channels_last=True)
     return everybody

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from clkd.engine.parts import Parts
+from clkd.models.precision import autocast
 from clkd.models.student import Student
 from clkd.scenario.train import TrainOptions
 
@@ -44,11 +45,3 @@ def sizes(parts: Parts, options: TrainOptions) -> frozenset[int]:
     replay = 0 if options.mix_memory else options.replay_batch_size or options.batch_size
     kept: int = getattr(parts.memory, "size", replay)
     return frozenset({options.batch_size, options.batch_size + min(replay, kept), options.eval_batch_size})
-
-
-def autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    """What backbones compute in where that is not float32: `auto` is bfloat16 on a GPU that has it."""
-    if precision == "auto":
-        fit = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if fit else "float32"
-    return torch.bfloat16 if precision == "bf16" else None

@@ -19,6 +19,7 @@ from clkd.data.augment import Augment
 from clkd.experience import Experience, Rows, Warp
 from clkd.locks import InUse, alone, beside
 from clkd.memory.base import Memory
+from clkd.models.precision import resolved
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs
 from clkd.streams.base import Stream
@@ -185,12 +186,13 @@ class TeacherCache:
 
     def facts(self, source: Source) -> dict[str, Any]:
         """Everything that decides an answer. The machine's part is here because rounding differs between devices."""
+        train = self.origin["scenario"]["train"]
         return {
             "format": [FORMAT, BLOCK],
             "clkd": __version__,
             "torch": str(torch.__version__),
             "device": self.device.type,
-            "arithmetic": {key: self.origin["scenario"]["train"][key] for key in ("precision", "compile")},
+            "arithmetic": {"precision": resolved(train["precision"], self.device), "compile": train["compile"]},
             "matmul": torch.get_float32_matmul_precision(),
             "teacher": self._identities[source.name],
             "model": _model(self.origin["scenario"]["teachers"][source.name]),

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from clkd.data.augment import Augment
 from clkd.engine.compose import Composer
 from clkd.engine.parts import Parts
-from clkd.engine.speed import autocast, sizes
+from clkd.engine.speed import sizes
 from clkd.memory.reservoir import Reservoir
+from clkd.models.precision import autocast
 from clkd.models.student import Student
 from clkd.models.taps import Taps
 from clkd.optimizers import OptimizerOptions
@@ -64,9 +65,26 @@ def test_the_switches_reach_student_and_teacher_but_not_the_teachers_fit(tmp_pat
     assert fitted[0] == fitted[1]
 
 
-def test_auto_is_float32_without_a_gpu() -> None:
+@pytest.mark.parametrize(
+    ("able", "auto"),
+    [
+        ({}, None),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, None),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_auto_is_bf16_on_a_cpu_that_has_instructions_for_it(
+    able: dict[str, bool], auto: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
     cpu = torch.device("cpu")
-    assert [autocast(p, cpu) for p in ("auto", "float32", "bf16")] == [None, None, torch.bfloat16]
+    assert [autocast(p, cpu) for p in ("auto", "float32", "bf16")] == [auto, None, torch.bfloat16]
+
+
+def test_auto_is_float32_where_torch_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert autocast("auto", torch.device("cpu")) is None
 
 
 def test_sizes_are_those_that_come_often(augment: Augment, make_student: Any) -> None:

@@ -224,6 +224,18 @@ def test_whatever_decides_an_answer_is_in_its_key(change: dict[str, Any], asked:
     assert len(files()) == 2
 
 
+@pytest.mark.parametrize(("able", "rate"), [(True, 0.0), (False, 1.0)])
+def test_auto_is_filed_as_the_precision_that_it_is_here(
+    able: bool, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able}, raising=False)
+    run("float32", limit=1)
+    run("auto", limit=1, train={**BASE["train"], "precision": "auto"})
+    assert logged("auto", "hit_rate") == [rate]
+    run("bf16", limit=1, train={**BASE["train"], "precision": "bf16"})
+    assert logged("bf16", "hit_rate") == [1.0 - rate]
+
+
 def test_the_same_weights_from_another_file_hit() -> None:
     run("fitted", limit=1)
     run("copy", limit=1, teachers={"big": checkpointed("elsewhere")})
