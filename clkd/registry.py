@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from pydantic import ConfigDict, ValidationError, create_model
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticSerializationError, to_jsonable_python
 
-from clkd.errors import PluginError, did_you_mean
+from clkd.errors import ClkdError, PluginError, did_you_mean
 from clkd.options import (
     SELECTOR,
     SHARED,
@@ -33,28 +33,19 @@ KINDS = (
     "gradients", "metrics", "trackers", "methods",
 )  # fmt: skip
 REGISTER_HOOKS = {kind: f"clkd_register_{kind}" for kind in KINDS}
-OFFERS = frozenset(
-    {
-        "context",
-        "shape",
-        "in_features",
-        "seed",
-        "device",
-        "class_names",
-        "old_classes",
-        "run",
-        "student",
-        "store",
-        "teachers",
-        "offset",
-    }
-)
-"""What a factory may name among its parameters beside its own options; whoever builds the part offers it."""
-OFFERS_OF = {
-    "metrics": OFFERS | {"base", "experiences", "task_labels"},
-    "transfers": OFFERS | {"experiences", "task_labels"},
+OF_THE_RUN = frozenset({"context", "seed", "shape", "class_names", "device"})
+OFFERS: Mapping[str, frozenset[str]] = {
+    "losses": OF_THE_RUN,
+    "memories": OF_THE_RUN | {"student"},
+    "transfers": OF_THE_RUN | {"experiences", "task_labels"},
+    "teachers": OF_THE_RUN | {"teachers"},
+    "models": OF_THE_RUN,
+    "heads": OF_THE_RUN | {"in_features"},
+    "streams": frozenset({"store", "seed", "offset"}),
+    "metrics": frozenset({"base", "experiences", "class_names", "task_labels"}),
 }
-"""The same for kinds that are offered more."""
+"""What a factory of each kind may name among its parameters beside its own options; those of other kinds, nothing."""
+NOTHING: frozenset[str] = frozenset()
 
 
 class Register(Protocol):
@@ -85,22 +76,40 @@ class Entry:
         module, _, attribute = self.factory.partition(":")
         try:
             factory: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise PluginError(
-                f"{self.kind}: '{self.name}' from plugin '{self.plugin}' does not load: {error}"
-            ) from error
+        except ClkdError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever is wrong with the author's file
+            what = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+            raise PluginError(f"{self._whose} does not load: {what}{error}") from error
         return factory
 
     @cached_property
     def options(self) -> type[Options]:
         """The config model: the registered one, or the factory's own signature read as one."""
+        if self.config:
+            return self.config
+        factory = self.load
         try:
-            return self.config or _from_signature(self.name, self.load, OFFERS_OF.get(self.kind, OFFERS))
+            model = _from_signature(self.name, factory, OFFERS.get(self.kind, NOTHING))
         except NameError as error:  # imported for type checkers only
             raise PluginError(
-                f"{self.kind}: '{self.name}' from plugin '{self.plugin}': the types of its parameters cannot be read "
-                f"({error}): import that name outside `if TYPE_CHECKING`, or register a config model"
+                f"{self._whose}: the types of its parameters cannot be read ({error}): import that name outside "
+                "`if TYPE_CHECKING`, or register a config model"
             ) from error
+        for fault in (self.taken(model), _unsayable(model)):
+            if fault:
+                raise PluginError(f"{self._whose}: {fault}")
+        return model
+
+    def taken(self, model: type[Options]) -> str | None:
+        """What is wrong if an option has the name of a key that every part of this kind has."""
+        common = {SELECTOR.get(self.kind, "kind"), *(SHARED[self.kind].model_fields if self.kind in SHARED else ())}
+        found = next((key for key in model.model_fields if key in common), None)
+        return found and f"every {noun(self.kind)} has a '{found}': rename this option"
+
+    @property
+    def _whose(self) -> str:
+        return f"{self.kind}: '{self.name}' from plugin '{self.plugin}'"
 
 
 @dataclass(slots=True)
@@ -129,12 +138,8 @@ class Registry:
                 f"{entry.kind}: '{entry.name}' is registered by '{other.plugin}' ({other.origin}) and by "
                 f"'{entry.plugin}' ({entry.origin}): rename one, or leave one out with -p no:NAME"
             )
-        taken = {SELECTOR.get(entry.kind, "kind"), *(SHARED[entry.kind].model_fields if entry.kind in SHARED else ())}
-        for key in entry.config.model_fields if entry.config else ():
-            if key in taken:
-                raise ValueError(
-                    f"{entry.kind}: '{entry.name}': every {noun(entry.kind)} has a '{key}': rename this option"
-                )
+        if entry.config and (fault := entry.taken(entry.config)):
+            raise ValueError(f"{entry.kind}: '{entry.name}': {fault}")
         self.entries[entry.kind, entry.name] = entry
 
     def forget(self, plugin: str) -> None:
@@ -213,10 +218,12 @@ class Registry:
     def build(self, part: Part, **offers: Any) -> Any:
         """Make the part: its factory gets the options, and those of the offers that it names.
 
-        An option goes before an offer of the same name. Schedules among the options are built here; any other nested
-        part is the factory's to build.
+        An option goes before an offer of the same name. With a `context`, all that is `OF_THE_RUN` is offered.
+        Schedules among the options are built here; any other nested part is the factory's to build.
         """
         factory = self.get(part.kind, part.name).load
+        if context := offers.get("context"):
+            offers = {name: getattr(context, name) for name in OF_THE_RUN - {"context"}} | offers
         options = {name: self._built(getattr(part.options, name)) for name in type(part.options).model_fields}
         wanted = inspect.signature(factory).parameters
         return factory(**{name: value for name, value in offers.items() if name in wanted} | options)
@@ -262,6 +269,20 @@ def _from_signature(name: str, factory: Callable[..., Any], offers: frozenset[st
         annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
         fields[parameter.name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
     return create_model(f"{name}Options", __base__=_Inferred, **fields)
+
+
+def _unsayable(model: type[Options]) -> str | None:
+    """What is wrong if an option's default is nothing that a scenario could say."""
+    for key, option in model.model_fields.items():
+        try:
+            if not option.is_required():
+                to_jsonable_python(option.get_default(call_default_factory=True))
+        except PydanticSerializationError:
+            return (
+                f"the default of '{key}' is {option.default!r}, which a scenario cannot say: let it be a name or a "
+                "number, or register a config model"
+            )
+    return None
 
 
 class _Inferred(Options):

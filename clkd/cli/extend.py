@@ -21,7 +21,8 @@ from clkd.scenario.request import RunRequest
 @click.option(
     "--by",
     type=click.Choice(["class", "data", "domain", "given"]),
-    help="What is new: classes, rows, a domain, or what the data declares; by default as the run's own stream.",
+    help="What is new: classes, rows, a domain, or what the data declares; by default as the run's own stream, "
+    "else classes.",
 )
 @click.option("--experiences", type=click.IntRange(min=1), metavar="N", help="Split NEW_DATA further.")
 @click.option("--classes", multiple=True, metavar="NAME,NAME", help="The classes of one experience; once for each.")

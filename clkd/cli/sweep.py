@@ -25,7 +25,7 @@ from clkd.engine.directory import LOCK
 from clkd.errors import ClkdError, UserError
 from clkd.locks import alone
 from clkd.sweep import cluster
-from clkd.sweep.axes import Axis, drawn, grid
+from clkd.sweep.axes import drawn, grid, read_axes
 from clkd.sweep.local import processes
 from clkd.sweep.plan import Point, check_store, found, points
 from clkd.sweep.workers import Ended, Start, run_all
@@ -127,8 +127,8 @@ def command(
     With --cluster ray, they are made on the machines of a Ray cluster, which must share this folder.
     """
     registry = plugins_from(plugins_dirs, disabled).registry
-    read = [Axis.read(each) for each in axes]
-    wanted = points(scenario, drawn(read, count) if count else grid(read), seeds, registry)
+    varied = read_axes(axes)
+    wanted = points(scenario, drawn(varied, count) if count else grid(varied), seeds, registry)
     options = {"--device": device, "--tracking": tracking, "--tracking-uri": tracking_uri}
     passed = [word for option, value in options.items() if value is not None for word in (option, value)]
     passed += [word for place in plugins_dirs for word in ("--plugins-dir", str(place))]

@@ -11,7 +11,7 @@ from clkd.compare.statistics import holm, paired_t, standard_deviation, welch_t
 from clkd.errors import UserError, did_you_mean
 
 PAIRED, UNPAIRED = "paired t", "Welch's t"
-LOW = ("forgetting", "intransigence", "compute.", "seconds.")
+LOW = ("forgetting", "intransigence", "loss_old_domains", "compute.", "seconds.")
 """How the names of metrics begin of which less is better."""
 DEFAULT = ("average_accuracy", "forgetting")
 

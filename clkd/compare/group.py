@@ -63,8 +63,11 @@ def grouped(runs: Sequence[Summary]) -> tuple[list[Group], list[str]]:
 
 
 def _key(run: Summary) -> tuple[Any, ...]:
-    """What runs of one mean have in common: a run cut short or on a stand-in is of another kind than the others."""
-    return run.group, run.limit_batches, run.data, run.prints
+    """What runs of one mean have in common: one cut short, on a stand-in or forked is not as the others.
+
+    Which run it went on from does not count: that is another one for each seed.
+    """
+    return run.group, run.limit_batches, run.forked, run.data, run.prints
 
 
 def _one_a_seed(runs: Sequence[Summary], notes: list[str]) -> Iterator[Summary]:
@@ -82,7 +85,7 @@ def _one_a_seed(runs: Sequence[Summary], notes: list[str]) -> Iterator[Summary]:
 def _labels(firsts: Sequence[Summary]) -> list[str]:
     """One for each group, told by its first run: as short as it can be without being another's."""
     labels = [run.name for run in firsts]
-    for more in (_settings, _cut, _on):
+    for more in (_settings, _cut, _from, _on):
         for same in [group for group in _same(labels) if len(group) > 1]:
             words = more([firsts[i] for i in same])
             for i, word in zip(same, words, strict=True):
@@ -103,6 +106,10 @@ def _same(labels: Iterable[str]) -> list[list[int]]:
 
 def _cut(runs: Sequence[Summary]) -> list[str]:
     return ["" if run.limit_batches is None else f"({run.limit_batches} batches an epoch)" for run in runs]
+
+
+def _from(runs: Sequence[Summary]) -> list[str]:
+    return ["" if run.forked is None else f"(from another run's experience {run.forked})" for run in runs]
 
 
 def _on(runs: Sequence[Summary]) -> list[str]:

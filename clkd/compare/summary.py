@@ -27,6 +27,7 @@ class Summary:
         dataset: the one that the scenario names; `stand_in` is what stood in for it.
         prints: the fingerprints of all data that it was trained on.
         limit_batches: how many batches an epoch was cut down to.
+        forked: the last experience that another run had trained, of one that went on from there; else None.
         created: Unix seconds.
         numbers: metrics by name, and `compute.…`, `seconds.…`, `rows_per_second`; None where nothing was measured.
     """
@@ -43,6 +44,7 @@ class Summary:
     prints: tuple[str, ...]
     version: str
     limit_batches: int | None
+    forked: int | None
     created: float
     numbers: Mapping[str, float | None]
 
@@ -76,6 +78,7 @@ def read(path: Path) -> Summary:
         prints=tuple(str(facts.get("fingerprint")) for facts in stream),
         version=tags.get("clkd.version", ""),
         limit_batches=manifest.get("limit_batches"),
+        forked=(manifest.get("origin") or {}).get("experience"),
         created=float(manifest.get("created") or 0),
         numbers=_numbers(result),
     )

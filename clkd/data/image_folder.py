@@ -199,10 +199,19 @@ class UnreadableError(Exception):
     """A picture that cannot be decoded, and why."""
 
 
+def _of_eight_bits(image: Image.Image) -> Image.Image:
+    """The same with 8 bits a pixel: Pillow's own conversion cuts 16 bits off at 255, which leaves white."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older versions of Pillow
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels are numbers of 32 bits, whose range nobody knows: save it with 8 or 16 bits")
+    return image
+
+
 def _opened(picture: Path | Packed, mode: str) -> Image.Image:
     try:
         with Image.open(picture if isinstance(picture, Path) else BytesIO(picture.content)) as image:
-            return image.convert(mode)
+            return _of_eight_bits(image).convert(mode)
     except Exception as error:  # PIL and its decoders raise almost anything for a file that they cannot read
         reason = "its content is none" if isinstance(error, UnidentifiedImageError) else one_line(str(error), 200)
         raise UnreadableError(f"{picture} cannot be read as an image: {reason or type(error).__name__}") from error

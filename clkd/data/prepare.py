@@ -13,7 +13,7 @@ from clkd.data.source import Found, Places, Raw, Source, UnavailableError
 from clkd.data.store import Store, log, open_or_build
 from clkd.options import Options, Part
 
-FORMAT = 1
+FORMAT = 2
 """Part of every cache key: raise it when decoding or converting changes."""
 
 

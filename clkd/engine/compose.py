@@ -99,10 +99,7 @@ class Composer(Groundwork):
             teachers=self._teachers(replace(context, untrained=True), members),
             memory=build(
                 scenario.memory,
-                seed=scenario.seed,
-                device=self.device,
                 context=context,
-                class_names=context.class_names,
                 student=student,
             ),
             retrieval=self._retrieval(),
@@ -221,7 +218,7 @@ class Composer(Groundwork):
     def _teacher(self, name: str, part: Part, context: Context, built: dict[str, Teacher]) -> Teacher:
         """Says which key of the scenario a user's mistake belongs to."""
         try:
-            offers = {"context": context, "teachers": built, "class_names": context.class_names}
+            offers = {"context": context, "teachers": built}
             teacher: Teacher = self.ranks.in_turn(lambda: self.registry.build(part, **offers))
         except UserError as error:
             raise UserError(f"teachers.{name}: {error}") from error
@@ -249,7 +246,7 @@ class Composer(Groundwork):
         chosen = self.scenario.transfer
         offers = {"context": context, "experiences": tuple(stream), "task_labels": stream.task_labels}
         if not isinstance(chosen, SeveralParts):
-            built: Transfer = self.registry.build(chosen, seed=self.scenario.seed, **offers)
+            built: Transfer = self.registry.build(chosen, **offers)
             return built
         names = [member.name for member in chosen.members]
         own = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
@@ -296,6 +293,7 @@ def request_taps(parts: Parts) -> None:
         parts.students[origin].request(wanted[name].features)
     parts.student.request(parts.transfer.reads().features)
     parts.student.request(parts.memory.needs.features if parts.memory.needs else ())
+    parts.student.request(name for name in parts.memory.stores if name != "logits")
     for name, teacher in parts.teachers.items():
         teacher.request(wanted[name].features)
 

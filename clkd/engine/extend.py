@@ -29,7 +29,8 @@ def extension(
     Args:
         run: a finished run, as `--resume` names it.
         data: a folder of images, an npz file, or a data set's name, perhaps with options (`name:key=value,…`).
-        by: `class`, `data`, `domain` or `given`; by default what the run's own stream is cut by.
+        by: `class`, `data`, `domain` or `given`; by default what the run's own stream is cut by, and `class` where that
+            is none of these.
         experiences: how many the data is split into.
         classes: instead of a number, the classes of each: names with commas between.
 
@@ -59,7 +60,12 @@ def _refuse_unfinished(run: str, fork: Fork) -> None:
 
 def _split(by: str | None, own: str, experiences: int | None, classes: Sequence[str]) -> dict[str, Any]:
     """How the new data is cut. New classes come as tasks where the run tells them apart at test time."""
-    if by == "given":
+    if by == "given" or (by is None and own == "given" and not classes):
+        if experiences:
+            raise UserError(
+                f"--experiences {experiences}: the data's own `experience` column says it: leave this out, or name "
+                "--by class or --by data"
+            )
         return {"by": "given"}
     if by in ("data", "domain") or (by is None and own in ("data", "domain") and not classes):
         return {"by": "data", "experiences": experiences or 1}

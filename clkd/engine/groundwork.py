@@ -109,7 +109,8 @@ class Groundwork:
     def _context(self, material: Material, augment: Augment, resident: bool) -> Context:
         store, stream = material.store, material.stream
         chosen, networks = self.scenario.stream, self.networks()
-        labels = labels_of(material, chosen.labelled != 1 or chosen.imbalance is not None)
+        own = chosen.labelled != 1 or chosen.imbalance is not None or material.renamed
+        labels = labels_of(material, own)
         everything = _all_rows(store, resident, labels).ready(self.device)
         labelled = partial(_labelled, everything, store)
         # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.
@@ -152,9 +153,10 @@ def _all_rows(store: Store, resident: bool, y: torch.Tensor) -> Rows:
     return Rows(store.train.x, y, index, index, resident=resident)
 
 
-def labels_of(material: Material, hides: bool) -> torch.Tensor:
-    """`[N]` the labels of the first data set's rows; where the stream `hides` some, only those that it trains on."""
-    if not hides:
+def labels_of(material: Material, own: bool) -> torch.Tensor:
+    """`[N]` the labels of the first data set's rows; where the stream has labels of its `own`, only those that it
+    trains on, as it calls them."""
+    if not own:
         return material.store.train.y
     y = torch.full_like(material.store.train.y, -1)
     for rows in (experience.train for experience in material.stream):
@@ -190,7 +192,9 @@ def _of_domains(store: Store, domains: Sequence[str | int]) -> torch.Tensor:
 
 
 def _label_facts(y: torch.Tensor, store: Store) -> str:
-    """Part of a fitted teacher's fingerprint where labels are hidden."""
+    """Part of a fitted teacher's fingerprint where labels are hidden, or are others than the data set's."""
     if torch.equal(y, store.train.y):
         return ""
-    return f"/labelled {hashlib.sha256((y >= 0).numpy().tobytes()).hexdigest()}"
+    known = y >= 0
+    content = known if torch.equal(y[known], store.train.y[known]) else y
+    return f"/labelled {hashlib.sha256(content.numpy().tobytes()).hexdigest()}"

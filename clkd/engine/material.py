@@ -74,7 +74,12 @@ class Material:
     @property
     def extended(self) -> int:
         """How many classes came after the first data set."""
-        return len(self.stream.class_names) - len(self.store.class_names)
+        return len(self.stream.class_names) - len(self.facts[0]["class_names"])
+
+    @property
+    def renamed(self) -> bool:
+        """Whether the stream calls the first data set's classes otherwise, and so labels its rows otherwise."""
+        return bool(list(self.store.class_names) != self.facts[0]["class_names"])
 
     @property
     def rows(self) -> int:
@@ -123,7 +128,7 @@ class Reader:
                 stream = hide(stream, store, said.labelled, self.scenario.seed, offset)
             if first is None and self.scenario.stream.normalize != "data":
                 store = self._normalized(store, stream)
-                stream = Stream(stream.name, stream, store, stream.task_labels)
+                stream = stream.changed(stream, store)
             known = _facts(store, stream)
         if first is not None and (store.shape != first.shape or store.train.x.dtype != first.train.x.dtype):
             raise UserError(
@@ -212,7 +217,7 @@ def _facts(store: Store, stream: Stream) -> Facts:
         "requested": store.requested,
         "stand_in": store.stand_in,
         "fingerprint": store.fingerprint,
-        "class_names": list(store.class_names),
+        "class_names": list(stream.class_names),
         "shape": list(store.shape),
         "dtype": str(store.train.x.dtype).removeprefix("torch."),
         "mean": store.mean.tolist(),

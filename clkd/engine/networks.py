@@ -34,7 +34,7 @@ class Networks:
         channels_last: bool | None = None,
     ) -> Student:
         """Weights that depend on the seed and the model's name alone; a head without columns, if it can grow."""
-        offers = {"context": context, "class_names": context.class_names, "seed": seed}
+        offers = {"context": context, "seed": seed}
         shape = context.shape if view is None else view.shape(context.shape)
         last = self.channels_last if channels_last is None else channels_last
         with torch.random.fork_rng(devices=[]):

@@ -15,10 +15,11 @@ ROOM = 2**28
 
 @dataclass(slots=True)
 class Warped:
-    """Experiences whose rows were warped once, which takes longer than evaluating them. Whoever came first stays."""
+    """Rows that were warped once, which takes longer than evaluating them. Whoever came first stays."""
 
     room: int = ROOM
-    kept: dict[tuple[int, str], Experience] = field(default_factory=dict)
+    kept: dict[tuple[object, ...], tuple[Rows, Rows]] = field(default_factory=dict)
+    """As stored and as warped, by what they are: a domain that comes back finds its rows, and is known by them."""
     nbytes: int = 0
 
     def __call__(self, experience: Experience, split: str, device: torch.device) -> Experience:
@@ -26,12 +27,14 @@ class Warped:
         rows: Rows = getattr(experience, split)
         if rows.warp is None or not rows.resident:
             return experience
-        key = experience.index, split
+        key = id(rows.x), id(rows.index), rows.warp
         if key not in self.kept:
             size = len(rows) * rows.x[:1].nbytes
             if self.nbytes + size > self.room:
                 return experience
             self.nbytes += size
-            ready: dict[str, Any] = {split: rows.ready(device)}
-            self.kept[key] = replace(experience, **ready)
-        return self.kept[key]
+            self.kept[key] = rows, rows.ready(device)
+        _, ready = self.kept[key]
+        own = replace(ready, y=rows.y.to(device), domain=rows.domain, experience=rows.experience)
+        changed: dict[str, Any] = {split: own}
+        return replace(experience, **changed)

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from clkd.errors import UserError, writing
+from clkd.plugins import isolated
 
 HOME = Path(__file__).parent
 KINDS = {
@@ -33,9 +34,11 @@ def new(name: str, kind: str, out: Path) -> list[Path]:
     Returns its files.
 
     Raises:
-        UserError: the name cannot be one, or the folder is there already.
+        UserError: the name cannot be one, one of clkd's own parts has it, or the folder is there already.
     """
     names = _Names(name, kind)
+    if names.part in isolated().registry.names(KINDS[kind]):
+        raise UserError(f"clkd has a {kind} '{names.part}' itself: choose another name, such as my-{name}")
     root = out / names.dist
     if root.exists():
         raise UserError(f"{root} is there already: choose another name or --out")

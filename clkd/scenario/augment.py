@@ -80,7 +80,9 @@ class Augment(Options):
     strong: Strong | None = None
     """What is done to the student's view beside; drawn anew each time. A teacher sees the view without it if it says
     `sees: weak`."""
-    mix: Annotated[Mix | None, BeforeValidator(_by_its_kind)] = None
+    mix: Annotated[
+        Mix | None, BeforeValidator(_by_its_kind, json_schema_input_type=Mix | Literal["mixup", "cutmix"] | None)
+    ] = None
     """Mix rows with each other (`mixup`, `cutmix`, or options), before they are made strong; all see them mixed."""
 
 

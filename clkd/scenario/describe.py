@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from clkd.options import PartField
 from clkd.registry import noun
@@ -37,8 +38,7 @@ def describe_options(model: type[BaseModel]) -> list[dict[str, Any]]:
 
 def _default(info: FieldInfo) -> str:
     value = info.get_default(call_default_factory=True)
-    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    return to_yaml(list(plain) if isinstance(plain, tuple) else plain, flow=True).strip()
+    return to_yaml(to_jsonable_python(value, fallback=repr), flow=True).strip()
 
 
 def _type_of(info: FieldInfo) -> str:

@@ -13,6 +13,8 @@ from clkd.options import SELECTOR, SHARED
 from clkd.registry import KINDS, Entry, Registry, noun
 from clkd.scenario.model import DEFAULTS, Scenario
 
+OF_A_METHOD = {"memory": "memories", "transfer": "transfers"}
+"""Sections in which a file that names a method may change single keys of the part that it brings."""
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -44,8 +46,16 @@ def schema(registry: Registry, kind: str | None = None) -> dict[str, Any]:
     scenario["properties"]["method"]["anyOf"][0] = {"enum": registry.names("methods")}
     scenario["required"] = [key for key in scenario["required"] if key not in DEFAULTS]
     definitions["StudentOptions"]["required"].remove("head")  # which a method may fill in
+    for key, each in OF_A_METHOD.items():
+        scenario["properties"][key] = {"anyOf": [scenario["properties"][key], _changes(kinds[each])]}
     root = scenario if kind is None else {"$ref": f"#/$defs/{kind}"}
     return {"$schema": DIALECT, **root, "$defs": dict(sorted(definitions.items()))}
+
+
+def _changes(kind: dict[str, Any]) -> dict[str, Any]:
+    """Single keys of a method's part, which of the kind's it is left unsaid."""
+    keys = {key for part in kind["oneOf"] for key in part.get("properties", {}) if key != "kind"}
+    return {"type": "object", "properties": {key: {} for key in sorted(keys)}, "additionalProperties": False}
 
 
 def _kind(kind: str, registry: Registry, definitions: dict[str, Any]) -> dict[str, Any]:

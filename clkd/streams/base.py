@@ -56,6 +56,10 @@ class Stream(Sequence[Experience]):
     def __iter__(self) -> Iterator[Experience]:
         return iter(self.experiences)
 
+    def changed(self, experiences: Iterable[Experience], store: Store) -> Stream:
+        """The same stream of other experiences, or of another store's rows; classes keep their names."""
+        return Stream(self.name, experiences, replace(store, class_names=self.class_names), self.task_labels)
+
     def left_out(self) -> list[str]:
         """Names of the classes that no experience has."""
         seen = set(self.experiences[-1].seen)

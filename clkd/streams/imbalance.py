@@ -52,7 +52,7 @@ def thinned(
         return stream
     each = _listed(rows_per_experience, tuple(e.name for e in stream), "experience")
     shorter = [_shortened(e, n, key) for e, n in zip(stream, each, strict=True)]
-    return Stream(stream.name, shorter, store, stream.task_labels)
+    return stream.changed(shorter, store)
 
 
 def long_tail(counts: Sequence[int], ratio: float, order: Sequence[int]) -> list[int]:
@@ -122,7 +122,7 @@ def _widened(stream: Stream, store: Store, kept: Tensor) -> Stream:
         return replace(rows, x=store.train.x, index=kept[rows.index], sample_id=kept[rows.sample_id])
 
     wider = [replace(e, train=wide(e.train), validation=wide(e.validation)) for e in stream]
-    return Stream(stream.name, wider, store, stream.task_labels)
+    return stream.changed(wider, store)
 
 
 def _shortened(experience: Experience, count: int, key: Tensor) -> Experience:

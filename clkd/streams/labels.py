@@ -44,7 +44,7 @@ def hide(stream: Stream, store: Store, fraction: float | Sequence[float], seed: 
         replace(each, train=_hidden(each.train, key, share) if share < 1 else each.train)
         for each, share in zip(stream, fractions, strict=True)
     ]
-    return Stream(stream.name, hidden, store, stream.task_labels)
+    return stream.changed(hidden, store)
 
 
 def _hidden(rows: Rows, key: Tensor, fraction: float) -> Rows:

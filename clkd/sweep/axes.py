@@ -63,10 +63,12 @@ class Axis:
         if found := RANGE.fullmatch(value.strip()):
             return cls(place.strip(), _range(text, *found.groups()))
         try:
-            values = parse(f"[{value}]").data
+            document = parse(f"[{value}]")
         except DocumentError as error:
             raise UserError(f"--set {text}: {error.reason}") from error
-        return cls(place.strip(), tuple(values))
+        if document.twice:
+            raise UserError(f"--set {text}: {document.twice[0][0][-1]}: given twice")
+        return cls(place.strip(), tuple(document.data))
 
 
 def _range(text: str, log: str | None, low: str, high: str) -> Range:
@@ -77,6 +79,20 @@ def _range(text: str, log: str | None, low: str, high: str) -> Range:
             f"--set {text}: a range goes from low to high" + (", and by logarithm from above 0" if log else "")
         )
     return found
+
+
+def read_axes(texts: Sequence[str]) -> list[Axis]:
+    """Every `--set` taken apart.
+
+    Raises:
+        UserError: one cannot be read, or two are about one place, of which the later would win.
+    """
+    found: dict[str, Axis] = {}
+    for axis in map(Axis.read, texts):
+        if axis.place in found:
+            raise UserError(f"--set {axis.place}: is given twice: write all its values behind one, {axis.place}=A,B")
+        found[axis.place] = axis
+    return list(found.values())
 
 
 Settings = tuple[str, ...]

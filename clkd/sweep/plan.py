@@ -56,16 +56,29 @@ class Point:
 def points(scenario: Path, combinations: Sequence[Settings], seeds: Sequence[int], registry: Registry) -> list[Point]:
     """All points, seed by seed: what is known after some of them is known of all settings.
 
+    Args:
+        seeds: instead of the scenario's own, which the combinations may vary.
+
     Raises:
         UserError: the scenario of one of them is wrong.
     """
     loaded = [load(scenario, settings, registry).scenario for settings in combinations]
     if any(each.output is not None for each in loaded):
         raise UserError("output: a sweep makes many runs, and this names one place: leave it out (--set output=null)")
+    if seeds and len({each.seed for each in loaded}) > 1:
+        raise UserError("--set seed: --seed says the seeds already: leave one of the two out")
     sweep = f"{loaded[0].name}-{hashlib.sha256(repr(combinations).encode()).hexdigest()[:8]}"
     return [
-        Point(scenario, settings, _tags(each, sweep), seed, group_name(each), config_sha(each), each.tracking)
-        for seed in seeds or [loaded[0].seed]
+        Point(
+            scenario,
+            settings,
+            _tags(each, sweep),
+            each.seed if seed is None else seed,
+            group_name(each),
+            config_sha(each),
+            each.tracking,
+        )
+        for seed in seeds or (None,)
         for settings, each in zip(combinations, loaded, strict=True)
     ]
 
@@ -107,4 +120,4 @@ def found(point: Point, runs: Sequence[Summary], limit_batches: int | None) -> S
 
 def _is(point: Point, run: Summary, limit_batches: int | None) -> bool:
     same = (point.config_sha, point.seed, limit_batches) == (run.config_sha, run.seed, run.limit_batches)
-    return same and run.name == point.group.rpartition("-")[0]
+    return same and run.forked is None and run.name == point.group.rpartition("-")[0]

@@ -116,7 +116,7 @@ def _together(born: list[Any], speak: str) -> nn.Module:
 def _above(part: Part, context: Context) -> Teacher:
     """The teacher of a teacher."""
     try:
-        teacher: Teacher = context.build(part, context=context, class_names=context.class_names, teachers={})
+        teacher: Teacher = context.build(part, context=context, teachers={})
     except UserError as error:
         raise UserError(f"teacher: {error}") from error
     if teacher.identity() is None:

@@ -20,7 +20,7 @@ from clkd import hooks
 from clkd.data.source import UnavailableError
 from clkd.errors import ClkdError, UserError, did_you_mean, one_line
 from clkd.plugins import Plugins, import_file, isolated
-from clkd.registry import OFFERS, OFFERS_OF, Entry, noun
+from clkd.registry import NOTHING, OFFERS, Entry, noun
 from clkd.testing.contract import LAWS, Verdict
 from clkd.testing.parts import examine_part, example
 from clkd.testing.tiny import Tiny
@@ -211,7 +211,7 @@ def _faults(entry: Entry) -> list[str]:
     parameters = inspect.signature(entry.load).parameters
     if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return faults
-    offers, options = OFFERS_OF.get(entry.kind, OFFERS), set(entry.options.model_fields)
+    offers, options = OFFERS.get(entry.kind, NOTHING), set(entry.options.model_fields)
     faults += [f"option '{name}' is no parameter of its factory" for name in sorted(options - set(parameters))]
     needed = [name for name, each in parameters.items() if each.default is each.empty and name not in offers | options]
     return faults + [f"its factory needs '{name}', which is neither an option nor offered" for name in needed]

@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from clkd.errors import UserError
 from clkd.options import Part
-from clkd.registry import Registry, noun
+from clkd.registry import NOTHING, OFFERS, Registry, noun
 from clkd.testing import material
 from clkd.testing.contract import LAWS, Verdict, check, examine
-from clkd.testing.tiny import SHAPE, Tiny, store, stream, student
+from clkd.testing.tiny import Tiny, store, stream
 
 SIZE = 10
 """Rows that a memory is asked to keep, unless its options say another example."""
@@ -88,22 +86,23 @@ def _validated(part: Part, validation: float) -> Part:
 
 
 def _offers(tiny: Tiny, kind: str) -> dict[str, Any]:
-    """All that a factory may ask for by name."""
-    names = tuple(map(str, range(len(material.CLASSES))))
-    here: dict[str, Any] = {"seed": 0, "device": torch.device("cpu"), "shape": SHAPE, "offset": 0}
+    """What a factory of this kind is offered in a run."""
+    context, experiences = tiny.context, tuple(stream())
     if kind in ("losses", "memories", "transfers"):
-        context = replace(tiny.context, class_names=names, shape=material.SHAPE)
-        here |= {"experiences": tuple(material.experiences()), "task_labels": False}
-        return {**here, "context": context, "class_names": names, "student": material.student(), "teachers": {}}
-    context = tiny.context
-    return {
-        **here,
+        names = tuple(map(str, range(len(material.CLASSES))))
+        context, experiences = replace(context, class_names=names, shape=material.SHAPE), tuple(material.experiences())
+    everything = {
         "context": context,
         "class_names": context.class_names,
-        "student": student(),
+        "shape": context.shape,
+        "device": context.device,
+        "seed": 0,
+        "offset": 0,
+        "student": material.student(),
         "store": store(),
         "teachers": {},
         "base": Path(tiny.folder),
-        "experiences": tuple(stream()),
+        "experiences": experiences,
         "task_labels": False,
     }
+    return {name: value for name, value in everything.items() if name in OFFERS.get(kind, NOTHING)}

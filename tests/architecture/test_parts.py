@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 import clkd
 from clkd import hooks
 from clkd.plugins import load_plugins
-from clkd.registry import KINDS, OFFERS, OFFERS_OF, REGISTER_HOOKS
+from clkd.registry import KINDS, NOTHING, OFFERS, REGISTER_HOOKS
 
 REGISTRY = load_plugins().registry
 ENTRIES = [entry for entry in REGISTRY.entries.values() if entry.plugin.startswith("clkd.")]
@@ -26,7 +26,7 @@ def test_a_factorys_parameters_are_its_options(entry):
     if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         pytest.skip(reason="takes any keyword: there are no parameters to compare with its options")
     fields = entry.options.model_fields
-    offers = OFFERS_OF.get(entry.kind, OFFERS)
+    offers = OFFERS.get(entry.kind, NOTHING)
     own = {name: each for name, each in parameters.items() if name not in offers or name in fields}
     assert set(own) == set(fields), "constructor parameters and options differ"
     for name, each in own.items():

@@ -26,6 +26,7 @@ def make(tmp_path, monkeypatch):
             "name": name,
             "created": 1000.0 + count,
             "limit_batches": about.get("limit_batches"),
+            "origin": about.get("origin"),
             "stream": [{"fingerprint": about.get("print", "f0")}],
             "status": status,
         }
@@ -41,7 +42,8 @@ def make(tmp_path, monkeypatch):
         (home / "run.json").write_text(json.dumps(manifest))
         (home / "metrics.jsonl").write_text(json.dumps({"event": "start", "tags": tags}) + "\n")
         result = {
-            "metrics": {"average_accuracy": accuracy, "forgetting": about.get("forgetting"), "backward_transfer": None},
+            "metrics": {"average_accuracy": accuracy, "forgetting": about.get("forgetting"), "backward_transfer": None}
+            | about.get("metrics", {}),
             "compute": {"training_macs": about.get("macs", 1e9), "memory_bytes": about.get("memory", 1000)},
             "seconds": {"total": 10.0 * count},
             "rows_per_second": 100.0,

@@ -177,6 +177,24 @@ def test_runs_cut_short_are_another_group(make, clkd):
     assert len(out.splitlines()) == 3
 
 
+def test_a_run_that_goes_on_from_another_is_no_run_from_scratch(make, clkd):
+    make("a", 0, 0.5)
+    for seed in (0, 1):
+        make("a", seed, 0.7, origin={"run": f"r{seed}", "experience": 2, "mlflow": None})
+    code, out, err = clkd("compare", "a", "--metric", "average_accuracy")
+    assert code == 0
+    assert "newest counts" not in err
+    assert len(out.splitlines()) == 3
+    assert "a (from another run's experience 2)" in out
+
+
+def test_less_of_what_was_lost_is_better(make, clkd):
+    make("a", 0, 0.5, metrics={"loss_old_domains": 0.05})
+    make("b", 0, 0.5, sha="b" * 64, metrics={"loss_old_domains": 0.4})
+    groups = json.loads(clkd("compare", "a", "b", "--metric", "loss_old_domains", "--json")[1])["groups"]
+    assert [each["metrics"]["loss_old_domains"]["best"] for each in groups] == [True, False]
+
+
 def test_of_one_seed_the_newest_counts_and_what_is_not_finished_is_left_out(make, clkd):
     make("a", 0, 0.1)
     make("a", 0, 0.3)

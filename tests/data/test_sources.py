@@ -226,6 +226,25 @@ def test_an_image_folder_with_its_own_split(load: Load, tmp_path: Path) -> None:
     assert load("image_folder", path="mine", channels=1).shape == (1, 6, 9)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_of_16_bits_lose_their_lower_half_and_not_their_upper(
+    load: Load, tmp_path: Path, channels: int
+) -> None:
+    write_images(tmp_path / "mine", ["a", "b"], size=(4, 8))
+    ramp = np.linspace(0, 65535, 32).astype(np.uint16).reshape(4, 8)
+    Image.fromarray(ramp).save(tmp_path / "mine" / "train" / "a" / "0.png")
+    store = load("image_folder", path="mine", channels=channels)
+    assert np.array_equal(store.train.x[0].numpy(), np.repeat((ramp >> 8)[None], channels, 0))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pictures_of_32_bits_are_refused(load: Load, tmp_path: Path, kind: type) -> None:
+    write_images(tmp_path / "mine", ["a", "b"], size=(4, 8))
+    Image.fromarray(np.ones((4, 8), dtype=kind)).save(tmp_path / "mine" / "train" / "a" / "0.tiff")
+    with pytest.raises(UserError, match=r"a/0.tiff cannot be read as an image: its pixels are numbers of 32 bits"):
+        load("image_folder", path="mine")
+
+
 def test_an_image_folder_is_split_by_class(load: Load, tmp_path: Path) -> None:
     write_images(tmp_path / "made", ["a", "b"], n=10)
     store = load("image_folder", path="made/train", test_fraction=0.3)

@@ -17,7 +17,7 @@ from states import assert_same, state
 
 from clkd import checkpoint
 from clkd.engine.execute import execute
-from clkd.engine.extend import extension
+from clkd.engine.extend import _split, extension
 from clkd.errors import UserError
 from clkd.plugins import Plugins, load_plugins
 from clkd.scenario.document import to_yaml
@@ -318,3 +318,27 @@ def test_a_data_set_by_name_with_options() -> None:
     registry = load_plugins().registry
     got = dataset("mnist:rows_per_class=100,size=8", registry)
     assert got == {"name": "mnist", "rows_per_class": 100, "size": 8}
+
+
+@pytest.mark.parametrize(
+    ("by", "own", "classes", "cut"),
+    [
+        (None, "given", (), {"by": "given"}),
+        ("given", "class", (), {"by": "given"}),
+        (None, "given", ("five",), {"by": "class", "classes": [["five"]]}),
+        ("class", "given", (), {"by": "class", "experiences": 1}),
+        (None, "repeated", (), {"by": "class", "experiences": 1}),
+        (None, "domain", (), {"by": "data", "experiences": 1}),
+        (None, "task", (), {"by": "task", "experiences": 1}),
+    ],
+)
+def test_new_data_is_cut_as_the_run_was(
+    by: str | None, own: str, classes: tuple[str, ...], cut: dict[str, Any]
+) -> None:
+    assert _split(by, own, None, classes) == cut
+
+
+@pytest.mark.parametrize("by", [None, "given"])
+def test_data_that_says_its_experiences_is_not_split_further(by: str | None) -> None:
+    with pytest.raises(UserError, match="--experiences 2: the data's own `experience` column says it"):
+        _split(by, "given", 2, ())

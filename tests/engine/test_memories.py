@@ -214,12 +214,21 @@ def test_a_scenario_stores_features_within_a_budget_in_bytes(plugins: Plugins, t
     assert table["extra.penultimate"].shape == (len(table["y"]), 16)
 
 
+def test_a_memory_that_is_filled_at_an_experiences_end_stores_a_tap_that_nobody_else_reads(
+    plugins: Plugins, tmp_path: Path
+) -> None:
+    memory = {"kind": "class_balanced", "size": 20, "store": ["logits", "stage1"]}
+    assert run(plugins, tmp_path, memory=memory)["status"] == "finished"
+    assert state(tmp_path / "run")["memory"]["table"]["extra.stage1"].shape[0] == 20
+
+
 MIR = {"kind": "mir", "candidates": 16}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"memory": {"kind": "none", "retrieval": "mir"}}, "there is no memory to retrieve rows from"),
     ({"memory": {"kind": "ring", "retrieval": MIR}}, "16 candidates leave nothing to choose where 16 rows"),
     ({"memory": {"kind": "ring", "retrieval": {"kind": "mirr"}}}, "did you mean 'mir'"),
     ({"memory": {"kind": "reservoir", "size": 9, "store": ["penultimat"]}}, "did you mean 'penultimate'"),
+    ({"memory": {"kind": "class_balanced", "size": 9, "store": ["penultimat"]}}, "did you mean 'penultimate'"),
     ({**FEATURES, "memory": {"kind": "ring", "store": ["logits"]}}, "compares with 'penultimate' of what"),
     ({**FEATURES, "memory": "herding"}, "this memory stores nothing"),
 ]

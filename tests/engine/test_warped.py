@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
+from clkd.data.augment import Augment
+from clkd.engine.evaluate import evaluate
 from clkd.engine.warped import Warped
 from clkd.experience import Experience
+from clkd.models.student import Student
 from clkd.streams.domains import Permuted
 
 CPU = torch.device("cpu")
@@ -26,9 +30,27 @@ def test_what_fits_is_warped_once_and_the_rest_stays_as_it_is(experiences: list[
     at = torch.arange(len(first.test))
     assert ready.test.warp is None
     assert torch.equal(ready.test.gather(at).x, first.test.gather(at).x)
-    assert warped(first, "test", CPU) is ready
+    assert warped(first, "test", CPU).test.x is ready.test.x
     assert warped(second, "test", CPU) is second
     assert warped.nbytes == size
+
+
+def test_a_domain_that_comes_back_is_warped_and_counted_once(
+    experiences: list[Experience], make_student: Callable[[], Student], augment: Augment
+) -> None:
+    student = make_student()
+    student.grow(range(4), 0, torch.Generator())
+    first, second = domains(experiences)
+    again = replace(first, index=2, test=replace(first.test, experience=2))
+    stream, warped = [first, second, again], Warped()
+    ready = [warped(each, "test", CPU) for each in stream]
+    assert warped.nbytes == 2 * len(first.test) * first.test.x[:1].nbytes
+    assert [each.test.experience for each in ready] == [first.test.experience, second.test.experience, 2]
+    found = evaluate(student, ready, augment, 16, 4)
+    assert found.confusion.sum() == len(first.test) + len(second.test)
+    plain = evaluate(student, stream, augment, 16, 4)
+    assert torch.equal(found.confusion, plain.confusion)
+    assert (found.accuracy, found.task_aware) == (plain.accuracy, plain.task_aware)
 
 
 def test_rows_without_a_warp_and_rows_that_stream_are_left_alone(experiences: list[Experience]) -> None:

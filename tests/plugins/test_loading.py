@@ -1,10 +1,15 @@
 """What can be wrong with a plugin, shown with files of `--plugins-dir`."""
 
+import re
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from clkd.errors import PluginError, UserError
 from clkd.plugins import load_plugins
-from clkd.registry import REGISTER_HOOKS
+from clkd.registry import OF_THE_RUN, OFFERS, REGISTER_HOOKS
+from clkd.scenario.describe import describe_options
 
 HEAD = "from clkd import hookimpl\n"
 
@@ -142,3 +147,67 @@ def test_a_factory_that_does_not_load_is_named(found):
         PluginError, match="losses: 'lost' from plugin 'mine' does not load: No module named 'nowhere_xyz'"
     ):
         plugins.registry.parse("losses", "lost")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("x = (", "SyntaxError: '(' was never closed"),
+        ("Lost = confident", "NameError: name 'confident' is not defined"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+    ],
+)
+def test_whatever_is_wrong_with_a_module_that_is_loaded_late_is_named(code, reason, found, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "late_part.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    monkeypatch.delitem(sys.modules, "late_part", raising=False)
+    plugins, _ = found("@hookimpl\ndef clkd_register_losses(register): register('lost', 'late_part:Lost')")
+    with pytest.raises(PluginError, match=re.escape(f"losses: 'lost' from plugin 'mine' does not load: {reason}")):
+        plugins.registry.parse("losses", "lost")
+
+
+def test_a_parameter_with_the_name_of_a_key_that_every_part_has_is_a_mistake(found):
+    plugins, _ = found(
+        "class Focal:\n    def __init__(self, gamma=2.0, weight=None): ...\n"
+        "@hookimpl\ndef clkd_register_losses(register): register('focal', Focal)"
+    )
+    with pytest.raises(PluginError, match="losses: 'focal' from plugin 'mine': every loss has a 'weight': rename"):
+        plugins.registry.parse("losses", {"kind": "focal", "weight": 0.1})
+
+
+def test_a_default_that_no_scenario_can_say_is_a_mistake(found):
+    plugins, _ = found(
+        "class Net:\n    def __init__(self, shape, activation=dict): ...\n"
+        "@hookimpl\ndef clkd_register_models(register): register('net', Net)"
+    )
+    with pytest.raises(PluginError, match=r"models: 'net' from plugin 'mine': the default of 'activation' is <class"):
+        plugins.registry.parse("models", "net")
+
+
+def test_options_whose_defaults_are_no_plain_values_are_told(found):
+    plugins, _ = found(
+        "from pathlib import Path\nfrom clkd import Options\n"
+        "class Mine(Options):\n    folder: Path = Path('models')\n"
+        "@hookimpl\ndef clkd_register_trackers(register): register('mine', dict, config=Mine)"
+    )
+    assert describe_options(plugins.registry.get("trackers", "mine").options)[0]["default"] == "models"
+
+
+NEEDS = "class Mine:\n    def __init__(self, {0}): self.got = {0}\n"
+GIVEN = "@hookimpl\ndef clkd_register_{0}(register): register('mine', Mine)"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OFFERS if "context" in OFFERS[kind]])
+@pytest.mark.parametrize("name", sorted(OF_THE_RUN - {"context"}))
+def test_what_is_of_the_run_is_offered_wherever_a_context_is(kind, name, found):
+    plugins, _ = found(NEEDS.format(name) + GIVEN.format(kind))
+    part = plugins.registry.parse(kind, "mine")
+    context = SimpleNamespace(seed=3, shape=(1,), class_names=("a",), device="cpu")
+    assert plugins.registry.build(part, context=context).got == getattr(context, name)
+
+
+@pytest.mark.parametrize("kind", ["schedules", "gradients", "retrievals", "trackers", "datasets"])
+def test_what_is_not_offered_is_an_option(kind, found):
+    plugins, _ = found(NEEDS.format("seed") + GIVEN.format(kind))
+    assert "seed" in plugins.registry.get(kind, "mine").options.model_fields

@@ -27,6 +27,13 @@ def names(kind: str) -> str:
     return f"own-{kind}"
 
 
+@pytest.mark.parametrize(("name", "kind"), [("kd", "loss"), ("class-balanced", "memory"), ("clkd-ema", "teacher")])
+def test_a_name_of_clkds_own_is_refused(name: str, kind: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"clkd has a {kind} '[a-z_]+' itself: choose another name"):
+        new(name, kind, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a distribution of each kind."""

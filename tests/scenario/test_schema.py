@@ -118,3 +118,25 @@ def test_one_kind_alone(registry):
     assert not fits({"kind": "kd", "temprature": 3}, losses, losses)
     with pytest.raises(UserError, match="did you mean 'losses'"):
         schema(registry, "loses")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "method: er\nmemory: {size: 200}",
+        "method: er\nmemory: {retrieval: mir}",
+        "method: joint\ntransfer: {weight: 0.5}",
+        "stream: {dataset: digits, split: {by: class, experiences: 2}, augment: {mix: mixup}}",
+        "stream: {dataset: digits, split: {by: class, experiences: 2}, augment: {mix: {kind: cutmix, alpha: 2}}}",
+    ],
+)
+def test_what_may_be_said_in_short_fits(text, whole):
+    said = parse(text).data
+    rules = {"properties": {key: whole["properties"][key] for key in said}, "additionalProperties": False}
+    assert fits(said, rules, whole)
+
+
+@pytest.mark.parametrize("text", ["memory: {sizes: 200}", "memory: {kind: resevoir}", "memory: {kind: ring, size: 0}"])
+def test_what_is_said_in_short_is_checked_too(text, whole):
+    rules = {"properties": {"memory": whole["properties"]["memory"]}}
+    assert not fits(parse(text).data, rules, whole)

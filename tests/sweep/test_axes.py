@@ -20,6 +20,11 @@ def test_a_grid_is_every_combination_and_the_last_axis_turns_fastest():
     assert grid(axes("a=1,1")) == [("a=1",)]
 
 
+def test_a_key_given_twice_is_refused():
+    with pytest.raises(UserError, match="size: given twice"):
+        Axis.read("memory={kind: ring, size: 200, size: 300}")
+
+
 def test_a_comma_within_brackets_belongs_to_the_value():
     assert grid(axes("a={kind: x, n: 1},[2, 3],null")) == [("a={kind: x, n: 1}",), ("a=[2, 3]",), ("a=null",)]
 

@@ -77,6 +77,8 @@ def test_several_seeds_in_one_call_are_one_line_of_compare(clkd, tmp_path):
         (["sweep", "tiny.yaml", "--set", "output=x"], "output: a sweep makes many runs"),
         (["sweep", "tiny.yaml", "--set", "train.optimizer.lr=0.1,x"], "train.optimizer.lr: "),
         (["sweep", "tiny.yaml", "--set", "memory.size=1..9"], "say how often by --random N"),
+        (["sweep", "tiny.yaml", "--set", "memory.size=1", "--set", "memory.size=2"], "memory.size: is given twice"),
+        (["sweep", "tiny.yaml", "--set", "seed=0,1", "--seed", "2"], "--set seed: --seed says the seeds already"),
         (["sweep", "tiny.yaml", "--cluster", "slurm"], "write ray, or ray:HOST:PORT; got 'slurm'"),
         (["sweep", "tiny.yaml", "--gpus", "1"], "--gpus is for a --cluster"),
     ],
@@ -125,6 +127,18 @@ def test_a_grid_is_run_once_and_what_is_missing_is_made_up_for(clkd, tmp_path):
     clear(before[0])
     assert "[1/1]" in clkd(*words)[2]
     assert len(directories(tmp_path)) == 2
+
+
+def test_seeds_may_be_an_axis(clkd):
+    _, out, _ = clkd("sweep", "tiny.yaml", "--set", "seed=3,5", "--set", "train.epochs=1,2", "--dry-run", "--json")
+    assert [point["seed"] for point in json.loads(out)] == [3, 3, 5, 5]
+
+
+def test_a_fork_is_no_point(clkd):
+    assert clkd("run", "tiny.yaml", "-q")[0] == 0
+    assert clkd("run", "--from", "last@0", "--set", "train.optimizer.lr=0.01", "-q")[0] == 0
+    _, out, _ = clkd("sweep", "tiny.yaml", "--set", "train.optimizer.lr=0.01", "--dry-run", "--json")
+    assert [point["state"] for point in json.loads(out)] == ["to be run"]
 
 
 def test_what_was_stopped_goes_on_where_it_stopped(clkd, tmp_path):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from clkd.errors import UserError
 from clkd.scenario.settings import as_setting
-from clkd.sweep.axes import DIGITS, Axis, Range
+from clkd.sweep.axes import DIGITS, Axis, Range, read_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +22,7 @@ class Space:
     @classmethod
     def read(cls, texts: list[str]) -> Space:
         """Raises `UserError` for one that cannot be read, or a place that is given twice."""
-        space = cls(tuple(Axis.read(text) for text in texts))
-        for place in space.places:
-            if space.places.count(place) > 1:
-                raise UserError(f"--set {place}: is given twice")
-        return space
+        return cls(tuple(read_axes(texts)))
 
     @property
     def places(self) -> tuple[str, ...]:
