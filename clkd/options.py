@@ -312,6 +312,11 @@ class TermOptions(Options):
     """What happens where an experience's classes or layers leave this loss nothing to teach: the run is refused before
     any training, or goes on without the loss in that experience."""
 
+    @property
+    def of_new_rows(self) -> bool:
+        """Whether it is about new rows alone: rows named on one side hold for both."""
+        return any(side.endswith("@new") for side in self.between or ())
+
 
 class MemoryOptions(Options):
     """Keys that every memory has beside its own."""

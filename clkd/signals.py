@@ -238,10 +238,15 @@ def confined(logits: Tensor, columns: Tensor | None, others: float | None = None
 def by_class(logits: Tensor, class_ids: Tensor, classes: int) -> Tensor:
     """`[B, classes]`: logits `[B, C]` with column k for global class k; 0 where the model has no such column.
 
+    Columns of a fixed head for classes that the data does not have are left out.
+
     >>> by_class(torch.tensor([[5.0, 6.0]]), torch.tensor([2, 0]), 3)
     tensor([[6., 0., 5.]])
+    >>> by_class(torch.tensor([[5.0, 6.0, 7.0]]), torch.tensor([0, 1, 2]), 2)
+    tensor([[5., 6.]])
     """
-    return logits.new_zeros(len(logits), classes).index_copy_(1, class_ids, logits)
+    wide = logits.new_zeros(len(logits), max(classes, logits.shape[1]))
+    return wide.index_copy_(1, class_ids, logits)[:, :classes]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,6 @@ class GradientOptions(Options):
     def problems(self, scenario: Scenario) -> list[str]:
         """What makes no sense in this scenario."""
         found = []
-        sides = [str(side) for part in scenario.losses for side in getattr(part.shared, "between", None) or ["student"]]
-        silent = [getattr(part.options, "regularises", False) for part in scenario.losses]
         if scenario.memory.name == "none":
             found.append("it asks what a step does to replayed rows, but memory is none: give the scenario a memory")
         if scenario.transfer.name != "none":
@@ -31,7 +29,7 @@ class GradientOptions(Options):
             )
         if scenario.train.replay_draws > 1:
             found.append("it takes all replayed rows together: leave out train.replay_draws")
-        if all(side.endswith("@new") for side in sides) or all(silent):
+        if scenario.teaches_of_new_rows_alone:
             found.append("no loss is about replayed rows: let one be about all rows (between: [student])")
         return found
 

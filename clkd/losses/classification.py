@@ -83,12 +83,12 @@ class CrossEntropy(Loss):
             device = self.columns.device
             self._compete(self._chosen(set(experience.classes)))
             self.to(device)
+            if self.over == "old" and not self.competing:
+                raise UserError("cross_entropy: over: old: no class came before this experience alone")
 
     def _chosen(self, new: set[int]) -> set[int]:
-        """The classes `new` in this experience, or the `old` ones. Raises `UserError` where none is old."""
+        """The classes `new` in this experience, or the `old` ones."""
         old = {c for c, born in zip(self.spec.class_ids, self.spec.born, strict=True) if born >= 0} - new
-        if self.over == "old" and not old:
-            raise UserError("cross_entropy: over: old: no class came before this experience alone")
         return old if self.over == "old" else new
 
     def _compete(self, classes: set[int]) -> None:

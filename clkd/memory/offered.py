@@ -99,8 +99,9 @@ class Offered(Tabled):
         """`[classes]` bool each: classes of the past alone; those that the experience brought or that will come."""
         past, coming = (torch.zeros(self.classes, dtype=torch.bool) for _ in range(2))
         for c, born in zip(student.class_ids, student.born, strict=True):
-            coming[c] = not 0 <= born < experience.index
-            past[c] = not coming[c] and c not in experience.classes
+            if c < self.classes:  # a fixed head may have columns for classes that the data does not have
+                coming[c] = not 0 <= born < experience.index
+                past[c] = not coming[c] and c not in experience.classes
         return past, coming
 
     def _said(self, rows: Batch, student: Student) -> Tensor:

@@ -119,6 +119,11 @@ class NCMOptions(Options):
     normalize: bool = True
     """Whether features and means are scaled to length 1, as in iCaRL; or taken as they are, as Mammoth does."""
 
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """Without a mean it would answer as a linear head."""
+        if self.rows == "memory" and scenario.memory.name == "none":
+            yield "rows: memory: there is none to make means of: declare a memory, or set rows: all"
+
 
 class SLDAOptions(Options):
     """Streaming linear discriminant analysis."""

@@ -92,7 +92,8 @@ class SplitCosine(Head):
             own = (y[:, None] == self.class_ids_tensor).double()
             sums += own.T @ F.normalize(features.double(), dim=1)
         new &= sums.any(1)  # of a class without a labelled row nothing is known
-        length = self.weight[self.old].norm(dim=2).mean()
+        old = self.kept if self.fixed_old else self.weight  # whose rows of old classes only decay
+        length = old[self.old].norm(dim=2).mean()
         self.weight[new] = (length * F.normalize(sums[new], dim=1).to(self.weight))[:, None]
 
     def _drawn(self, columns: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ def _check_mixing(scenario: Scenario) -> Iterator[Problem]:
         yield ("train", "mix_memory"), "stream.online keeps the order in which rows arrive: draw from memory instead"
     if train.gradient is not None:
         yield ("train", "gradient"), "train.mix_memory puts rows together that it looks at apart: leave one of them out"
-    if all(_of_new_rows(part) for part in scenario.losses if not getattr(part.options, "regularises", False)):
+    if scenario.teaches_of_new_rows_alone:
         yield ("losses",), "train.mix_memory makes batches of replayed rows alone: let a loss be about all rows, too"
 
 
@@ -52,11 +52,6 @@ def _check_reset(scenario: Scenario) -> Iterator[Problem]:
         yield ("train", "keep_optimizer"), "train.reset begins with other weights than its state is about: leave it out"
     if scenario.peers:
         yield ("peers",), "train.reset is about the student alone, and peers would go on: leave one of the two out"
-
-
-def _of_new_rows(loss: Part) -> bool:
-    """Rows named on one side hold for both."""
-    return any(side.endswith("@new") for side in getattr(loss.shared, "between", None) or ())
 
 
 def _check_online(scenario: Scenario) -> Iterator[Problem]:

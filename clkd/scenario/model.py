@@ -103,6 +103,12 @@ class Scenario(Options):
         """Whether the student ever begins anew."""
         return self.train.reset or any(phase.reset for phase in self.phases)
 
+    @property
+    def teaches_of_new_rows_alone(self) -> bool:
+        """Whether no loss but regularisers looks at replayed rows."""
+        losses = (part for part in self.losses if not getattr(part.options, "regularises", False))
+        return all(getattr(part.shared, "of_new_rows", False) for part in losses)
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:

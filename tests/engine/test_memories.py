@@ -222,6 +222,21 @@ def test_a_memory_that_is_filled_at_an_experiences_end_stores_a_tap_that_nobody_
     assert state(tmp_path / "run")["memory"]["table"]["extra.stage1"].shape[0] == 20
 
 
+@pytest.mark.parametrize("memory", [{"kind": "reservoir", "rewrite": 0.75}, {"kind": "class_balanced"}])
+@pytest.mark.parametrize("classes", [12, 40])
+def test_columns_for_classes_that_the_data_does_not_have_are_not_stored(
+    plugins: Plugins, tmp_path: Path, memory: dict[str, Any], classes: int
+) -> None:
+    changes = {
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": {"kind": "fixed", "classes": classes}},
+        "teachers": {"stored": "stored"},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student@replay", "stored@replay"]}],
+    }
+    result = run(plugins, tmp_path, **changes, memory={**memory, "size": 20, "store": ["logits"]})
+    assert result["status"] == "finished"
+    assert state(tmp_path / "run")["memory"]["table"]["extra.logits"].shape == (20, 10)
+
+
 MIR = {"kind": "mir", "candidates": 16}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"memory": {"kind": "none", "retrieval": "mir"}}, "there is no memory to retrieve rows from"),
@@ -230,6 +245,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"memory": {"kind": "reservoir", "size": 9, "store": ["penultimat"]}}, "did you mean 'penultimate'"),
     ({"memory": {"kind": "class_balanced", "size": 9, "store": ["penultimat"]}}, "did you mean 'penultimate'"),
     ({**FEATURES, "memory": {"kind": "ring", "store": ["logits"]}}, "compares with 'penultimate' of what"),
+    (
+        {"student": {"model": "mlp", "head": {"kind": "ncm", "rows": "memory"}}, "memory": "none"},
+        "rows: memory: there is none to make means of",
+    ),
     ({**FEATURES, "memory": "herding"}, "this memory stores nothing"),
 ]
 

@@ -338,6 +338,21 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"train": AGEM_ON, "losses": [{"kind": "cross_entropy", "between": ["student@new"]}]},
         "no loss is about replayed",
     ),
+    (
+        {"train": AGEM_ON, "losses": [{"kind": "cross_entropy", "between": ["student@new"]}, "ewc"]},
+        "no loss is about replayed",
+    ),
+    (
+        {
+            "train": AGEM_ON,
+            "teachers": {"previous": "previous"},
+            "losses": [
+                {"kind": "cross_entropy", "between": ["student@new"]},
+                {"kind": "kd", "between": ["student", "previous@new"]},
+            ],
+        },
+        "no loss is about replayed",
+    ),
     ({"train": {"gradient": {"kind": "gem", "margin": -1}}}, "margin"),
     ({"train": {"gradient": "agm"}}, "gradient 'agm' is not known"),
 ]

@@ -148,7 +148,13 @@ def test_old_means_all_other_classes_that_came():
     loss.begin(experience_of((1, 2)), None)
     assert loss.columns.tolist() == [0]
     with pytest.raises(UserError, match="no class came before this experience alone"):
-        bound(Spec((0, 1), (0, -1)), over="old")
+        bound(Spec((0, 1), (0, -1)), over="old").begin(experience_of((0,)), None)
+
+
+def test_an_experience_without_a_new_class_may_leave_some_old():
+    loss = bound(Spec((0, 1, 2), (0, 0, 0)), over="old")
+    loss.begin(experience_of((1, 2)), None)
+    assert loss.columns.tolist() == [0]
 
 
 def test_an_unlabelled_batch_is_worth_nothing_and_teaches_nothing():

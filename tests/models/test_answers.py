@@ -280,6 +280,17 @@ def test_imprinted_classes_start_at_their_mean_direction_as_long_as_old_ones(fix
         np.testing.assert_allclose(head.weight[place, 0].numpy(force=True), expected, rtol=1e-5)
 
 
+def test_how_long_an_old_class_is_nothing_has_moved_since_it_stands() -> None:
+    """Weight decay shrinks rows that nobody uses any more."""
+    head = grown(SplitCosine(D, fixed_old=True, imprint=True), FIRST.classes)
+    length = head.weight.norm(dim=2).mean()
+    head.grow(SECOND.classes, 1, generator(1))
+    head.weight.data[: len(FIRST.classes)] *= 0.1
+    x, y = rows(40, SECOND.classes)
+    head.begin(SECOND, lambda which: pieces(x, y, 16))
+    assert torch.allclose(head.weight[len(FIRST.classes) :].norm(dim=2), length)
+
+
 def test_a_class_of_which_no_row_has_a_label_starts_at_random() -> None:
     head = grown(SplitCosine(D, imprint=True), FIRST.classes, SECOND.classes)
     before = head.weight.detach().clone()
