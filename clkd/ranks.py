@@ -97,12 +97,21 @@ class Ranks:
         return value * (own * self.world / rows)
 
     def in_turn(self, work: Callable[[], Built]) -> Built:
-        """Everybody's result, but each machine's first process goes before its others, which find what it left."""
-        early = work() if self.local == 0 else None
-        self.highest(0)
-        built = work() if early is None else early
-        self.highest(0)
-        return built
+        """Everybody's result, but each machine's first process goes before its others, which find what it left.
+
+        Who fails waits for the others, too: whoever catches the error is in step with them.
+        """
+        built: list[Built] = []
+        failed: Exception | None = None
+        for turn in (self.local == 0, self.local != 0):
+            try:
+                built += [work()] if turn else []
+            except Exception as error:
+                failed = error
+            self.highest(0)
+        if failed is not None:
+            raise failed
+        return built[0]
 
     # Numbers that are brought together
 

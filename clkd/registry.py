@@ -222,10 +222,10 @@ class Registry:
         Schedules among the options are built here; any other nested part is the factory's to build.
         """
         factory = self.get(part.kind, part.name).load
-        if context := offers.get("context"):
-            offers = {name: getattr(context, name) for name in OF_THE_RUN - {"context"}} | offers
         options = {name: self._built(getattr(part.options, name)) for name in type(part.options).model_fields}
         wanted = inspect.signature(factory).parameters
+        if context := offers.get("context"):
+            offers = {name: getattr(context, name) for name in (OF_THE_RUN & wanted.keys()) - offers.keys()} | offers
         return factory(**{name: value for name, value in offers.items() if name in wanted} | options)
 
     def _built(self, value: Any) -> Any:

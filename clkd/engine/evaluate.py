@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clkd.data.augment import Augment
-from clkd.engine.batches import batches
+from clkd.engine.batches import batches, cut
 from clkd.experience import Experience, Rows
 from clkd.models.student import Student
 from clkd.ranks import ALONE, Ranks
@@ -107,7 +107,7 @@ def _hits(
     right = torch.zeros(2, dtype=torch.long, device=confusion.device)
     order = ranks.own(torch.arange(len(rows)))
     with closing(batches(rows, order, batch_size, confusion.device)) as coming:
-        for batch, at in zip(coming, torch.split(order, batch_size), strict=True):
+        for batch, at in zip(coming, cut(order, batch_size), strict=True):
             look()
             logits = student.signals(augment.plain(batch.x), Needs(), batch.domain).logits
             assert logits is not None, "logits were asked for"

@@ -66,12 +66,14 @@ class Groundwork:
         """The data where training finds it, and what factories are told of the run; no part of it is built."""
         material = self.material()
         resident = stays_resident(self.scenario.stream.resident, material.store, material.stream, self.device)
+        x, moved = material.store.train.x, dict[int, tuple[torch.Tensor, torch.Tensor]]()
         if resident:
-            material.stream.to(self.device)
+            material.stream.to(self.device, moved)
+            _, x = moved.get(id(x), (x, x))  # on the device once, for the stream and for teachers that are fitted
         else:
             material.stream.streamed()
         augment = self._augment(material.store)
-        return Ground(material, augment, self._context(material, augment, resident))
+        return Ground(material, augment, self._context(material, augment, x, resident))
 
     def networks(self) -> Networks:
         """Who builds students and teachers."""
@@ -106,12 +108,14 @@ class Groundwork:
         augment = Augment(store.mean, store.std, options.crop, options.flip, options.views, strong, mix)
         return augment.to(self.device)
 
-    def _context(self, material: Material, augment: Augment, resident: bool) -> Context:
+    def _context(self, material: Material, augment: Augment, x: torch.Tensor, resident: bool) -> Context:
         store, stream = material.store, material.stream
         chosen, networks = self.scenario.stream, self.networks()
         own = chosen.labelled != 1 or chosen.imbalance is not None or material.renamed
         labels = labels_of(material, own)
-        everything = _all_rows(store, resident, labels).ready(self.device)
+        everything = _all_rows(x, labels, resident).ready(self.device)
+        # Remembered with the rest: a copy of a fitted teacher is known by it when the data is gone.
+        told = material.facts[0].setdefault("labels", _label_facts(labels, store))
         labelled = partial(_labelled, everything, store)
         # A teacher is fitted on views drawn anew, so that one serves however many fixed views the student has.
         anew = Augment(augment.mean, augment.std, augment.crop, augment.flip)
@@ -127,7 +131,7 @@ class Groundwork:
             train=everything,
             rows=material.rows,
             data_fingerprint=f"{self._normalized(store)}/{anew.crop}/{anew.flip}/{anew.views}/{self.scenario.train.channels_last}"
-            + _label_facts(labels, store),
+            + told,
             build=self.registry.build,
             network=lambda model, class_ids, seed, view=None: networks.whole(model, class_ids, seed, view, context),
             fit=lambda net, options, teacher=None: fit(
@@ -148,9 +152,9 @@ class Groundwork:
         return f"{store.fingerprint}/{store.mean.tolist()}/{store.std.tolist()}" if own else store.fingerprint
 
 
-def _all_rows(store: Store, resident: bool, y: torch.Tensor) -> Rows:
+def _all_rows(x: torch.Tensor, y: torch.Tensor, resident: bool) -> Rows:
     index = torch.arange(len(y))
-    return Rows(store.train.x, y, index, index, resident=resident)
+    return Rows(x, y, index, index, resident=resident)
 
 
 def labels_of(material: Material, own: bool) -> torch.Tensor:

@@ -39,7 +39,9 @@ class Meter:
         """The mean of each term since the meter was made. Raises as `refuse_nonfinite` does."""
         sums = self._looked_at()
         _refuse_nonfinite(sums, progress)
-        return {name: sums[name] / count for name, count in self.counts.items()}
+        steps = self.ranks.mean(torch.tensor([self.counts.get(name, 0) for name in sums], dtype=torch.double))
+        counts = dict(zip(sums, steps.tolist(), strict=True))
+        return {name: sums[name] / counts[name] for name in self._names()}
 
     def refuse_nonfinite(self, progress: Progress) -> None:
         """Stop a run whose loss is no number any more, naming the term that broke first in the scenario's order."""
@@ -47,9 +49,14 @@ class Meter:
 
     def _looked_at(self) -> dict[str, float]:
         """The sums as the ranks have them on average, the total loss last."""
-        names = sorted(self.sums, key="loss".__eq__)
-        sums = torch.stack([self.sums[name] for name in names]) if names else torch.empty(0)
+        names = sorted(self._names(), key="loss".__eq__)
+        none = next(iter(self.sums.values())).new_zeros(()) if self.sums else torch.zeros(())
+        sums = torch.stack([self.sums.get(name, none) for name in names]) if names else torch.empty(0)
         return dict(zip(names, self.ranks.mean(sums).tolist(), strict=True))
+
+    def _names(self) -> list[str]:
+        """Of all terms that any rank had rows for."""
+        return list(dict.fromkeys(name for own in self.ranks.gather(list(self.sums)) for name in own))
 
 
 def _refuse_nonfinite(sums: dict[str, float], progress: Progress) -> None:

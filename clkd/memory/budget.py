@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,8 @@ def rows_within(size: int | str, context: Context | None, beside: int = 0) -> in
     assert context is not None, "the engine offers it"
     if size == ALL:
         return context.rows
-    row = context.train.x[:1].nbytes + IDS + beside
+    x = context.train.x  # which has no rows where the data is gone
+    row = math.prod(x.shape[1:]) * x.element_size() + IDS + beside
     rows = in_bytes(size) // row
     if not rows:
         raise UserError(f"memory.size: {size} is less than one row takes, which is {row} bytes with all that is kept")

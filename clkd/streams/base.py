@@ -104,9 +104,12 @@ class Stream(Sequence[Experience]):
         """Leave all rows in the store, to be brought to the device batch by batch. Returns the stream itself."""
         return self._each(lambda rows: replace(rows, resident=False))
 
-    def to(self, device: torch.device | str) -> Stream:
-        """Move all rows to `device`; what experiences share is moved once. Returns the stream itself."""
-        moved: dict[int, tuple[Tensor, Tensor]] = {}
+    def to(self, device: torch.device | str, moved: dict[int, tuple[Tensor, Tensor]] | None = None) -> Stream:
+        """Move all rows to `device`; what experiences share is moved once. Returns the stream itself.
+
+        `moved` is told of each tensor, by its id, what its copy is.
+        """
+        moved = {} if moved is None else moved
 
         def move(tensor: Tensor) -> Tensor:
             # The original is kept beside its copy, so that its id is not given to another tensor meanwhile.

@@ -365,8 +365,10 @@ def test_a_signal_stops_both_and_is_recorded(tmp_path: Path, number: signal.Sign
 TALK = """
 import torch
 from torch import nn
+from clkd.engine.meter import Meter
 from clkd.errors import ClkdError
 from clkd.ranks import joined
+from clkd.schedules.base import Progress
 from clkd.signals import Needs, Signals
 
 with joined() as ranks:
@@ -402,6 +404,22 @@ with joined() as ranks:
         Path("left").touch()
         return r
     assert ranks.in_turn(work) == r
+    for lost in (KeyError(r), KeyError(r)):
+        def fail():
+            raise lost
+        try:
+            ranks.in_turn(fail)
+        except KeyError as error:
+            assert error is lost and ranks.gather(r) == [0, 1], "whoever catches it is in step with the others"
+        else:
+            raise AssertionError
+    meter = Meter(ranks)
+    meter.add({"loss": torch.tensor(1.0)} | ({"rare": torch.tensor(4.0)} if r else {}))
+    meter.add({"loss": torch.tensor(3.0), "aside": torch.tensor(8.0), "rare": torch.tensor(2.0)})
+    assert meter.means(Progress()) == {"loss": 2.0, "aside": 8.0, "rare": 4.0 / 1.5}
+    alone = Meter(ranks)
+    alone.add({"loss": torch.tensor(1.0)} | ({"rare": torch.tensor(4.0)} if r else {}))
+    assert alone.means(Progress()) == {"loss": 1.0, "rare": 4.0}
     print("fine")
 """
 

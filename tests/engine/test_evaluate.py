@@ -16,6 +16,7 @@ from clkd.engine.execute import execute
 from clkd.experience import Experience
 from clkd.models.student import Student
 from clkd.plugins import load_plugins
+from clkd.ranks import Ranks
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
 from clkd.seeding import generator
@@ -28,6 +29,18 @@ def student(make_student: Callable[[], Student]) -> Student:
     made.grow((3, 1), 0, generator(0))
     made.grow((0, 2), 1, generator(1))
     return made
+
+
+def test_more_processes_than_rows(
+    student: Student, experiences: list[Experience], augment: Augment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each counts its own share; what they say is added up elsewhere."""
+    monkeypatch.setattr(Ranks, "sum", lambda self, tensor: tensor)
+    few = [replace(each, test=each.test.select(torch.arange(2))) for each in experiences]
+    whole = evaluate(student, few, augment, 5, classes=4)
+    shares = [evaluate(student, few, augment, 5, classes=4, ranks=Ranks(rank, 3)) for rank in range(3)]
+    assert torch.equal(sum(share.confusion for share in shares), whole.confusion)
+    assert not shares[2].confusion.any()
 
 
 @pytest.mark.parametrize("task_labels", [False, True])

@@ -259,6 +259,22 @@ def test_elsewhere_months_later(plugins: Plugins, data: Path) -> None:
         assert_same(state(away / "without")[part], state(data / "all")[part], part)
 
 
+def test_a_budget_and_a_teacher_outlive_the_data(plugins: Plugins, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows take what they took, and the run's copy of a teacher that was fitted on some of the labels is found."""
+    changes = {
+        "memory": {"kind": "reservoir", "size": "2kB"},
+        "teachers": {"big": {"kind": "fit", "model": {"kind": "mlp", "hidden": [24]}, "epochs": 1}},
+        "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "big"]}],
+    }
+    place = scenario(data, "cut", "old.npz", [[0, 1, 2], [3, 4]], changes)
+    execute(RunRequest(scenario=place, overrides=("stream.labelled=0.5",), quiet=True), plugins)
+    assert len(state(data / "cut")["memory"]["table"]["y"]) == 2000 // (64 + 32)
+    (data / "old.npz").unlink()
+    monkeypatch.setenv("CLKD_CACHE", str(data / "elsewhere"))
+    assert extend(plugins, data / "cut", data / "new.npz", data / "longer")["status"] == "finished"
+    assert len(state(data / "longer")["memory"]["table"]["y"]) == 2000 // (64 + 32)
+
+
 def test_folders_of_images(plugins: Plugins, tmp_path: Path) -> None:
     """Size and channels follow the run's own images; class names are those of the folders."""
     digits = load_digits()

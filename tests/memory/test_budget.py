@@ -42,9 +42,10 @@ ROW = {name: 4 + 32 + beside for name, beside in BESIDE.items()}
 
 def build(raw: dict[str, Any], size: int | str) -> Memory:
     i = torch.arange(90)
-    context = SimpleNamespace(train=Rows(material.pixels(), i, i, i), rows=90)
+    of_the_run = {"seed": 0, "shape": material.SHAPE, "class_names": NAMES, "device": torch.device("cpu")}
+    context = SimpleNamespace(train=Rows(material.pixels(), i, i, i), rows=90, **of_the_run)
     part = REGISTRY.parse("memories", {**raw, "size": size})
-    memory: Memory = REGISTRY.build(part, seed=0, class_names=NAMES, context=context, student=material.student())
+    memory: Memory = REGISTRY.build(part, context=context, student=material.student())
     return memory
 
 
