@@ -159,7 +159,7 @@ def refuse_gaps(parts: Parts, stream: Stream) -> None:
     for place, term in enumerate(parts.terms):
         teacher = parts.teachers.get(term.teacher or "")
         gaps = teacher is not None and (teacher.partial == "always" or (teacher.partial and grows))
-        if gaps and term.loss.needs.logits and not term.loss.reads_known:
+        if gaps and term.loss.reads(1).logits and not term.loss.reads_known:
             raise UserError(
                 f"losses.{place}: {term.name} compares all columns of '{term.teacher}', but its rows know only some of "
                 "them (the classes of their own time, or those that their teachers share): use kd, or leave out what "
