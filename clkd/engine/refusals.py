@@ -9,7 +9,9 @@ from clkd.memory.retrieval import Retrieval
 from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.stored import Stored
+from clkd.transfer.base import Transfer
 from clkd.transfer.domains import LOGITS, Between
+from clkd.transfer.fusion import Interpolate, misnamed
 from clkd.transfer.several import Several
 
 
@@ -23,6 +25,7 @@ def refuse(parts: Parts, stream: Stream) -> None:
     refuse_unstored(parts)
     refuse_further_views(parts)
     refuse_across_tasks(parts)
+    refuse_misnamed(parts)
 
 
 def refuse_mixing(parts: Parts) -> None:
@@ -144,13 +147,24 @@ def refuse_across_tasks(parts: Parts) -> None:
     """Answers among one task's classes and among another's have nothing in common that could be brought together."""
     if not parts.student.task_aware:
         return
-    for strategy in parts.transfer.each() if isinstance(parts.transfer, Several) else [parts.transfer]:
+    for strategy in _strategies(parts):
         if isinstance(strategy, Between) and LOGITS in strategy.layers and strategy.target != "unlabelled":
             raise UserError(
                 f"transfer: {type(strategy).__name__} compares logits of new rows with those of replayed ones, and this"
                 " head answers each among its own task's classes: set target: unlabelled, or compare features alone, as"
                 " mmd and dann do, and dan and jan with layers: [penultimate]"
             )
+
+
+def refuse_misnamed(parts: Parts) -> None:
+    """A share of a layer that there is not would be no share at all."""
+    for strategy in _strategies(parts):
+        if isinstance(strategy, Interpolate) and (mistake := misnamed(parts.student, strategy.previous)):
+            raise UserError(f"transfer: interpolate: previous: {mistake}")
+
+
+def _strategies(parts: Parts) -> list[Transfer]:
+    return parts.transfer.each() if isinstance(parts.transfer, Several) else [parts.transfer]
 
 
 def refuse_gaps(parts: Parts, stream: Stream) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from clkd.errors import did_you_mean
 from clkd.signals import Needs
 from clkd.transfer.base import Seen, Transfer
 from clkd.transfer.batch_norm import renew
@@ -153,6 +154,20 @@ def share_of(name: str, share: float | Mapping[str, float]) -> float:
         return share
     fitting = [path for path in share if name == path or name.startswith(f"{path}.")]
     return share[max(fitting, key=len)] if fitting else 0.0
+
+
+def misnamed(student: Student, share: float | Mapping[str, float] | str) -> str | None:
+    """What is wrong with the first path of `share` that nothing of the student begins with; None if all are right."""
+    if not isinstance(share, Mapping):
+        return None
+    parts = [name.split(".") for name, tensor in fusible(student).items() if tensor.is_floating_point()]
+    known = {".".join(each[:depth]) for each in parts for depth in range(1, len(each) + 1)}
+    for path in (path for path in share if path not in known):
+        close = did_you_mean(path, known)
+        if not close.startswith("did you mean"):  # a list of every weight would be no help
+            close = did_you_mean(path, [each for each in known if each.count(".") < 2])
+        return f"no weight of the student begins with '{path}': {close}"
+    return None
 
 
 @contextmanager
