@@ -11,6 +11,7 @@ from clkd.experience import Experience, Rows
 from clkd.losses.response import KD
 from clkd.models.backbones.resnet import ResNet
 from clkd.models.heads import Fixed, Linear
+from clkd.models.proxies import SplitCosine
 from clkd.models.student import Student
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs, Signals
@@ -124,17 +125,21 @@ def test_ema_is_the_stated_average_and_copies_what_cannot_be_averaged(student: S
             assert torch.equal(tensor, now), name
 
 
-def test_ema_keeps_its_average_when_the_student_grows(student: Student, experience: Experience) -> None:
+@pytest.mark.parametrize("head", [Linear(16), SplitCosine(16, proxies=2), SplitCosine(16, proxies=2, fixed_old=True)])
+def test_ema_keeps_its_average_whenever_the_student_grows(head, student: Student, experience: Experience) -> None:
+    student.head = head
+    student.grow((0, 1), 0, generator(0))
     ema, rows = Ema(decay=0.5), batch([0, 1])
     ema.begin(experience, student)
-    learn(student, rows)
-    ema.after_step(student)
-    before = ema.signals(rows, Needs()).logits
-    student.grow((2, 3), 1, generator(1))
-    ema.begin(experience, student)
-    after = ema.signals(rows, Needs()).logits
-    assert after.shape == (2, 4)
-    torch.testing.assert_close(after[:, :2], before)
+    for i, classes in enumerate([(2, 3), (4,)]):
+        learn(student, rows)
+        ema.after_step(student)
+        before = ema.signals(rows, Needs()).logits
+        student.grow(classes, i + 1, generator(1))
+        ema.begin(experience, student)
+        after = ema.signals(rows, Needs()).logits
+        assert after.shape == (2, before.shape[1] + len(classes))
+        torch.testing.assert_close(after[:, : before.shape[1]], before)
 
 
 class Says(NetworkTeacher):
