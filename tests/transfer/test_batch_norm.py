@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from clkd.engine.provenance import fitting
 from clkd.errors import UserError
 from clkd.models.backbones.mlp import MLP
 from clkd.models.backbones.resnet import ResNet
@@ -297,6 +298,16 @@ def test_average_takes_no_column_of_a_fixed_head_from_a_self_that_had_not_learne
     last = strategy.selves[-1][2]["head.weight"]
     assert torch.equal(last, torch.full_like(last, 16.0))
     assert student.head.weight[:, 0].tolist() == [7.0, 7.0, 10.0, 16.0]
+
+
+def test_a_checkpoint_of_before_average_said_who_had_learned_what_is_refused():
+    strategy, student = Average(reestimate=False), convolutional()
+    strategy.review(lambda which: iter(()), next(material.experiences()), student)
+    state = strategy.state_dict()
+    for each in state["_extra_state"]["selves"]:
+        del each["born"]
+    with pytest.raises(UserError, match=r"does not fit .*\(KeyError: 'born'\): go on with the versions"), fitting():
+        Average().load_state_dict(state)
 
 
 def test_average_takes_the_mean_of_a_cosine_head_s_scale():
