@@ -9,7 +9,9 @@ from clkd.memory.retrieval import Retrieval
 from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.stored import Stored
+from clkd.transfer.base import Transfer
 from clkd.transfer.domains import LOGITS, Between
+from clkd.transfer.fusion import Interpolate, misnamed
 from clkd.transfer.several import Several
 
 
@@ -23,6 +25,7 @@ def refuse(parts: Parts, stream: Stream) -> None:
     refuse_unstored(parts)
     refuse_further_views(parts)
     refuse_across_tasks(parts)
+    refuse_misnamed(parts)
 
 
 def refuse_mixing(parts: Parts) -> None:
@@ -144,7 +147,7 @@ def refuse_across_tasks(parts: Parts) -> None:
     """Answers among one task's classes and among another's have nothing in common that could be brought together."""
     if not parts.student.task_aware:
         return
-    for strategy in parts.transfer.each() if isinstance(parts.transfer, Several) else [parts.transfer]:
+    for strategy in _strategies(parts):
         if isinstance(strategy, Between) and LOGITS in strategy.layers and strategy.target != "unlabelled":
             raise UserError(
                 f"transfer: {type(strategy).__name__} compares logits of new rows with those of replayed ones, and this"
@@ -153,13 +156,24 @@ def refuse_across_tasks(parts: Parts) -> None:
             )
 
 
+def refuse_misnamed(parts: Parts) -> None:
+    """A share of a layer that there is not would be no share at all."""
+    for strategy in _strategies(parts):
+        if isinstance(strategy, Interpolate) and (mistake := misnamed(parts.student, strategy.previous)):
+            raise UserError(f"transfer: interpolate: previous: {mistake}")
+
+
+def _strategies(parts: Parts) -> list[Transfer]:
+    return parts.transfer.each() if isinstance(parts.transfer, Several) else [parts.transfer]
+
+
 def refuse_gaps(parts: Parts, stream: Stream) -> None:
     """A loss that knows nothing of the columns a row did not know would take the zeros in them for answers."""
     grows = any(experience.new_classes for experience in stream[1:])
     for place, term in enumerate(parts.terms):
         teacher = parts.teachers.get(term.teacher or "")
         gaps = teacher is not None and (teacher.partial == "always" or (teacher.partial and grows))
-        if gaps and term.loss.needs.logits and not term.loss.reads_known:
+        if gaps and term.loss.reads(1).logits and not term.loss.reads_known:
             raise UserError(
                 f"losses.{place}: {term.name} compares all columns of '{term.teacher}', but its rows know only some of "
                 "them (the classes of their own time, or those that their teachers share): use kd, or leave out what "

@@ -37,11 +37,15 @@ class BinaryCrossEntropy(CrossEntropy):
     def formula(self, sides: str) -> str:
         return f"BCE({self.chosen}{sides.removeprefix('student')})"
 
+    def takes(self, batch: Batch) -> Tensor:
+        """Rows of classes that do not compete as well: they are examples of none."""
+        return batch.y >= 0
+
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
         logits, target = take(logits_of(a), self.columns, self.prefix), self.target[batch.y]
         places = torch.arange(len(self.columns), device=target.device)
         wanted = (target[:, None] == places).to(logits)
-        return among(F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(1), batch.y >= 0)
+        return among(F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(1), self.takes(batch))
 
 
 class BinaryKD(LogitLoss):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,10 +20,10 @@ class IRG(Related):
     """`λ_v · MSE(z, v) + λ_e · mean_l ‖E_l − E'_l‖² / B² + λ_t · mean_l ‖(E_l+1 − E_l) − (E'_l+1 − E'_l)‖² / B²`.
 
     Liu et al. 2019, "Knowledge Distillation via Instance Relationship Graph", eq. 3-8: vertices are logits z and v
-    (over the classes both models know), edges E the squared distances of rows in a layer. Edges are divided by their
-    largest, and the weights are those of the Knowledge-Distillation-Zoo. The transformation is that of the edges
-    (Tran^E in the paper, which drops it for the vertices'): it needs no equal widths. Maps are laid out as vectors. It
-    takes B² numbers a layer.
+    (over the classes that both models know, of the row itself where the second knows fewer of some rows), edges E the
+    squared distances of rows in a layer. Edges are divided by their largest, and the weights are those of the
+    Knowledge-Distillation-Zoo. The transformation is that of the edges (Tran^E in the paper, which drops it for the
+    vertices'): it needs no equal widths. Maps are laid out as vectors. It takes B² numbers a layer.
 
     >>> edges(torch.tensor([[0.0], [1.0], [3.0]]))
     tensor([[0.0000, 0.1111, 1.0000],
@@ -30,6 +31,7 @@ class IRG(Related):
             [1.0000, 0.4444, 0.0000]])
     """
 
+    reads_known: ClassVar[bool] = True
     a_columns: Tensor
     b_columns: Tensor
 
@@ -76,10 +78,17 @@ class IRG(Related):
             changes = [_change(*two) for two in pairwise(layers)]
             value = value + self.transformation * torch.stack([_apart(blocks) for blocks in changes]).mean()
         if self.vertex:
-            z = take(logits_of(a), self.a_columns, self.a_prefix)
-            v = take(logits_of(b).detach(), self.b_columns, self.b_prefix)
-            value = value + self.vertex * (z - v).square().mean()
+            value = value + self.vertex * self._vertices(a, b)
         return value
+
+    def _vertices(self, a: Signals, b: Signals) -> Tensor:
+        """The mean squared difference of the logits that both know."""
+        z = take(logits_of(a), self.a_columns, self.a_prefix)
+        v = take(logits_of(b).detach(), self.b_columns, self.b_prefix)
+        if b.known is None:
+            return (z - v).square().mean()
+        known = take(b.known, self.b_columns, self.b_prefix)
+        return (z - v).where(known, 0.0).square().sum() / known.sum().clamp(min=1)
 
     def _edges(self, batch: Batch, f: Tensor, g: Tensor) -> Blocks:
         blocks = self.blocks(batch, full_precision(f).flatten(1), full_precision(g).detach().flatten(1))

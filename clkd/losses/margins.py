@@ -110,11 +110,14 @@ class MarginRanking(Loss):
             raise UserError("margin_ranking: compares cosines: use the head cosine or split_cosine")
         self._head = (student.head,)
 
+    def takes(self, batch: Batch) -> Tensor:
+        return self.own[batch.y] != IGNORE
+
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
         cosines, own = logits_of(a) / scale_of(self._head), self.own[batch.y]
         nearest = cosines.index_select(1, self.new).topk(min(self.top, len(self.new)), 1).values
         ahead = cosines.gather(1, own.clamp(min=0)[:, None])
-        return among(F.relu(self.margin - ahead + nearest).mean(1), own != IGNORE)
+        return among(F.relu(self.margin - ahead + nearest).mean(1), self.takes(batch))
 
 
 class LogitMargin(Loss):

@@ -105,6 +105,9 @@ class Head(nn.Module):
         """Told to the head of a frozen copy: what it says is what a student in training is compared with."""
         self.teaches = True
 
+    def follow(self, before: Head) -> None:
+        """Told to the grown head of a moving average, once it has the values of `before`: the average as it was."""
+
     def settled(self, experience: int) -> bool:
         """Whether it counts on a backbone that stands still in this experience."""
         return False

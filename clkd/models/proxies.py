@@ -65,7 +65,7 @@ class SplitCosine(Head):
         return self.fixed_old or self.imprint
 
     def forward(self, features: Tensor) -> Tensor:
-        weight = torch.where(self.old[:, None, None], self.kept, self.weight) if self.fixed_old else self.weight
+        weight = self._directions()
         directions = F.normalize(weight, dim=2).flatten(0, 1)
         cosines = F.linear(F.normalize(features, dim=1), directions)
         if weight.shape[1] > 1:
@@ -95,6 +95,16 @@ class SplitCosine(Head):
         old = self.kept if self.fixed_old else self.weight  # whose rows of old classes only decay
         length = old[self.old].norm(dim=2).mean()
         self.weight[new] = (length * F.normalize(sums[new], dim=1).to(self.weight))[:, None]
+
+    @torch.no_grad()
+    def follow(self, before: Head) -> None:
+        """An average's old classes stay where the average was, and not where the student was, nor at 0."""
+        if self.fixed_old and isinstance(before, SplitCosine):
+            self.kept[: len(before.old)] = before._directions()
+
+    def _directions(self) -> Tensor:
+        """`[C, K, D]`, of whatever length."""
+        return torch.where(self.old[:, None, None], self.kept, self.weight) if self.fixed_old else self.weight
 
     def _drawn(self, columns: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         proxies = self.weight.shape[1]

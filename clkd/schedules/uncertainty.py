@@ -18,7 +18,8 @@ class Uncertainty(Schedule, nn.Module):
 
     Kendall, Gal, Cipolla 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses", eq. 10 (the form for
     likelihoods over classes). For a constant L, the best weight is e^(−s) = 1 / (2 · value · L). s is trained by the
-    student's optimizer, whose weight decay therefore draws the weight towards `value`.
+    student's optimizer, whose weight decay therefore draws the weight towards `value`. A term that is 0 says nothing of
+    how well it can be fitted: there, s is left out and has the gradient 0.
 
     >>> weight = Uncertainty(value=2.0)
     >>> weight(Progress()).detach(), weight.weigh(torch.tensor(3.0), Progress()).detach()
@@ -34,4 +35,6 @@ class Uncertainty(Schedule, nn.Module):
         return self.value * torch.exp(-self.log_variance)
 
     def weigh(self, loss: Tensor, progress: Progress, signals: Signals | None = None) -> Tensor:
-        return self(progress, signals) * loss + self.log_variance / 2
+        weight = self(progress, signals)
+        # The best weight for 0 is infinite: what is 0 for long (ewc in the first experience) would drive s there.
+        return torch.where(loss == 0, weight.detach() * loss, weight * loss + self.log_variance / 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class Ema(Snapshot):
         grown = student.frozen_copy()
         if self.network is not None:
             _take(grown.state_dict(), self.network.state_dict())
+            grown.head.follow(cast("Student", self.network).head)
         self.network = grown
 
     @torch.no_grad()

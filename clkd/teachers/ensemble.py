@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BY_LABEL = ("least_loss", "min_logit")
 """Rules that look at the label."""
+NOBODY = -2
+"""The class of no row; -1 is that of rows without a label."""
 
 
 class Ensemble(Teacher):
@@ -28,7 +30,8 @@ class Ensemble(Teacher):
     surer it is, the more it counts. All of them speak, over the classes that all of them know. With `by: class` a row
     hears only members that know its class, over the classes that all of *those* know, as `known` of the signals says; a
     row whose class nobody knows is told nothing. A row without a label hears all of them. Where the student is told the
-    task, each task's classes are spoken of by themselves, as if there were no others.
+    task, each task's classes are spoken of by themselves, as if there were no others. To know a class is to have
+    learned it: the column that a fixed head has for a class to come is none that its member knows.
 
     Two more rules look at the label y (Guo et al. 2020, "Online Knowledge Distillation via Collaborative Learning"):
     with `by: least_loss` a row hears the one member whose cross-entropy is least (KDCL-Naive there), with
@@ -60,6 +63,10 @@ class Ensemble(Teacher):
         self.partial = "always" if by == "class" else False
         self._columns: list[tuple[Tensor, Tensor]] = []
         self._class_ids: Tensor | None = None
+        self._learned: Tensor = torch.empty(0)
+        """`[C]` the same, and `NOBODY` for a class that has not been learned."""
+        self._has: Tensor = torch.empty(0)
+        """`[members, C]` bool: who has learned which."""
         self._born: dict[int, int] = {}
         self._tasks: list[Tensor] = []
 
@@ -78,12 +85,18 @@ class Ensemble(Teacher):
                 f"an ensemble has no features, so '{feature}' cannot be read of it: name one of its members"
             )
         specs = [member.spec() for member in self._speakers()]
-        born = {c: b for spec in reversed(specs) for c, b in zip(spec.class_ids, spec.born, strict=True)}
+        born = [dict(zip(spec.class_ids, spec.born, strict=True)) for spec in specs]
         ordered = dict.fromkeys(c for spec in specs for c in spec.class_ids)
         said = [c for c in ordered if self.by == "class" or all(c in spec.class_ids for spec in specs)]
         if not said:
             raise UserError("the members of the ensemble share no class: there is nothing they could say together")
-        return Spec(class_ids=tuple(said), born=tuple(born[c] for c in said))
+        return Spec(class_ids=tuple(said), born=tuple(self._came(c, born) for c in said))
+
+    def _came(self, c: int, born: list[dict[int, int]]) -> int:
+        """When a class came; -1 where those who have its column have not learned it, as it is in a fixed head."""
+        told = [own[c] for own in born if c in own]
+        learned = [came for came in told if came >= 0]
+        return learned[0] if learned and (self.by == "class" or len(learned) == len(told)) else -1
 
     def request(self, features: tuple[str, ...]) -> None:
         for feature in features:
@@ -95,10 +108,11 @@ class Ensemble(Teacher):
         said = torch.stack([_taken(each, *at) for each, at in zip(told, self._columns, strict=True)])
         weights = self._weights(said.device)[:, None].expand(said.shape[:2])
         if self.by != "class":
-            logits = self._by_task(said, lambda own, at: self._about(own, weights, batch.y, class_ids[at]))
-            return Signals(logits, class_ids, {}, torch.isin(batch.y, class_ids))
-        knows = torch.stack([_knows(each, batch) for each in told])  # [members, B]
-        has = torch.stack([there for _, there in self._columns])  # [members, C]
+            learned = self._learned
+            logits = self._by_task(said, lambda own, at: self._about(own, weights, batch.y, learned[at]))
+            return Signals(logits, class_ids, {}, torch.isin(batch.y, learned))
+        has = self._has  # [members, C]
+        knows = torch.stack([_knows(each, batch.y, class_ids, own) for each, own in zip(told, has, strict=True)])
         speaks = knows | (batch.y < 0)
         heard = speaks.any(0)
         known = (has[:, None] | ~speaks[..., None]).all(0) & heard[:, None]
@@ -108,14 +122,19 @@ class Ensemble(Teacher):
         return Signals(logits.masked_fill(~known, 0.0), class_ids, {}, knows.any(0), known)
 
     def _settle(self, device: torch.device) -> Tensor:
-        """For each member: which of its columns stands at each of ours, and whether it has it at all."""
+        """`[C]` our classes. For each member: which of its columns stands at each, and whether it has one at all."""
         if self._class_ids is None:
-            own = self.spec().class_ids
+            spec = self.spec()
+            own, has = spec.class_ids, []
             self._class_ids = torch.tensor(own, device=device)
-            for member in self._speakers():
-                place = {c: i for i, c in enumerate(member.spec().class_ids)}
+            learned = [c if born >= 0 else NOBODY for c, born in zip(own, spec.born, strict=True)]
+            self._learned = torch.tensor(learned, device=device)
+            for each in (member.spec() for member in self._speakers()):
+                place = {c: i for i, c in enumerate(each.class_ids)}
                 at = torch.tensor([place.get(c, -1) for c in own], device=device)
                 self._columns.append((at.clamp(min=0), at >= 0))
+                has.append([c in place and each.born[place[c]] >= 0 for c in own])
+            self._has = torch.tensor(has, device=device)
             tasks: dict[int, list[int]] = {}
             for i, c in enumerate(own):
                 tasks.setdefault(self._born.get(c, -1), []).append(i)
@@ -173,6 +192,6 @@ def _taken(said: Signals, at: Tensor, there: Tensor) -> Tensor:
     return said.logits.float().index_select(1, at).masked_fill(~there, 0.0)
 
 
-def _knows(said: Signals, batch: Batch) -> Tensor:
-    """`[B]` bool: rows whose class a member has learned."""
-    return torch.isin(batch.y, said.class_ids) if said.valid is None else said.valid
+def _knows(said: Signals, y: Tensor, class_ids: Tensor, learned: Tensor) -> Tensor:
+    """`[B]` bool: rows whose class a member has learned; of our classes it has `learned` (`[C]` bool) these."""
+    return ((y[:, None] == class_ids) & learned).any(1) if said.valid is None else said.valid

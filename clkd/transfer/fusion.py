@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from clkd.errors import did_you_mean
 from clkd.signals import Needs
 from clkd.transfer.base import Seen, Transfer
 from clkd.transfer.batch_norm import renew
@@ -91,8 +92,9 @@ class Interpolate(Transfer):
 class Average(Transfer):
     """The mean of the weights that training left at the ends of the `last` experiences, this one among them.
 
-    A column of the head is the mean over those selves that had its class. Izmailov et al. 2018, "Averaging Weights
-    Leads to Wider Optima and Better Generalization" (SWA), along a stream. What training goes on from is the mean.
+    A column of the head is the mean over those selves that had learned its class, and stays where none has (in a fixed
+    head). Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization" (SWA), along a
+    stream. What training goes on from is the mean.
     """
 
     source_free: ClassVar[bool] = True
@@ -100,11 +102,11 @@ class Average(Transfer):
     def __init__(self, last: int = 3, reestimate: Renewal = True) -> None:
         super().__init__()
         self.last, self.reestimate = last, reestimate
-        self.selves: list[tuple[list[int], Weights]] = []
-        """Classes of the head's columns, and weights, of past selves: the oldest first."""
+        self.selves: list[tuple[list[int], list[int], Weights]] = []
+        """Classes of the head's columns, when each came (-1: not yet), and weights of past selves: the oldest first."""
 
     def review(self, seen: Seen, experience: Experience, student: Student) -> None:
-        self.selves = [*self.selves, (list(student.class_ids), weights(student))][-self.last :]
+        self.selves = [*self.selves, (list(student.class_ids), list(student.born), weights(student))][-self.last :]
         if len(self.selves) == 1:
             return
         place = {c: row for row, c in enumerate(student.class_ids)}
@@ -112,21 +114,22 @@ class Average(Transfer):
             if not tensor.is_floating_point():
                 continue
             total, count = torch.zeros_like(tensor), torch.zeros_like(tensor)
-            for classes, each in self.selves:
+            for classes, born, each in self.selves:
                 by_class = name.startswith("head.") and tensor.dim() and len(each[name]) == len(classes)
                 if not by_class and each[name].shape != tensor.shape:
                     continue
-                rows = [place[c] for c in classes] if by_class else slice(None)
-                total[rows] += each[name].to(tensor)
-                count[rows] += 1
-            tensor.copy_(total / count)
+                learned = [row for row, came in enumerate(born) if came >= 0]
+                theirs, ours = (learned, [place[classes[row]] for row in learned]) if by_class else (..., ...)
+                total[ours] += each[name].to(tensor)[theirs]
+                count[ours] += 1
+            tensor.copy_(torch.where(count > 0, total / count.clamp(min=1), tensor))
         renew(student, self.reestimate, seen, experience)
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"selves": [{"classes": classes, "weights": each} for classes, each in self.selves]}
+        return {"selves": [{"classes": c, "born": born, "weights": each} for c, born, each in self.selves]}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.selves = [(list(each["classes"]), dict(each["weights"])) for each in state["selves"]]
+        self.selves = [(list(each["classes"]), list(each["born"]), dict(each["weights"])) for each in state["selves"]]
 
 
 def weights(student: Student) -> Weights:
@@ -151,6 +154,20 @@ def share_of(name: str, share: float | Mapping[str, float]) -> float:
         return share
     fitting = [path for path in share if name == path or name.startswith(f"{path}.")]
     return share[max(fitting, key=len)] if fitting else 0.0
+
+
+def misnamed(student: Student, share: float | Mapping[str, float] | str) -> str | None:
+    """What is wrong with the first path of `share` that nothing of the student begins with; None if all are right."""
+    if not isinstance(share, Mapping):
+        return None
+    parts = [name.split(".") for name, tensor in fusible(student).items() if tensor.is_floating_point()]
+    known = {".".join(each[:depth]) for each in parts for depth in range(1, len(each) + 1)}
+    for path in (path for path in share if path not in known):
+        close = did_you_mean(path, known)
+        if not close.startswith("did you mean"):  # a list of every weight would be no help
+            close = did_you_mean(path, [each for each in known if each.count(".") < 2])
+        return f"no weight of the student begins with '{path}': {close}"
+    return None
 
 
 @contextmanager

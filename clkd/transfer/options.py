@@ -63,6 +63,15 @@ class CoralOptions(LayerOptions):
             raise ValueError("form closed is about what the head reads: leave feature at penultimate")
         return self
 
+    @model_validator(mode="after")
+    def _used(self) -> CoralOptions:
+        """Options that would change nothing are mistakes."""
+        if self.mean and self.form == "closed":
+            raise ValueError("mean is about form: deep, and closed always brings the means together: leave it out")
+        if self.ridge != 1 and self.form == "deep":
+            raise ValueError("ridge is about form: closed, and deep inverts no covariance: leave it out")
+        return self
+
 
 class MMDOptions(LayerOptions):
     """Options of `mmd`."""
@@ -136,6 +145,15 @@ class AFNOptions(LayerOptions):
     radius: Positive = 25.0
     """Of `hard`."""
 
+    @model_validator(mode="after")
+    def _used(self) -> AFNOptions:
+        """Options that would change nothing are mistakes."""
+        if self.step != 1 and self.variant == "hard":
+            raise ValueError("step is about variant: stepwise, and hard goes for a radius: leave it out")
+        if self.radius != 25 and self.variant == "stepwise":
+            raise ValueError("radius is about variant: hard, and stepwise goes by steps: leave it out")
+        return self
+
 
 class BSPOptions(LayerOptions):
     """Options of `bsp`."""
@@ -206,6 +224,13 @@ class InterpolateOptions(Options):
     reestimate: Renewal = True
     """Take batch-norm statistics from the experience's training rows afterwards, instead of interpolating them; or
     (`balanced`) from batches of as many of these as of those that memory keeps of earlier experiences."""
+
+    @model_validator(mode="after")
+    def _used(self) -> InterpolateOptions:
+        """Options that would change nothing are mistakes."""
+        if self.grid != type(self).model_fields["grid"].default and self.previous != "validation":
+            raise ValueError("grid is what previous: validation chooses from: set that, or leave grid out")
+        return self
 
     def problems(self, scenario: Scenario) -> Iterator[str]:
         """Test rows may not choose."""

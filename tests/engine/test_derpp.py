@@ -30,7 +30,7 @@ from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
 from clkd.scenario.train import TrainOptions
 from clkd.seeding import generator
-from clkd.signals import Batch, Signals, Spec
+from clkd.signals import Batch, Needs, Signals, Spec
 from clkd.teachers.stored import Stored
 from clkd.testing.contract import check_loss
 
@@ -233,15 +233,24 @@ class AllColumns(Loss):
         return (z - v.detach()).abs().mean(1)
 
 
+class ByOption(AllColumns):
+    """Tells only in `reads` that it wants logits, as a loss does whose options decide."""
+
+    needs = Needs(logits=False)
+
+    def reads(self, side: int) -> Needs:
+        return Needs()
+
+
 LOGIT_LOSSES = [
     loss
     for registry in [load_plugins().registry]
     for name in registry.names("losses")
-    if (loss := registry.build(registry.parse("losses", name), seed=0)).sides == 2 and loss.needs.logits
+    if (loss := registry.build(registry.parse("losses", name), seed=0)).sides == 2 and loss.reads(1).logits
 ]
 
 
-@pytest.mark.parametrize("loss", [*LOGIT_LOSSES, AllColumns()], ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("loss", [*LOGIT_LOSSES, AllColumns(), ByOption()], ids=lambda loss: type(loss).__name__)
 def test_a_loss_reads_what_rows_knew_or_is_refused_before_training(
     make_student: Callable[[], Student], experiences: list[Experience], augment: Augment, loss: Loss
 ) -> None:

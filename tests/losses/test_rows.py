@@ -142,6 +142,14 @@ def test_irg(seed, mix, blocks):
     assert found.item() == pytest.approx(0.3 * vertex + (2.0 * edge + 0.7 * change) / count, rel=1e-9)
 
 
+def test_vertices_of_irg_are_those_that_a_row_knew():
+    z, v, known = draw((3,), 0), draw((2,), 1), torch.arange(NEW + REPLAYED)[:, None] % 3 > torch.arange(2)
+    loss, layer = IRG(vertex=1, edge=0, layers=("penultimate",)), {"penultimate": draw((4,), 2)}
+    loss.bind(Spec((4, 7, 9), (0, 0, 1)), Spec((9, 4), (1, 0)))
+    found = loss(batch(), Signals(z, torch.arange(3), layer), Signals(v, torch.arange(2), layer, known=known))
+    assert found.item() == pytest.approx((z[:, [2, 0]] - v)[known].square().mean().item(), rel=1e-9)
+
+
 def test_irg_needs_a_class_in_common_or_no_vertices():
     with pytest.raises(UserError, match="vertex: 0"):
         IRG().bind(Spec((1,), (0,)), Spec((2,), (0,)))

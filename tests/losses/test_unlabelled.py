@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from clkd.engine.term import Side, Term
 from clkd.errors import UserError
+from clkd.losses.binary import BinaryCrossEntropy
 from clkd.losses.classification import CrossEntropy
 from clkd.losses.correlation import DIST
 from clkd.losses.crd import contrast
 from clkd.losses.decoupled import DKD, NKD
+from clkd.losses.margins import NCA, LogitMargin, MarginRanking
 from clkd.losses.multilevel import MLKD
 from clkd.losses.pseudo_label import HardLabel
 from clkd.losses.response import KD
@@ -183,7 +187,12 @@ def test_every_loss_of_logits_has_the_option(name):
 
 
 @pytest.mark.parametrize(("new", "replayed"), [(12, 0), (12, 8)])
-@pytest.mark.parametrize("make", [CrossEntropy, DKD, lambda: KD(rows="unlabelled"), KD])
+@pytest.mark.parametrize("make", [
+    *(partial(CrossEntropy, over) for over in ("auto", "all", "seen", "new", "old", "own")),
+    *(partial(each, over=over) for each in (BinaryCrossEntropy, NCA) for over in ("auto", "all", "seen", "new")),
+    MarginRanking, partial(MarginRanking, top=1), LogitMargin, VirtualTeacher,
+    DKD, partial(KD, rows="unlabelled"), KD,
+])  # fmt: skip
 def test_processes_that_share_a_batch_weigh_by_the_labels_that_each_has(make, new, replayed):
     """The mean over two processes' values is the value of the whole batch, however labels are spread."""
     n = new + replayed
@@ -191,7 +200,7 @@ def test_processes_that_share_a_batch_weigh_by_the_labels_that_each_has(make, ne
     y = torch.where(torch.rand(n, generator=draws) < 0.4, torch.arange(n) % 4, -1)
     y[0:new:2] = -1  # those of the first process
     i, z, v = torch.arange(n), torch.randn(n, 4, generator=draws), torch.randn(n, 4, generator=draws)
-    whole, side = Batch(i, y, i, i, i, new=new), Spec(tuple(range(4)), (0,) * 4)
+    whole, side = Batch(i, y, i, i, i, new=new), Spec(tuple(range(4)), (0, 0, 1, 1))
     loss = make()
     term = Term("t", loss, (Side("student"), Side("other"))[: loss.sides])
     term.bind(lambda side_: side)

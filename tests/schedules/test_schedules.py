@@ -165,6 +165,23 @@ def test_uncertainty_settles_where_kendall_says():
     assert float(weight(Progress()).detach()) == pytest.approx(2.0 / (2 * 2.0 * 3.0), rel=1e-3)
 
 
+@pytest.mark.parametrize("connected", [False, True])
+def test_what_is_zero_for_long_moves_no_learned_weight(connected):
+    """As a regulariser is in the first experience, and margin_ranking as long as no row is of an old class."""
+    weight, z = built({"kind": "uncertainty", "value": 2.0}), torch.tensor(1.0, requires_grad=True)
+    zero = torch.relu(-z) if connected else torch.zeros(())
+    optimizer = torch.optim.SGD(weight.parameters(), 0.2, momentum=0.9)
+    for _ in range(3000):
+        optimizer.zero_grad()
+        (value := weight.weigh(zero, Progress())).backward(retain_graph=True)
+        optimizer.step()
+    assert value.item() == 0
+    assert weight(Progress()).item() == 2.0
+    weight.weigh(z, Progress()).backward()
+    assert z.grad.item() == 2.0
+    assert weight.log_variance.grad.item() == -1.5
+
+
 def test_a_schedule_weighs_by_multiplying():
     loss = torch.tensor(3.0, requires_grad=True)
     weighed = Linear(2.0, 1.0, steps=2).weigh(loss, Progress(epoch_step=1, epoch_steps=4))

@@ -11,6 +11,7 @@ from clkd.experience import Experience, Rows
 from clkd.losses.response import KD
 from clkd.models.backbones.resnet import ResNet
 from clkd.models.heads import Fixed, Linear
+from clkd.models.proxies import SplitCosine
 from clkd.models.student import Student
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs, Signals
@@ -124,17 +125,21 @@ def test_ema_is_the_stated_average_and_copies_what_cannot_be_averaged(student: S
             assert torch.equal(tensor, now), name
 
 
-def test_ema_keeps_its_average_when_the_student_grows(student: Student, experience: Experience) -> None:
+@pytest.mark.parametrize("head", [Linear(16), SplitCosine(16, proxies=2), SplitCosine(16, proxies=2, fixed_old=True)])
+def test_ema_keeps_its_average_whenever_the_student_grows(head, student: Student, experience: Experience) -> None:
+    student.head = head
+    student.grow((0, 1), 0, generator(0))
     ema, rows = Ema(decay=0.5), batch([0, 1])
     ema.begin(experience, student)
-    learn(student, rows)
-    ema.after_step(student)
-    before = ema.signals(rows, Needs()).logits
-    student.grow((2, 3), 1, generator(1))
-    ema.begin(experience, student)
-    after = ema.signals(rows, Needs()).logits
-    assert after.shape == (2, 4)
-    torch.testing.assert_close(after[:, :2], before)
+    for i, classes in enumerate([(2, 3), (4,)]):
+        learn(student, rows)
+        ema.after_step(student)
+        before = ema.signals(rows, Needs()).logits
+        student.grow(classes, i + 1, generator(1))
+        ema.begin(experience, student)
+        after = ema.signals(rows, Needs()).logits
+        assert after.shape == (2, before.shape[1] + len(classes))
+        torch.testing.assert_close(after[:, : before.shape[1]], before)
 
 
 class Says(NetworkTeacher):
@@ -232,6 +237,35 @@ def test_snapshots_keep_the_last_selves_and_survive_a_checkpoint(student: Studen
     again.begin(experience, student)
     assert torch.equal(again.signals(rows, Needs()).logits, said.logits)
     assert again.fingerprint() == past.fingerprint()
+
+
+@pytest.mark.parametrize(("by", "mean"), [("class", "probabilities"), ("class", "logits"), ("weight", "logits")])
+def test_past_selves_of_a_fixed_head_speak_of_what_they_had_learned(by, mean, experience: Experience) -> None:
+    """As those do of a head that grows and has the same weights: its columns of classes to come are no knowledge."""
+    rows, told = batch([0, 1, 2, 3, 4, -1]), {}
+    for kind in (Linear(16), Fixed(16, class_names=tuple("abcde"))):
+        torch.manual_seed(0)
+        student = Student(ResNet(SHAPE, blocks=(1, 1, 1), width=4), kind, SHAPE)
+        columns = torch.randn(3, 5, 16, generator=generator(1))
+        past, loss = Snapshots(by=by, mean=mean), KD()
+        for i, classes in enumerate([(0, 1), (2, 3), (4,)]):
+            student.grow(classes, i, generator(i))
+            student.head.weight.data.copy_(columns[i, : len(student.class_ids)])
+            student.head.bias.data.fill_(0)
+            past.begin(experience, student)
+            if i < 2:
+                past.end(experience, student)
+        loss.bind(student.spec(), past.spec())
+        said = past.signals(rows, Needs())
+        with student.teaching():
+            value = loss(rows, student.signals(rows.x, Needs()), said)
+        known = torch.ones(6, 2, dtype=torch.bool) if said.known is None else said.known[:, :4]
+        told[type(kind)] = said.valid, known, value
+        learned = [c for c, born in zip(past.spec().class_ids, past.spec().born, strict=True) if born >= 0]
+        assert learned == ([0, 1, 2, 3] if by == "class" else [0, 1])
+    assert said.valid.tolist() == [c in learned for c in rows.y.tolist()]
+    for linear, fixed in zip(told[Linear], told[Fixed], strict=True):
+        torch.testing.assert_close(fixed, linear)
 
 
 def test_an_ensemble_waits_for_its_members_and_refuses_strangers(experience: Experience, student: Student) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from clkd.engine.provenance import fitting
 from clkd.errors import UserError
 from clkd.models.backbones.mlp import MLP
 from clkd.models.backbones.resnet import ResNet
 from clkd.models.compiled import Compiled
-from clkd.models.heads import Linear
+from clkd.models.heads import Cosine, Fixed, Linear
 from clkd.models.prototypes import NearestMean
 from clkd.models.slda import StreamingLDA
 from clkd.models.student import Student
@@ -284,6 +285,39 @@ def test_average_is_the_mean_of_selves_as_training_left_them_and_of_those_who_kn
     assert material.equal(dict(student.state_dict()), dict(copied.state_dict()))
     middle = (now["head.weight"] + two["head.weight"]) / 2  # the first self is out
     torch.testing.assert_close(student.head.weight, middle)
+
+
+def test_average_takes_no_column_of_a_fixed_head_from_a_self_that_had_not_learned_it():
+    strategy, student = Average(reestimate=False), convolutional()
+    student.head = Fixed(4, tuple("abcd"))
+    for experience, classes in zip(material.experiences(), [(0, 1), (2,), (2,)], strict=True):
+        student.grow(classes, experience.index, torch.Generator())
+        with torch.no_grad():
+            student.head.weight.fill_(4.0**experience.index)
+        strategy.review(lambda which: iter(()), experience, student)
+    last = strategy.selves[-1][2]["head.weight"]
+    assert torch.equal(last, torch.full_like(last, 16.0))
+    assert student.head.weight[:, 0].tolist() == [7.0, 7.0, 10.0, 16.0]
+
+
+def test_a_checkpoint_of_before_average_said_who_had_learned_what_is_refused():
+    strategy, student = Average(reestimate=False), convolutional()
+    strategy.review(lambda which: iter(()), next(material.experiences()), student)
+    state = strategy.state_dict()
+    for each in state["_extra_state"]["selves"]:
+        del each["born"]
+    with pytest.raises(UserError, match=r"does not fit .*\(KeyError: 'born'\): go on with the versions"), fitting():
+        Average().load_state_dict(state)
+
+
+def test_average_takes_the_mean_of_a_cosine_head_s_scale():
+    strategy, student = Average(reestimate=False), convolutional()
+    student.head = Cosine(4)
+    for experience in list(material.experiences())[:2]:
+        student.grow(experience.classes, experience.index, torch.Generator())
+        student.head.scale.data.fill_(1.0 + experience.index)
+        strategy.review(lambda which: iter(()), experience, student)
+    assert student.head.scale.item() == 1.5
 
 
 @pytest.mark.parametrize("strategy", [Interpolate(), Average()])

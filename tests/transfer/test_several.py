@@ -87,6 +87,50 @@ def test_statistics_cannot_be_balanced_with_no_memory(tmp_path, kind):
     assert len(caught.value.lines) == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "works", "reason"),
+    [
+        ({"kind": "coral", "form": "closed", "mean": True}, {"form": "deep"}, "mean is about form: deep"),
+        ({"kind": "coral", "ridge": 0.5}, {"form": "closed"}, "ridge is about form: closed"),
+        ({"kind": "afn", "radius": 9}, {"variant": "hard"}, "radius is about variant: hard"),
+        ({"kind": "afn", "variant": "hard", "step": 2}, {"variant": "stepwise"}, "step is about variant: stepwise"),
+        ({"kind": "interpolate", "grid": [0, 1]}, {"previous": "validation"}, "grid is what previous: validation"),
+    ],
+)
+def test_options_that_would_change_nothing_are_mistakes(tmp_path, given, works, reason):
+    split = {**BASE["stream"]["split"], "validation": 0.2}
+    with pytest.raises(ScenarioErrors, match=reason) as caught:
+        loaded(tmp_path, given)
+    assert len(caught.value.lines) == 1
+    read = loaded(tmp_path, {**given, **works}, stream={**BASE["stream"], "split": split})
+    shown = resolved(read.scenario)["transfer"]
+    assert (
+        loaded(tmp_path, shown, stream={**BASE["stream"], "split": split}).scenario.transfer == read.scenario.transfer
+    )
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("bakbone", "no weight of the student begins with 'bakbone': did you mean 'backbone'"),
+        ("backbone.layer", r"'backbone\.layer': did you mean 'backbone\.layers'"),
+        ("zzz", r"'zzz': allowed: backbone, backbone\.layers, head, head\.bias, head\.weight$"),
+        ("head", None),
+        ("backbone.layers.0", None),
+        ("head.bias", None),
+    ],
+)
+def test_a_share_of_a_layer_that_there_is_not_is_refused_before_training(tmp_path, path, reason, several):
+    given = {"kind": "interpolate", "previous": {"backbone": 0.5, path: 0.3}}
+    read = loaded(tmp_path, ["mmd", given] if several else given)
+    if reason is None:
+        composed(read, load_plugins().registry)
+        return
+    with pytest.raises(UserError, match=f"transfer: interpolate: previous: .*{reason}"):
+        composed(read, load_plugins().registry)
+
+
 FREE = {
     "none", "coral", "mmd", "dan", "jan", "mcd", "bsp", "feature_norm", "afn", "entropy", "mcc",
 }  # fmt: skip
