@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
+from torch._functorch import config as functorch
 
 from clkd.models.taps import Runner, Taps
 
@@ -77,8 +78,19 @@ def _compiled(mode: str, backend: str | Callable[..., Any]) -> Runner:
     torch counts recompilations per code object and gives up at 8. Here one is compiled for each size, and once more
     where a frozen copy runs it as well, which makes 6 at most.
     """
+    _keep_what_is_saved()
     own = types.FunctionType(Taps.run.__code__.replace(), Taps.run.__globals__)
     return torch.compile(own, fullgraph=True, dynamic=False, backend=backend, mode=mode)
+
+
+def _keep_what_is_saved() -> None:
+    """Have backward passes write over nothing that the forward pass saved for them: some steps go through one twice.
+
+    For good and for all that the process compiles, since torch asks again in each backward pass: on a GPU in a thread
+    of its own, where what was set in this one does not hold, but what an environment variable forces does.
+    """
+    functorch.donated_buffer = False
+    functorch._config["donated_buffer"].env_value_force = False  # type: ignore[attr-defined]  # torch gives it no types
 
 
 def _name(backbone: nn.Module) -> str:

@@ -123,6 +123,32 @@ def test_it_stops_with_the_term_the_step_and_the_state_before(
     assert torch.equal(a["memory"]["table"]["sample_id"], b["memory"]["table"]["sample_id"])
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # inductor's own
+def test_the_step_is_found_in_a_compiled_run(plugins: Plugins, tmp_path: Path) -> None:
+    """The search keeps the graph of passes that were compiled for steps that do not."""
+    path = scenario(tmp_path, "broken", {"compile": True, "epochs": 1}, at=[7], value="nan")
+    with pytest.raises(NonFiniteError, match=r"the loss term 'breaks' .* at step 7"):
+        start(plugins, path)
+    assert newest(tmp_path, "broken")["run"]["step"] == 6
+
+
+def test_a_search_that_fails_hides_nothing(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("clkd.engine.execute.retrace", fails)
+    with pytest.raises(NonFiniteError, match="became NaN or infinite in experience 0") as told:
+        start(plugins, scenario(tmp_path, "broken", at=[7], value="nan"))
+    assert isinstance(told.value.__cause__, RuntimeError)
+    assert "the step was not found: RuntimeError: out of memory" in caplog.text
+    about = json.loads((tmp_path / "broken" / "run.json").read_text())
+    assert about["status"] == "failed"
+    assert about["error"] == str(told.value)
+
+
 def test_a_skipped_step_leaves_no_trace_but_a_count(plugins: Plugins, tmp_path: Path) -> None:
     """As if the batch had not been there: its rows are the epoch's last here."""
     once, skip = {"epochs": 1, "drop_last": True}, {"on_nan": "skip"}
