@@ -167,7 +167,7 @@ def _carried(place: str, student: Student, saved: State) -> State:
     more = [i for i, c in enumerate(fresh["class_ids"]) if c not in layout["class_ids"]]
     if more:
         born = [*layout["born"], *[-1] * len(more)]
-        layout = {"class_ids": [*layout["class_ids"], *(fresh["class_ids"][i] for i in more)], "born": born}
+        layout = {**layout, "class_ids": [*layout["class_ids"], *(fresh["class_ids"][i] for i in more)], "born": born}
         for name in ("head.weight", "head.bias"):
             if name in state:
                 state[name] = torch.cat([state[name], student.state_dict()[name][more].cpu()])
