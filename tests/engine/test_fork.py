@@ -136,7 +136,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
 }
 
 
-pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", CHANGES)
 
 
 def test_what_may_change(plugins: Plugins, origin: Path, tmp_path: Path, change: str) -> None:

@@ -284,8 +284,9 @@ def test_teachers_that_are_made_of_a_peer_stand_still_in_a_phase(plugins: Plugin
     teachers = {"slow": {"kind": "ema", "of": "mate"}, "before": {"kind": "previous", "of": "mate"}}
     pairs = [{"kind": "cross_entropy", "between": ["mate"]}, {"kind": "kd", "between": ["student", "slow"]},
              {"kind": "kd", "between": ["mate", "before"]}]  # fmt: skip
-    changes = {"stream": {**BASE["stream"], "split": {"by": "class", "experiences": 2}}, "train": {"epochs": 1},
-               "peers": {"mate": BASE["student"]}, "teachers": teachers, "losses": ["cross_entropy", *pairs]}  # fmt: skip
+    losses, stream = ["cross_entropy", *pairs], {**BASE["stream"], "split": {"by": "class", "experiences": 2}}
+    changes = {"stream": stream, "peers": {"mate": BASE["student"]}, "teachers": teachers, "losses": losses,
+               "train": {"epochs": 1}}  # fmt: skip
     for name, phases in (("with", EEIL["phases"]), ("without", [])):
         run(plugins, tmp_path, name, {**changes, "phases": phases})
     last, plain = (state(tmp_path / name) for name in ("with", "without"))
