@@ -182,7 +182,9 @@ class _Execution:
             return seen
         log.warning("%s; going back to find the step", seen)
         try:
-            return retrace(seen, self.composer.compose(), self.make_run(), self.job, self.saver, self.stop)
+            self._count_time()
+            run, composed = self.make_run(), self.composer.compose()
+            return retrace(seen, self.run, composed, run, self.job, self.saver, self.stop)
         except Exception as failed:
             log.warning("the step was not found: %s: %s", type(failed).__name__, failed)
             seen.__cause__ = failed

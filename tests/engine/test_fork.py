@@ -137,8 +137,6 @@ CHANGES: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-
-
 def test_what_may_change(plugins: Plugins, origin: Path, tmp_path: Path, change: str) -> None:
     """It begins where the origin stood, ends elsewhere, and can be resumed as any run."""
     forked = fork(plugins, f"{origin}@1", tmp_path / "fork", *CHANGES[change], limit_experiences=3)

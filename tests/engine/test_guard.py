@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from states import assert_same
 from torch import Tensor
 
 from clkd import checkpoint
@@ -63,10 +64,19 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
     return load_plugins([folder])
 
 
-def scenario(home: Path, name: str, train: dict[str, Any] | None = None, model: Any = None, **breaks: Any) -> Path:
+def scenario(
+    home: Path,
+    name: str,
+    train: dict[str, Any] | None = None,
+    model: Any = None,
+    split: dict[str, Any] | None = None,
+    **breaks: Any,
+) -> Path:
     path = home / f"{name}.yaml"
     losses = ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}, {"kind": "breaks", **breaks}]
     changed = {**BASE, "losses": losses, "train": {**BASE["train"], **(train or {})}, "output": str(home / name)}
+    if split is not None:
+        changed["stream"] = {**BASE["stream"], "split": split}
     if model is not None:
         changed["student"] = {"model": model, "head": "linear"}
     path.write_text(to_yaml(changed))
@@ -121,6 +131,26 @@ def test_it_stops_with_the_term_the_step_and_the_state_before(
     a, b = (newest(tmp_path, name) for name in ("broken", "skipping"))
     assert all(torch.equal(weights(a)[name], weights(b)[name]) for name in weights(a))
     assert torch.equal(a["memory"]["table"]["sample_id"], b["memory"]["table"]["sample_id"])
+
+
+@pytest.mark.parametrize("at", [7, 33])
+def test_what_was_evaluated_before_the_step_is_in_the_state(plugins: Plugins, tmp_path: Path, at: int) -> None:
+    """So that a run which goes on from there is told as one that had skipped the step."""
+    split = {"by": "domain", "transform": "rotated", "experiences": 2}
+    train = {"epochs": 1, "evaluate_every": 6}
+    with pytest.raises(NonFiniteError, match=f"at step {at}:"):
+        start(plugins, scenario(tmp_path, "broken", train, split=split, at=[at], value="nan"))
+    assert newest(tmp_path, "broken")["run"]["seconds"].keys() >= {"total", "train", "evaluate"}
+    request = RunRequest(resume=str(tmp_path / "broken"), quiet=True, overrides=("train.on_nan=skip",))
+    resumed = execute(request, plugins)
+    whole = start(
+        plugins, scenario(tmp_path, "skipping", train | {"on_nan": "skip"}, split=split, at=[at], value="nan")
+    )
+    assert resumed["metrics"]["forward_transfer"] == resumed["metrics"]["forward_transfer"]  # it is a number
+    assert resumed["metrics"] == whole["metrics"]
+    records = [newest(tmp_path, name)["run"]["record"] for name in ("broken", "skipping")]
+    assert_same(*records)
+    assert records[0]["anytime"][0][1] == 6
 
 
 @pytest.mark.slow
