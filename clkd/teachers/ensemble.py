@@ -60,6 +60,7 @@ class Ensemble(Teacher):
         self.partial = "always" if by == "class" else False
         self._columns: list[tuple[Tensor, Tensor]] = []
         self._class_ids: Tensor | None = None
+        self._counts = torch.empty(0)
         self._born: dict[int, int] = {}
         self._tasks: list[Tensor] = []
 
@@ -93,7 +94,7 @@ class Ensemble(Teacher):
         class_ids = self._settle(batch.y.device)
         told = [member.signals(member.seen(batch), Needs()) for member in self._speakers()]
         said = torch.stack([_taken(each, *at) for each, at in zip(told, self._columns, strict=True)])
-        weights = self._weights(said.device)[:, None].expand(said.shape[:2])
+        weights = self._counts[:, None].expand(said.shape[:2])
         if self.by != "class":
             logits = self._by_task(said, lambda own, at: self._about(own, weights, batch.y, class_ids[at]))
             return Signals(logits, class_ids, {}, torch.isin(batch.y, class_ids))
@@ -108,10 +109,11 @@ class Ensemble(Teacher):
         return Signals(logits.masked_fill(~known, 0.0), class_ids, {}, knows.any(0), known)
 
     def _settle(self, device: torch.device) -> Tensor:
-        """For each member: which of its columns stands at each of ours, and whether it has it at all."""
+        """For each member: how much it counts, which of its columns stands at each of ours, and whether it has it."""
         if self._class_ids is None:
             own = self.spec().class_ids
             self._class_ids = torch.tensor(own, device=device)
+            self._counts = self._weights(device)
             for member in self._speakers():
                 place = {c: i for i, c in enumerate(member.spec().class_ids)}
                 at = torch.tensor([place.get(c, -1) for c in own], device=device)
