@@ -53,6 +53,7 @@ class Step:
         # A phase trains the student alone: teachers that are made of its peers stand still.
         self.followers = [(teacher, students[teacher.of]) for teacher in teachers if teacher.of in students]
         self.views = max(self.parts.views(name) for name in self.students)
+        self.graphs = any(getattr(model.runner, "graphs", False) for model in self.students.values())
         self.constant = constant_weights(self.parts)
         self.losses = CrossEntropy()
         self.losses.bind(self.parts.student.spec(), None)
@@ -66,6 +67,8 @@ class Step:
         Nothing is learned from a step the guard stops.
         """
         parts, progress = self.parts, self.progress
+        if self.graphs:  # however many students and views there are: a second mark gives away what the first pass keeps
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch gives it no types
         rows = new.joined(*self._replayed(new, draws) if kept is None else [kept])
         batch = parts.augment.look(rows, noise, progress.epoch)
         if self.guard:

@@ -33,13 +33,16 @@ class Compiled:
             evaluation's must outlive the next pass.
         sizes: how many rows a batch has to have.
         backend: of `torch.compile`.
-        begins: whether it is the first that runs with gradients in a step. Of several that are trained, one is.
+
+    Attributes:
+        graphs: whether passes with gradients are CUDA graphs on a GPU. Then who trains calls
+            `torch.compiler.cudagraph_mark_step_begin`, once in a step, before the first of them: from there on what the
+            step before put out may be overwritten.
     """
 
-    def __init__(
-        self, mode: str, sizes: frozenset[int], backend: str | Callable[..., Any] = "inductor", begins: bool = True
-    ) -> None:
-        self.mode, self.sizes, self.backend, self.begins = mode, sizes, backend, begins
+    def __init__(self, mode: str, sizes: frozenset[int], backend: str | Callable[..., Any] = "inductor") -> None:
+        self.mode, self.sizes, self.backend = mode, sizes, backend
+        self.graphs = mode in GRAPHS
         self.failed = False
         self._compiled: dict[tuple[bool, bool, tuple[str, ...]], Runner] = {}
 
@@ -59,9 +62,6 @@ class Compiled:
         self, taps: Taps, backbone: nn.Module, x: Tensor, names: tuple[str, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         learns = torch.is_grad_enabled()
-        if learns and self.begins and self.mode in GRAPHS:
-            # The outputs of the step before may be overwritten from here on.
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch gives it no types
         kind = learns, backbone.training, names
         if kind not in self._compiled:
             self._compiled[kind] = _compiled(self.mode if learns else GRAPHS.get(self.mode, self.mode), self.backend)
