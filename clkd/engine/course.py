@@ -68,7 +68,7 @@ class Course:
         own = [at[at < new] for at in cut(order, size)]
         mixed = [at[at >= new] - new for at in cut(order, size)]
         # All at once: a copy makes a GPU's steps wait.
-        places = torch.cat([order[:0], *mixed]).to(kept.y.device).split([len(at) for at in mixed])
+        places = torch.split(torch.cat([order[:0], *mixed]).to(kept.y.device), [len(at) for at in mixed])
         return torch.cat([order[:0], *own]), [len(at) for at in own], (kept.pick(at[:0], at) for at in places)
 
     def state_dict(self) -> dict[str, Any]:

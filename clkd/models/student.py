@@ -194,8 +194,8 @@ class Student(nn.Module):
             self.train(training)
 
     def layout(self) -> dict[str, Any]:
-        """Which class each column stands for, and whether the backbone stands still, as plain data."""
-        return {**self.head.layout(), "still": self.still}
+        """Which class each column stands for, and that the backbone stands still if it does, as plain data."""
+        return self.head.layout() | ({"still": True} if self.still else {})
 
     def lay_out(self, layout: dict[str, Any]) -> None:
         """Take the columns that `layout` gave, so that `load_state_dict` fits, and train what was trained then."""
