@@ -161,6 +161,8 @@ class _Execution:
         except NonFiniteError as seen:
             error = self._retraced(seen)
             outcome.error = str(error)
+            if error is seen:
+                raise
             raise error from seen
         except BaseException as error:
             outcome.error = f"{type(error).__name__}: {error}"
@@ -172,11 +174,21 @@ class _Execution:
         return outcome.result
 
     def _retraced(self, seen: NonFiniteError) -> NonFiniteError:
-        """Alone, the step that broke the run is found; several, and those who skip such steps, have saved the last."""
+        """Alone, the step that broke the run is found; several, and those who skip such steps, have saved the last.
+
+        Where the search itself fails, what was seen is still what broke the run.
+        """
         if not self.ranks.alone or self.job.scenario.train.on_nan == "skip":
             return seen
         log.warning("%s; going back to find the step", seen)
-        return retrace(seen, self.composer.compose(), self.make_run(), self.job, self.saver, self.stop)
+        try:
+            self._count_time()
+            run, composed = self.make_run(), self.composer.compose()
+            return retrace(seen, self.run, composed, run, self.job, self.saver, self.stop)
+        except Exception as failed:
+            log.warning("the step was not found: %s: %s", type(failed).__name__, failed)
+            seen.__cause__ = failed
+            return seen
 
     def _scheduler(self, limit: int | None) -> Scheduler:
         self.composed.parts.look = self._look

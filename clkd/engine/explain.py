@@ -56,7 +56,7 @@ def explain(loaded: Loaded, plugins: Plugins) -> dict[str, Any]:
     told: list[dict[str, Any]] = []
     known: dict[str, int] = {}
     for scene in rehearse(made.parts, made.stream.experiences):
-        each = _experience(scene, scenario, sum(rows.values()), known)
+        each = _experience(scene, scenario, sum(rows.values()), known, recalls=not made.parts.memory.invents)
         come = made.stream[: scene.experience.index + 1]
         told.append({**each, "phases": [_phase(phase, come, scene, made, scenario) for phase in _due(scene, scenario)]})
     hooks = {plugin.name: sorted(plugin.hooks) for plugin in plugins.guests()}
@@ -70,7 +70,7 @@ def explain(loaded: Loaded, plugins: Plugins) -> dict[str, Any]:
     }
 
 
-def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, int]) -> dict[str, Any]:
+def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, int], recalls: bool) -> dict[str, Any]:
     parts, experience = scene.parts, scene.experience
     students = {
         name: multiply_accumulates(s, s.shape) * rows * BACKWARD * (parts.views(name) if parts.augment.varies else 1)
@@ -78,7 +78,7 @@ def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, in
     }
     asked = {term.teacher for term in parts.active()} - {None}
     labelled = experience.train.labelled()
-    teachers = {name: _teacher(teacher, parts, rows) for name, teacher in parts.teachers.items() if name in asked}
+    teachers = {name: _teacher(each, parts, rows, recalls) for name, each in parts.teachers.items() if name in asked}
     return {
         "index": experience.index,
         "name": experience.name,
@@ -200,11 +200,12 @@ def _ends(experience: Experience, scenario: Scenario) -> tuple[Progress, Progres
     return Progress(**about), Progress(**about, epoch=epochs - 1, epoch_step=steps - 1)
 
 
-def _teacher(teacher: Teacher, parts: Parts, rows: int) -> dict[str, Any]:
+def _teacher(teacher: Teacher, parts: Parts, rows: int, recalls: bool) -> dict[str, Any]:
+    """`recalls`: whether anybody can be asked ahead, since memory's rows are known before they come."""
     student, asked = parts.student, _asked(teacher)
     own = [] if student.view is None else [student.view.facts()]
     views = [view.facts() for view in teacher.views()] if isinstance(teacher, NetworkTeacher) else own
-    recalled = [_recalled(each, parts) for each in asked]
+    recalled = [recalls and _recalled(each, parts) for each in asked]
     costs = [multiply_accumulates(network, shown(each, student.shape)) * rows for each, network in asked.items()]
     return {
         "classes": list(teacher.spec().class_ids),

@@ -31,7 +31,7 @@ from clkd.errors import UserError
 from clkd.experience import Experience
 from clkd.metrics.base import Record
 from clkd.models.student import Student
-from clkd.optimizers import build_optimizer
+from clkd.optimizers import OPTIMIZERS, build_optimizer
 from clkd.options import Options, Part
 from clkd.scenario.model import Scenario
 from clkd.seeding import generator
@@ -167,7 +167,7 @@ def _carried(place: str, student: Student, saved: State) -> State:
     more = [i for i, c in enumerate(fresh["class_ids"]) if c not in layout["class_ids"]]
     if more:
         born = [*layout["born"], *[-1] * len(more)]
-        layout = {"class_ids": [*layout["class_ids"], *(fresh["class_ids"][i] for i in more)], "born": born}
+        layout = {**layout, "class_ids": [*layout["class_ids"], *(fresh["class_ids"][i] for i in more)], "born": born}
         for name in ("head.weight", "head.bias"):
             if name in state:
                 state[name] = torch.cat([state[name], student.state_dict()[name][more].cpu()])
@@ -190,7 +190,8 @@ def _take_optimizer(saved: State | None, before: Scenario, composed: Composition
     old, new = before.train.optimizer, loop.options.optimizer
     if saved is None or not loop.options.keep_optimizer:
         return
-    if old.kind != new.kind or any(bool(old.keywords[key]) != bool(new.keywords[key]) for key in new.keywords):
+    kept = OPTIMIZERS[new.kind].keywords  # switches for speed are in an optimizer's only if they are given
+    if old.kind != new.kind or any(bool(old.keywords[key]) != bool(new.keywords[key]) for key in kept):
         log.info("train.optimizer: starts afresh, since the origin's kept other things")
         return
     optimizer = build_optimizer(new, composed.parts.parameters())

@@ -15,7 +15,7 @@ from clkd.schedules.base import Progress
 
 
 def retrace(
-    seen: NonFiniteError, composed: Composition, run: Run, job: Job, saver: Saver, stop: Stop
+    seen: NonFiniteError, broken: Run, composed: Composition, run: Run, job: Job, saver: Saver, stop: Stop
 ) -> NonFiniteError:
     """The same error with the step's number, and the state before that step as the run's newest checkpoint.
 
@@ -24,6 +24,7 @@ def retrace(
 
     Args:
         seen: what training noticed, at most 50 steps late.
+        broken: the run that it noticed it in: what that had evaluated by then is not evaluated again.
         composed, run: made anew, where nothing is trained yet.
 
     Returns:
@@ -38,6 +39,7 @@ def retrace(
         if stop.heard():  # that was not waited for
             raise seen
         if progress.step >= first:
+            run.record.anytime = [each for each in broken.record.anytime if each[1] <= progress.step]
             saver.step(gather_within(run, parts, loop, entry))
 
     scenario = job.scenario
@@ -47,6 +49,7 @@ def retrace(
     phases = Phases(job.scenario.phases, loop, run)
     saved = newest(saver.directory.checkpoints)
     entry = go_back(saved, run, parts, loop) if saved else None
+    run.record.baseline, run.seconds = broken.record.baseline, broken.seconds
     experience = parts.cut(composed.stream[run.record.trained])
     try:
         phases.train(experience, parts.begin(experience, run.seed))

@@ -25,7 +25,7 @@ def speed_up(parts: Parts, options: TrainOptions) -> None:
 
         mode = "default" if options.compile is True else options.compile
         for network in _students(modules):
-            network.runner = Compiled(mode, sizes(parts, options), begins=network is parts.student)
+            network.runner = Compiled(mode, sizes(parts, options))
 
 
 def set_precision(modules: Iterable[nn.Module | None], options: TrainOptions, device: torch.device) -> None:

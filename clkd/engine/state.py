@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import nn
 
 from clkd.engine.course import Course
@@ -40,7 +41,7 @@ def gather(run: Run, parts: Parts, loop: Loop) -> dict[str, Any]:
             "record": run.record.state_dict(),
         },
         **_parts(parts),
-        "optimizer": loop.optimizer.state_dict() if loop.options.keep_optimizer and loop.optimizer else None,
+        **_optimizer(parts, loop),
     }
 
 
@@ -50,19 +51,25 @@ def restore(state: dict[str, Any], run: Run, parts: Parts, loop: Loop) -> None:
     device = parts.device
     for name, student in parts.students.items():
         student.lay_out(_student_of(state, name)["layout"])
-    for term in parts.terms:
-        specs = state["terms"][term.name]["specs"]
-        if specs is not None:  # bound before: its parameters have shapes that only binding again can make
-            term.specs = spec_of(specs[0]), spec_of(specs[1]) if specs[1] else None
-            term.loss.bind(*term.specs)
     _fill(parts, state)
     parts.modules().to(device)
     _take_optimizer(state, parts, loop)
 
 
+def _optimizer(parts: Parts, loop: Loop) -> dict[str, Any]:
+    """What is to be kept of it, and for which parameters: phases may have made more since, or ask for fewer now."""
+    if loop.optimizer is None or not loop.options.keep_optimizer:
+        return {"optimizer": None}
+    own = {id(parameter) for group in loop.optimizer.param_groups for parameter in group["params"]}
+    trained = [name for name, parameter in parts.modules().named_parameters() if id(parameter) in own]
+    return {"optimizer": loop.optimizer.state_dict(), "trained": trained}
+
+
 def _take_optimizer(state: dict[str, Any], parts: Parts, loop: Loop) -> None:
     if state["optimizer"] is not None:
-        loop.optimizer = build_optimizer(loop.options.optimizer, parts.parameters())
+        named = dict(parts.modules().named_parameters())
+        trained = [named[name] for name in state["trained"]] if "trained" in state else parts.parameters()
+        loop.optimizer = build_optimizer(loop.options.optimizer, trained)
         loop.optimizer.load_state_dict(state["optimizer"])
 
 
@@ -161,6 +168,7 @@ def _fill(parts: Parts, state: dict[str, Any]) -> None:
     for name, teacher in parts.teachers.items():
         teacher.load_state_dict(state["teachers"][name])
     for term in parts.terms:
+        _bind(term, state["terms"][term.name]["specs"], parts.device)
         term.loss.load_state_dict(state["terms"][term.name]["state"])
         if isinstance(term.weight, nn.Module):
             term.weight.load_state_dict(state["terms"][term.name]["weight"])
@@ -170,6 +178,19 @@ def _fill(parts: Parts, state: dict[str, Any]) -> None:
     if parts.held_out and "held_out" in state:  # a fork's origin may have held nothing out
         parts.held_out.load_state_dict(state["held_out"])
         parts.held_out.memory.to(parts.device)
+
+
+def _bind(term: Term, saved: list[dict[str, Any] | None] | None, device: torch.device) -> None:
+    """As it was bound when it was saved, by a phase that is not begun here perhaps: only that makes its parameters."""
+    if saved is None:
+        return
+    a, b = saved
+    assert a is not None, "every term has a first side"
+    specs = spec_of(a), spec_of(b) if b else None
+    if specs != term.specs:
+        term.specs = specs
+        term.loss.bind(*specs)
+        term.to(device)
 
 
 def student_state(student: Student) -> dict[str, Any]:

@@ -49,7 +49,11 @@ class Step:
         self.projection = Projection.of(self.parts, self.objective, self.optimizer, self.progress, self.ranks)
         self.students, self.terms = self.parts.students, self.parts.active()
         self.trained = self.parts.parameters_of_each()
+        teachers, students = self.parts.teachers.values(), self.students
+        # A phase trains the student alone: teachers that are made of its peers stand still.
+        self.followers = [(teacher, students[teacher.of]) for teacher in teachers if teacher.of in students]
         self.views = max(self.parts.views(name) for name in self.students)
+        self.graphs = any(getattr(model.runner, "graphs", False) for model in self.students.values())
         self.constant = constant_weights(self.parts)
         self.losses = CrossEntropy()
         self.losses.bind(self.parts.student.spec(), None)
@@ -63,6 +67,8 @@ class Step:
         Nothing is learned from a step the guard stops.
         """
         parts, progress = self.parts, self.progress
+        if self.graphs:  # however many students and views there are: a second mark gives away what the first pass keeps
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch gives it no types
         rows = new.joined(*self._replayed(new, draws) if kept is None else [kept])
         batch = parts.augment.look(rows, noise, progress.epoch)
         if self.guard:
@@ -94,8 +100,8 @@ class Step:
         if progress.epoch == 0 or parts.memory.every_epoch:
             self._offer(batch, share, student)
         told |= parts.memory.learn(rows)
-        for teacher in parts.teachers.values():
-            teacher.after_step(self.students[teacher.of])
+        for teacher, model in self.followers:
+            teacher.after_step(model)
         for term in self.terms:
             term.loss.after_step(self.students[term.a.model])
         raw = {"loss": loss.detach()} | {name: value.detach() for name, value in values.items()}

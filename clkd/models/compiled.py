@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
+from torch._functorch import config as functorch
 
 from clkd.models.taps import Runner, Taps
 
@@ -32,13 +33,16 @@ class Compiled:
             evaluation's must outlive the next pass.
         sizes: how many rows a batch has to have.
         backend: of `torch.compile`.
-        begins: whether it is the first that runs with gradients in a step. Of several that are trained, one is.
+
+    Attributes:
+        graphs: whether passes with gradients are CUDA graphs on a GPU. Then who trains calls
+            `torch.compiler.cudagraph_mark_step_begin`, once in a step, before the first of them: from there on what the
+            step before put out may be overwritten.
     """
 
-    def __init__(
-        self, mode: str, sizes: frozenset[int], backend: str | Callable[..., Any] = "inductor", begins: bool = True
-    ) -> None:
-        self.mode, self.sizes, self.backend, self.begins = mode, sizes, backend, begins
+    def __init__(self, mode: str, sizes: frozenset[int], backend: str | Callable[..., Any] = "inductor") -> None:
+        self.mode, self.sizes, self.backend = mode, sizes, backend
+        self.graphs = mode in GRAPHS
         self.failed = False
         self._compiled: dict[tuple[bool, bool, tuple[str, ...]], Runner] = {}
 
@@ -58,9 +62,6 @@ class Compiled:
         self, taps: Taps, backbone: nn.Module, x: Tensor, names: tuple[str, ...]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         learns = torch.is_grad_enabled()
-        if learns and self.begins and self.mode in GRAPHS:
-            # The outputs of the step before may be overwritten from here on.
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch gives it no types
         kind = learns, backbone.training, names
         if kind not in self._compiled:
             self._compiled[kind] = _compiled(self.mode if learns else GRAPHS.get(self.mode, self.mode), self.backend)
@@ -77,8 +78,19 @@ def _compiled(mode: str, backend: str | Callable[..., Any]) -> Runner:
     torch counts recompilations per code object and gives up at 8. Here one is compiled for each size, and once more
     where a frozen copy runs it as well, which makes 6 at most.
     """
+    _keep_what_is_saved()
     own = types.FunctionType(Taps.run.__code__.replace(), Taps.run.__globals__)
     return torch.compile(own, fullgraph=True, dynamic=False, backend=backend, mode=mode)
+
+
+def _keep_what_is_saved() -> None:
+    """Have backward passes write over nothing that the forward pass saved for them: some steps go through one twice.
+
+    For good and for all that the process compiles, since torch asks again in each backward pass: on a GPU in a thread
+    of its own, where what was set in this one does not hold, but what an environment variable forces does.
+    """
+    functorch.donated_buffer = False
+    functorch._config["donated_buffer"].env_value_force = False  # type: ignore[attr-defined]  # torch gives it no types
 
 
 def _name(backbone: nn.Module) -> str:

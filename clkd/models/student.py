@@ -116,9 +116,12 @@ class Student(nn.Module):
     def grow(self, classes: Sequence[int], experience: int, generator: torch.Generator) -> Grown:
         """Make room for the classes of an experience: (old, new) for each parameter that was replaced."""
         if self.head.settled(experience):
-            self.still = True
-            self.backbone.requires_grad_(False)
+            self._stand_still()
         return self.head.grow(classes, experience, generator)
+
+    def _stand_still(self) -> None:
+        self.still = True
+        self.backbone.requires_grad_(False)
 
     @property
     def class_ids(self) -> tuple[int, ...]:
@@ -191,12 +194,14 @@ class Student(nn.Module):
             self.train(training)
 
     def layout(self) -> dict[str, Any]:
-        """Which class each column stands for, as plain data."""
-        return self.head.layout()
+        """Which class each column stands for, and that the backbone stands still if it does, as plain data."""
+        return self.head.layout() | ({"still": True} if self.still else {})
 
     def lay_out(self, layout: dict[str, Any]) -> None:
-        """Take the columns that `layout` gave, so that `load_state_dict` fits."""
+        """Take the columns that `layout` gave, so that `load_state_dict` fits, and train what was trained then."""
         self.head.lay_out(layout)
+        if layout.get("still"):
+            self._stand_still()
 
     def frozen_copy(self) -> Student:
         """A copy of its own, in eval mode, that asks for no gradients and shares nothing; taps stay bound."""

@@ -67,6 +67,8 @@ class Ensemble(Teacher):
         """`[C]` the same, and `NOBODY` for a class that has not been learned."""
         self._has: Tensor = torch.empty(0)
         """`[members, C]` bool: who has learned which."""
+        self._counts: Tensor = torch.empty(0)
+        """`[members]` how much each counts."""
         self._born: dict[int, int] = {}
         self._tasks: list[Tensor] = []
 
@@ -106,7 +108,7 @@ class Ensemble(Teacher):
         class_ids = self._settle(batch.y.device)
         told = [member.signals(member.seen(batch), Needs()) for member in self._speakers()]
         said = torch.stack([_taken(each, *at) for each, at in zip(told, self._columns, strict=True)])
-        weights = self._weights(said.device)[:, None].expand(said.shape[:2])
+        weights = self._counts[:, None].expand(said.shape[:2])
         if self.by != "class":
             learned = self._learned
             logits = self._by_task(said, lambda own, at: self._about(own, weights, batch.y, learned[at]))
@@ -122,11 +124,12 @@ class Ensemble(Teacher):
         return Signals(logits.masked_fill(~known, 0.0), class_ids, {}, knows.any(0), known)
 
     def _settle(self, device: torch.device) -> Tensor:
-        """`[C]` our classes. For each member: which of its columns stands at each, and whether it has one at all."""
+        """`[C]` our classes. Of each member: how much it counts, which of its columns stands at each, if any does."""
         if self._class_ids is None:
             spec = self.spec()
             own, has = spec.class_ids, []
             self._class_ids = torch.tensor(own, device=device)
+            self._counts = self._weights(device)
             learned = [c if born >= 0 else NOBODY for c, born in zip(own, spec.born, strict=True)]
             self._learned = torch.tensor(learned, device=device)
             for each in (member.spec() for member in self._speakers()):

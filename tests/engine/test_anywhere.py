@@ -238,6 +238,21 @@ PARTS: dict[str, dict[str, Any]] = {
         ],
         "train": {**TRAIN, "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True},
     },
+    "a projector that a phase makes": {
+        "stream": {**BASE["stream"], "dataset": {"name": "digits", "rows_per_class": 6}},
+        "student": {"model": {"kind": "resnet8", "width": 2}, "head": "linear"},
+        "teachers": {"before": "before_phase"},
+        "losses": [
+            "cross_entropy",
+            {"kind": "fitnet", "between": ["student.stage1", "before.stage1"]},
+            {"kind": "cross_entropy", "name": "learned", "weight": "uncertainty"},
+        ],
+        "phases": [
+            {"name": "first", "rows": "balanced", "optimizer": "sgd", "losses": ["cross_entropy", "fitnet_before"]},
+            {"name": "second", "rows": "balanced", "trains": "head", "optimizer": "sgd", "losses": ["cross_entropy"]},
+        ],
+        "train": {**TRAIN, "epochs": 1, "optimizer": {"kind": "adam", "lr": 0.01}, "keep_optimizer": True},
+    },
     "bias correction on held-out rows": {
         "student": {**BASE["student"], "head": "bias_corrected"},
         "phases": [
@@ -375,9 +390,10 @@ def test_stopped_anywhere_it_ends_with_the_same_bits(
     assert_same_runs(tmp_path, "whole", "cut")
 
 
-@pytest.mark.parametrize(
-    "variant", ["the main one", pytest.param("bias correction on held-out rows", marks=pytest.mark.slow)]
-)
+OF_PHASES = ("bias correction on held-out rows", "a projector that a phase makes")
+
+
+@pytest.mark.parametrize("variant", ["the main one", *(pytest.param(v, marks=pytest.mark.slow) for v in OF_PHASES)])
 def test_stopped_after_every_single_step(plugins: Plugins, tmp_path: Path, variant: str, stop_after: list[int]) -> None:
     """Each boundary there is: within epochs, at their ends, at phases' and at experiences' ends."""
     start(plugins, tmp_path, "whole", PARTS[variant])

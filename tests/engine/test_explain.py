@@ -72,6 +72,14 @@ def test_costs_and_projectors_are_those_of_the_layers(path: str) -> None:
     assert second["created"] == {}
 
 
+def test_nothing_is_recalled_beside_a_memory_that_makes_its_rows_up(path: str) -> None:
+    """Nobody knows them before they come, so teachers are asked in every step."""
+    told = json.loads(run("explain", path, "--json", "--set", "memory={kind: generator, hidden: [4]}")[1])
+    *_, last = told["experiences"]
+    assert last["macs_per_step"]["external"] == 20 * (64 * 16 + 16 * 10)
+    assert last["teachers"]["external"]["recalled"] is False
+
+
 def test_the_text_names_what_is_left_out(path: str) -> None:
     code, out = run("explain", path, "--set", "losses.1.rows=valid", "--set", "memory=none",
                     "--set", "losses.1.if_undefined=skip")  # fmt: skip

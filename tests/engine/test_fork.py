@@ -159,13 +159,28 @@ def test_what_may_change(plugins: Plugins, origin: Path, tmp_path: Path, change:
 
 def test_what_the_optimizer_knew_is_carried(plugins: Plugins, origin: Path, tmp_path: Path) -> None:
     theirs = state(origin, "exp_001")["optimizer"]["state"]
-    for name, settings in (("rate", ("train.optimizer.lr=0.001",)), ("fewer", CHANGES["fewer losses"])):
+    changes = {
+        "rate": ("train.optimizer.lr=0.001",),
+        "fewer": CHANGES["fewer losses"],
+        "fused": ("train.optimizer.fused=true",),
+        "foreach": ("train.optimizer.foreach=true",),
+    }
+    for name, settings in changes.items():
         fork(plugins, f"{origin}@1", tmp_path / name, *settings, limit_experiences=2)
         ours = state(tmp_path / name, "exp_001")["optimizer"]
         assert_same(ours["state"], {place: theirs[place] for place in ours["state"]})
-        assert len(ours["state"]) == {"rate": len(theirs), "fewer": 4}[name]
+        assert len(ours["state"]) == {"fewer": 4}.get(name, len(theirs))
     fork(plugins, f"{origin}@1", tmp_path / "sgd", *CHANGES["another optimizer"], limit_experiences=2)
     assert state(tmp_path / "sgd", "exp_001")["optimizer"] is None
+
+
+def test_a_backbone_that_stood_still_goes_on_standing_still(plugins: Plugins, tmp_path: Path) -> None:
+    slda = {**BASE["student"], "head": "slda"}
+    changed = {**BASE, "student": slda, "teachers": {}, "losses": ["cross_entropy"]}
+    (tmp_path / "first.yaml").write_text(to_yaml({**changed, "output": str(tmp_path / "first")}))
+    execute(RunRequest(scenario=tmp_path / "first.yaml", quiet=True), plugins)
+    fork(plugins, f"{tmp_path / 'first'}@1", tmp_path / "fork")
+    assert_same(state(tmp_path / "fork"), state(tmp_path / "first"))
 
 
 def test_a_new_previous_teacher_is_the_student_as_it_stood(plugins: Plugins, origin: Path, tmp_path: Path) -> None:

@@ -26,9 +26,11 @@ from clkd.losses.classification import CrossEntropy
 from clkd.losses.supcon import SupCon
 from clkd.memory.reservoir import Reservoir
 from clkd.models.backbones.resnet import resnet8
+from clkd.models.compiled import Compiled
 from clkd.models.heads import Linear
 from clkd.models.statistics import Statistics
 from clkd.models.student import Student
+from clkd.models.taps import Taps
 from clkd.optimizers import OptimizerOptions
 from clkd.ranks import ALONE
 from clkd.scenario.train import TrainOptions
@@ -228,3 +230,23 @@ def test_explain_tells_what_they_cost(tmp_path: Path) -> None:
     assert "supcon" in told[4]["left_out"]
     once = told[4]["macs_per_step"]["student"]
     assert [each["macs_per_step"]["student"] for each in told[:4]] == [2 * once] * 4
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune", "default"])
+def test_a_step_with_further_views_begins_once_for_cuda_graphs(
+    experiences: list[Experience], monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Where the second view began another one, it would give away what the first view's backward pass needs."""
+    told: list[str] = []
+
+    def runs(self: Taps, backbone: nn.Module, x: Tensor, names: tuple[str, ...]) -> Any:
+        told.extend(["pass"] * torch.is_grad_enabled())
+        return Taps.run(self, backbone, x, names)
+
+    monkeypatch.setattr("clkd.models.compiled._compiled", lambda mode, backend: runs)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: told.append("step"))
+    student = normed()
+    student.runner = Compiled(mode, frozenset({16}))
+    train(Parts(student, moving(), terms(SupCon())), experiences[:1])
+    steps = 2 * (len(experiences[0].train) // 16)
+    assert told == [*(["step"] if mode != "default" else []), "pass", "pass"] * steps

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from states import assert_same
 from torch import Tensor
 
 from clkd import checkpoint
@@ -63,10 +64,19 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Plugins:
     return load_plugins([folder])
 
 
-def scenario(home: Path, name: str, train: dict[str, Any] | None = None, model: Any = None, **breaks: Any) -> Path:
+def scenario(
+    home: Path,
+    name: str,
+    train: dict[str, Any] | None = None,
+    model: Any = None,
+    split: dict[str, Any] | None = None,
+    **breaks: Any,
+) -> Path:
     path = home / f"{name}.yaml"
     losses = ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}, {"kind": "breaks", **breaks}]
     changed = {**BASE, "losses": losses, "train": {**BASE["train"], **(train or {})}, "output": str(home / name)}
+    if split is not None:
+        changed["stream"] = {**BASE["stream"], "split": split}
     if model is not None:
         changed["student"] = {"model": model, "head": "linear"}
     path.write_text(to_yaml(changed))
@@ -121,6 +131,52 @@ def test_it_stops_with_the_term_the_step_and_the_state_before(
     a, b = (newest(tmp_path, name) for name in ("broken", "skipping"))
     assert all(torch.equal(weights(a)[name], weights(b)[name]) for name in weights(a))
     assert torch.equal(a["memory"]["table"]["sample_id"], b["memory"]["table"]["sample_id"])
+
+
+@pytest.mark.parametrize("at", [7, 33])
+def test_what_was_evaluated_before_the_step_is_in_the_state(plugins: Plugins, tmp_path: Path, at: int) -> None:
+    """So that a run which goes on from there is told as one that had skipped the step."""
+    split = {"by": "domain", "transform": "rotated", "experiences": 2}
+    train = {"epochs": 1, "evaluate_every": 6}
+    with pytest.raises(NonFiniteError, match=f"at step {at}:"):
+        start(plugins, scenario(tmp_path, "broken", train, split=split, at=[at], value="nan"))
+    assert newest(tmp_path, "broken")["run"]["seconds"].keys() >= {"total", "train", "evaluate"}
+    request = RunRequest(resume=str(tmp_path / "broken"), quiet=True, overrides=("train.on_nan=skip",))
+    resumed = execute(request, plugins)
+    whole = start(
+        plugins, scenario(tmp_path, "skipping", train | {"on_nan": "skip"}, split=split, at=[at], value="nan")
+    )
+    assert resumed["metrics"]["forward_transfer"] == resumed["metrics"]["forward_transfer"]  # it is a number
+    assert resumed["metrics"] == whole["metrics"]
+    records = [newest(tmp_path, name)["run"]["record"] for name in ("broken", "skipping")]
+    assert_same(*records)
+    assert records[0]["anytime"][0][1] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # inductor's own
+def test_the_step_is_found_in_a_compiled_run(plugins: Plugins, tmp_path: Path) -> None:
+    """The search keeps the graph of passes that were compiled for steps that do not."""
+    path = scenario(tmp_path, "broken", {"compile": True, "epochs": 1}, at=[7], value="nan")
+    with pytest.raises(NonFiniteError, match=r"the loss term 'breaks' .* at step 7"):
+        start(plugins, path)
+    assert newest(tmp_path, "broken")["run"]["step"] == 6
+
+
+def test_a_search_that_fails_hides_nothing(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("clkd.engine.execute.retrace", fails)
+    with pytest.raises(NonFiniteError, match="became NaN or infinite in experience 0") as told:
+        start(plugins, scenario(tmp_path, "broken", at=[7], value="nan"))
+    assert isinstance(told.value.__cause__, RuntimeError)
+    assert "the step was not found: RuntimeError: out of memory" in caplog.text
+    about = json.loads((tmp_path / "broken" / "run.json").read_text())
+    assert about["status"] == "failed"
+    assert about["error"] == str(told.value)
 
 
 def test_a_skipped_step_leaves_no_trace_but_a_count(plugins: Plugins, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clkd.data.augment import Augment
+from clkd.engine.course import Course
 from clkd.engine.loop import Loop
 from clkd.engine.parts import Parts
 from clkd.engine.refusals import refuse_mixing
@@ -98,6 +100,30 @@ def test_an_epoch_goes_once_over_new_rows_and_all_that_is_kept(
         assert torch.equal(came, torch.cat([experiences[1].train.sample_id, kept.sample_id]).sort().values)
         shares = {rows.new for rows in batches[:-1]}
         assert len(shares) > 1, "they are shuffled together, so the share of new rows differs from batch to batch"
+
+
+def test_places_in_memory_are_copied_to_the_device_once_an_epoch(
+    experiences: list[Experience], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = experiences[0].train
+    kept = experiences[1].train.gather(torch.arange(SIZE))
+    course = object.__new__(Course)
+    course.rows, course.kept = rows, kept
+    order = torch.randperm(len(rows) + SIZE)
+    copies: list[Tensor] = []
+    plain = Tensor.to
+
+    def watched(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        copies.append(self)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(Tensor, "to", watched)
+    own, sizes, mixed = course.apart(order, 4)
+    came = [each.sample_id for each in mixed if each is not None]
+    assert len(copies) == 1
+    assert len(came) == len(sizes) == len(order) // 4
+    assert torch.equal(own, order[order < len(rows)])
+    assert torch.equal(torch.cat(came), kept.sample_id[order[order >= len(rows)] - len(rows)])
 
 
 def half(rows: Rows) -> Rows:

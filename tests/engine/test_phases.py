@@ -280,6 +280,21 @@ def test_phases_use_the_scenarios_terms_by_name(plugins: Plugins, tmp_path: Path
         run(plugins, tmp_path, "alone", {"teachers": {"previous": "previous"}, "losses": losses, "phases": [alone]})
 
 
+def test_teachers_that_are_made_of_a_peer_stand_still_in_a_phase(plugins: Plugins, tmp_path: Path) -> None:
+    teachers = {"slow": {"kind": "ema", "of": "mate"}, "before": {"kind": "previous", "of": "mate"}}
+    pairs = [{"kind": "cross_entropy", "between": ["mate"]}, {"kind": "kd", "between": ["student", "slow"]},
+             {"kind": "kd", "between": ["mate", "before"]}]  # fmt: skip
+    losses, stream = ["cross_entropy", *pairs], {**BASE["stream"], "split": {"by": "class", "experiences": 2}}
+    changes = {"stream": stream, "peers": {"mate": BASE["student"]}, "teachers": teachers, "losses": losses,
+               "train": {"epochs": 1}}  # fmt: skip
+    for name, phases in (("with", EEIL["phases"]), ("without", [])):
+        run(plugins, tmp_path, name, {**changes, "phases": phases})
+    last, plain = (state(tmp_path / name) for name in ("with", "without"))
+    assert_same(last["teachers"], plain["teachers"])
+    assert_same(last["peers"], plain["peers"])
+    assert not torch.equal(last["student"]["state"]["head.weight"], plain["student"]["state"]["head.weight"])
+
+
 BEFORE: dict[str, Any] = {
     "teachers": {"before": "before_phase"},
     "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "before"], "over": "newest"}],

@@ -159,6 +159,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "losses": ["cross_entropy", KD],
     },
     "slda": {"student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "slda"}},
+    "kept slda": {  # whose backbone stands still from the second experience on, though that brings no class
+        "stream": {**BASE["stream"], "split": {"by": "domain", "transform": "rotated", "experiences": 3}},
+        "student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "slda"},
+        "train": {**BASE["train"], "keep_optimizer": True},
+    },
     "aligned": {"student": {"model": {"kind": "mlp", "hidden": [16]}, "head": {"kind": "linear", "align": True}}},
     "proxies": {
         "student": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -157,6 +158,26 @@ def test_inductor_compiles_three_graphs_and_agrees_up_to_rounding(mode: str) -> 
     stream(plain)
     for (name, a), b in zip(model.state_dict().items(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # inductor's own
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_backward_pass_may_keep_its_graph_whatever_was_compiled_before(backend: str) -> None:
+    """A second network finds what was compiled for the first one in torch's cache."""
+    for _ in range(2):
+        model = Student(MLP(SHAPE, hidden=(8, 8)), Linear(8), SHAPE)
+        model.grow((0, 1), 0, torch.Generator())
+        model.runner = Compiled("default", frozenset({ROWS}), backend)
+        for keeps in (False, True, True):
+            loss = model.signals(torch.randn(ROWS, *SHAPE), Needs()).logits.logsumexp(1).mean()
+            model.zero_grad()
+            loss.backward(retain_graph=keeps)
+        assert not model.runner.failed
+        once = [parameter.grad.clone() for parameter in model.parameters()]
+        with ThreadPoolExecutor(1) as thread:  # as on a GPU
+            thread.submit(loss.backward, retain_graph=True).result()
+        assert all(torch.equal(2 * grad, p.grad) for grad, p in zip(once, model.parameters(), strict=True))
 
 
 def test_bf16_holds_for_the_backbone_only_and_for_copies_too() -> None:

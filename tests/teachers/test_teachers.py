@@ -199,6 +199,24 @@ def test_weights_and_entropy_decide_how_much_a_member_counts(experience: Experie
     torch.testing.assert_close(both.logits, 0.75 * a + 0.25 * b)
 
 
+def test_what_an_ensemble_counts_by_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor made of Python's numbers is a copy to the device, for which a step would wait."""
+    both = ensemble(Says(torch.tensor([[2.0, 0.0]]), (0, 1)), Says(torch.tensor([[0.0, 1.0]]), (0, 1)))
+    first = both.signals(batch([0]), Needs())
+    used: list[str] = []
+
+    class Watched:
+        def __getattr__(self, name: str) -> object:
+            used.append(name)
+            return getattr(torch, name)
+
+    monkeypatch.setattr("clkd.teachers.ensemble.torch", Watched())
+    again = both.signals(batch([0]), Needs())
+    assert torch.equal(again.logits, first.logits)
+    assert "stack" in used
+    assert "tensor" not in used
+
+
 def test_routed_by_class_a_row_hears_those_that_know_it(experience: Experience, student: Student) -> None:
     old = Says(torch.tensor([[1.0, 2.0, 3.0]]).expand(4, 3), (0, 1, 2))
     new = Says(torch.tensor([[5.0, 1.0, 0.0]]).expand(4, 3), (4, 2, 1))
