@@ -145,7 +145,8 @@ class _Execution:
         self.scheduler = self._scheduler(request.limit_experiences)
         self.noted: dict[str, Any] | None = None
         if ranks.first:
-            self.directory.update(stream=composed.material.facts, teachers=self._keep_teachers())
+            told = {"stream": composed.material.facts, "teachers": self._keep_teachers()}
+            self.directory.update(**told, status=None, error=None)  # how an earlier process ended is not how it ends
         if job.fork:
             self._save()  # its own copy: the origin may go
 
