@@ -46,7 +46,7 @@ from clkd.scenario.measures import ReportOptions, ShiftOptions
 from clkd.scenario.request import RunRequest
 from clkd.schedules.base import Progress
 from clkd.tracking.group import Trackers
-from clkd.tracking.points import carried_points
+from clkd.tracking.points import carried_points, time_points
 from clkd.tracking.result import build_result
 
 log = logging.getLogger("clkd.engine")
@@ -141,6 +141,8 @@ class _Execution:
         if self.run.origin:
             carried = range(min(self.run.origin["experience"] + 1, self.run.record.trained))
             self.run.carried = [carried_points(self.run.record, i, composed.metrics) for i in carried]
+        if job.fork:  # what the origin took is known of all its experiences together, and only before own ones come
+            self.run.carried[-1] |= time_points(self.run.seconds)
         self.before = self.run.seconds.get("total", 0.0)
         self.scheduler = self._scheduler(request.limit_experiences)
         self.noted: dict[str, Any] | None = None
