@@ -46,7 +46,7 @@ class Destination:
         uri: of the store, as `store.resolve_uri` gives it.
         experiment: None is $MLFLOW_EXPERIMENT_ID's or $MLFLOW_EXPERIMENT_NAME's, else that of the scenario's name.
         child_runs: one nested run per experience.
-        tags: the user's; they override none of clkd's.
+        tags: the user's, under clean names in the store; they override none of clkd's.
         registered, alias: as what its exported students enter the registry, and what moves to the newest of them.
     """
 
@@ -242,7 +242,7 @@ class Upload:
 
     def _tags(self) -> dict[str, str]:
         """As the latest start says; where and with what a run was resumed is true of its end."""
-        tags = dict(self.destination.tags)
+        tags = clean_names(self.destination.tags)
         for event in self._milestones:
             tags |= event.get("tags", {})
         return tags

@@ -214,6 +214,14 @@ def test_the_status_is_set(drive, status, shown):
     assert found.data.tags.get("clkd.error") == ("why" if status == "failed" else None)
 
 
+def test_tags_are_there_under_names_that_mlflow_accepts(drive):
+    tags = {"team": "x", "issue #12": "a", "issue (12": "b", "clkd.seed/": "forged", "": "nameless", "x" * 300: "long"}
+    found = stored(drive(recorded(tags=tags), experiences=1))
+    assert found.info.status == "FINISHED"
+    shown = {name: found.data.tags[name] for name in ("team", "issue _12", "issue _12_", "clkd.seed", "_", "x" * 250)}
+    assert list(shown.values()) == ["x", "a", "b", "3", "nameless", "long"]
+
+
 def test_the_status_is_set_even_where_artifacts_cannot_be_written(drive, make_run, here, caplog):
     run = make_run()
     tracker = recorded()
