@@ -17,10 +17,11 @@ import yaml
 from addresses import nobody
 
 from clkd.errors import TrackingError
-from clkd.tracking import store
+from clkd.tracking import artifacts, store
 from clkd.tracking.group import Trackers
 from clkd.tracking.jsonl import JsonlTracker
 from clkd.tracking.mlflow import MlflowTracker
+from clkd.tracking.sync import sync
 
 # MLflow asks SQLAlchemy for a loader that the latest SQLAlchemy gives up; there is nothing we can call instead.
 
@@ -279,6 +280,24 @@ def test_a_resumed_run_is_the_same_run_with_no_point_twice(drive, make_run, reme
     assert len(client(resumed).search_runs([first["experiment_id"]])) == 4
     whole = drive(recorded(), make_run(id="whole"))
     assert all_points(resumed) == all_points(whole)
+
+
+def test_artifacts_of_an_earlier_end_are_replaced_later_where_the_last_end_could_not(drive, make_run, monkeypatch):
+    def full(*about):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = drive(recorded(), make_run(), experiences=1, status="killed")
+    resumed = make_run(trained=1, tracking=run.tracking)
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "log", full)
+        drive(recorded(), resumed)
+    assert stored(resumed).info.status == "FINISHED"
+    first = sync(resumed.directory, resumed.tracking["mlflow"]["uri"])
+    assert first.brought["artifacts"]
+    for name in ("metrics.jsonl", "result.json"):
+        assert artifact(resumed, name).read_text() == (resumed.directory / name).read_text()
+    assert artifact(resumed, "accuracy_matrix.csv").read_text().count("\n") == 4
+    assert not sync(resumed.directory, resumed.tracking["mlflow"]["uri"]).brought
 
 
 @pytest.mark.slow
