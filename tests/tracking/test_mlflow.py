@@ -394,6 +394,19 @@ def test_the_environment_names_the_store(drive, here, monkeypatch, empty_store):
     assert (here / "sub" / "mlartifacts" / "tiny").is_dir()
 
 
+def test_a_resumed_run_is_recorded_anew_in_another_store_that_the_environment_names(
+    drive, make_run, here, monkeypatch, empty_store
+):
+    run = drive(recorded(), experiences=1, status="killed")
+    (here / "sub").mkdir()
+    shutil.copy(empty_store, here / "sub" / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///sub/other.db")
+    again = drive(recorded(), make_run(trained=1, tracking=dict(run.tracking)))
+    assert again.tracking["mlflow"]["uri"] == f"sqlite:///{here}/sub/other.db"
+    assert history(again, "acc_matrix/exp_00") == [(0, 0.9), (1, 0.6), (2, 0.5)], "with what came before"
+    assert stored(run).info.status == "KILLED"
+
+
 def test_a_leftover_file_store_does_not_matter(drive, here):
     (here / "mlruns" / "0").mkdir(parents=True)
     (here / "mlruns" / "0" / "meta.yaml").write_text("name: Default\n")
