@@ -74,8 +74,8 @@ class JsonlTracker(Tracker):
         self._began = _first_time(path)
         self._sampler = Sampler(self._every) if self._every else None
         for index, each in enumerate([] if run.resumed else run.carried):
-            about = {"name": each.name, "classes": list(each.classes), "carried": True}
-            self._append(run, {"event": EXPERIENCE, "experience": index, **about, "metrics": each.points})
+            entry = {"event": EXPERIENCE, "experience": index, "carried": True}
+            self._append(run, {**entry, "name": each.name, "classes": list(each.classes), "metrics": each.points})
 
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
         self._tell_samples(run)

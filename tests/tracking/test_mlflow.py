@@ -394,6 +394,7 @@ def test_the_environment_names_the_store(drive, here, monkeypatch, empty_store):
     assert (here / "sub" / "mlartifacts" / "tiny").is_dir()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_recorded_anew_in_another_store_that_the_environment_names(
     drive, make_run, here, monkeypatch, empty_store
 ):
