@@ -62,7 +62,8 @@ def read(path: Path) -> Summary:
     """
     manifest = RunDirectory(path).manifest()
     tags = _tags(path / events.FILE)
-    result = _result(path / RESULT)
+    status = manifest.get("status")
+    result = _result(path / RESULT) if status else {}  # of a run that goes on, it tells how an earlier process ended
     stream = manifest.get("stream") or []
     seed = tags.get("clkd.seed")
     return Summary(
@@ -71,7 +72,7 @@ def read(path: Path) -> Summary:
         name=str(manifest.get("name", "")),
         group=tags.get("clkd.group", str(manifest.get("name", ""))),
         seed=int(seed) if seed is not None and seed.isdigit() else None,
-        status=manifest.get("status") or UNFINISHED,
+        status=status or UNFINISHED,
         config_sha=tags.get("clkd.config_sha", ""),
         dataset=tags.get("clkd.dataset", ""),
         stand_in=tags.get("clkd.stand_in"),

@@ -24,7 +24,7 @@ from clkd.errors import PluginError, TrackingError, UserError
 from clkd.plugins import load_plugins
 from clkd.ranks import ALONE
 from clkd.teachers.answers import AlteredError, Answers, allocated, folders
-from clkd.tracking.store import SQLITE, check_reachable, leftover, resolve_uri
+from clkd.tracking.store import check_reachable, database, leftover, resolve_uri
 
 SHORT = 2 * 2**30
 """Bytes of disk under which the cache is told to be short of room."""
@@ -92,7 +92,7 @@ def store() -> Iterator[Finding]:
     """Whether MLflow's store can be reached from here, and is not older than MLflow."""
     try:
         uri = resolve_uri(None)
-        path = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+        path = database(uri)
         if path is not None and not path.exists():
             yield Finding("ok", "store", f"{uri} (the first run makes it)")
             return
@@ -115,9 +115,9 @@ def store() -> Iterator[Finding]:
 
 def _old_schema(path: Path) -> str | None:
     """The schema's version, where MLflow's own is another. MLflow has no public word for it."""
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as opened:
         try:
-            (found,) = database.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
+            (found,) = opened.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
         except sqlite3.Error:
             found = "none"
     from mlflow.store.db.utils import _get_latest_schema_revision

@@ -30,7 +30,7 @@ from clkd.engine.planned import planned_steps
 from clkd.engine.provenance import fitting
 from clkd.engine.report import Reporter
 from clkd.engine.retrace import retrace
-from clkd.engine.run import Outcome, Run
+from clkd.engine.run import Carried, Outcome, Run
 from clkd.engine.saver import Saver
 from clkd.engine.scheduler import Scheduler
 from clkd.engine.shift import ShiftWatch
@@ -46,7 +46,7 @@ from clkd.scenario.measures import ReportOptions, ShiftOptions
 from clkd.scenario.request import RunRequest
 from clkd.schedules.base import Progress
 from clkd.tracking.group import Trackers
-from clkd.tracking.points import carried_points
+from clkd.tracking.points import carried_points, time_points
 from clkd.tracking.result import build_result
 
 log = logging.getLogger("clkd.engine")
@@ -140,14 +140,21 @@ class _Execution:
                 self.saver.entry = go_back(job.saved, self.run, composed.parts, self.loop)
         if self.run.origin:
             carried = range(min(self.run.origin["experience"] + 1, self.run.record.trained))
-            self.run.carried = [carried_points(self.run.record, i, composed.metrics) for i in carried]
+            self.run.carried = [self._carried(composed.stream[i]) for i in carried]
+        if job.fork:  # what the origin took is known of all its experiences together, and only before own ones come
+            self.run.carried[-1].points.update(time_points(self.run.seconds))
         self.before = self.run.seconds.get("total", 0.0)
         self.scheduler = self._scheduler(request.limit_experiences)
         self.noted: dict[str, Any] | None = None
         if ranks.first:
-            self.directory.update(stream=composed.material.facts, teachers=self._keep_teachers())
+            told = {"stream": composed.material.facts, "teachers": self._keep_teachers()}
+            self.directory.update(**told, status=None, error=None)  # how an earlier process ended is not how it ends
         if job.fork:
             self._save()  # its own copy: the origin may go
+
+    def _carried(self, experience: Experience) -> Carried:
+        points = carried_points(self.run.record, experience.index, self.composed.metrics)
+        return Carried(experience.name, experience.classes, points)
 
     def run_to_end(self) -> dict[str, Any]:
         outcome = Outcome("failed", hurried=lambda: self.stop.asked is not None)

@@ -11,6 +11,15 @@ from clkd.metrics.base import Record
 from clkd.scenario.model import Scenario
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An experience that the origin trained: its classes as this run numbers them, `points` as trackers show them."""
+
+    name: str
+    classes: tuple[int, ...]
+    points: dict[str, float]
+
+
 @dataclass(slots=True)
 class Run:
     """One scenario × seed. Its directory holds everything that is needed to look at it or to go on with it.
@@ -38,7 +47,7 @@ class Run:
         origin: the run that this one goes on from (`run`, `experience`, `mlflow`), if it does.
         report: on what the experience that was trained last has transferred, until it is told.
         shift: how domains lay to each other before and after it, until it is told.
-        carried: of each experience that the origin trained, the numbers that trackers show beside this run's own.
+        carried: each experience that the origin trained, which trackers show beside this run's own.
         tracking: what the trackers must know to go on after a resume (MLflow run ids), by tracker name.
     """
 
@@ -66,7 +75,7 @@ class Run:
     plugins: list[str] = field(default_factory=list)
     tracking: dict[str, dict[str, Any]] = field(default_factory=dict)
     origin: dict[str, Any] | None = None
-    carried: list[dict[str, float]] = field(default_factory=list)
+    carried: list[Carried] = field(default_factory=list)
     report: dict[str, Any] | None = None
     shift: dict[str, Any] | None = None
 

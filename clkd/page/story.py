@@ -123,7 +123,8 @@ class Story:
     @property
     def metrics(self) -> dict[str, float]:
         """The final ones, or, of a run that is not over, those after its latest experience."""
-        end = next((event["metrics"] for event in reversed(self.events) if event["event"] == END), None)
+        last = next((event for event in reversed(self.events) if event["event"] in (START, EXPERIENCE, END)), {})
+        end = last["metrics"] if last.get("event") == END else None  # after an end comes nothing but a resume's start
         known = {name.removeprefix("stream/"): v for name, v in self.latest.items() if name.startswith("stream/")}
         whole = {**known, **(end or {})}
         return {name: value for name, value in whole.items() if value is not None and math.isfinite(value)}

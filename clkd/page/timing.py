@@ -27,7 +27,7 @@ def timing(story: Story) -> Content:
     }
     names = [str(each.index) for each in story.told]
     return [
-        table("Wall time of the run", ("purpose", "seconds", "share"), _lines(story, parts), _of_trackers(story)),
+        table("Wall time of the run", ("purpose", "seconds", "share"), _lines(story, parts), _note(story)),
         stacks(parts, names, "Wall time of each experience", "seconds"),
     ]
 
@@ -50,6 +50,12 @@ def _lines(story: Story, parts: Mapping[str, list[float]]) -> list[list[Content]
         for name, value in spent.items()
     ]
     return [*lines, ["in all" if whole is not None else "so far", f"{everything:.2f}", ""]]
+
+
+def _note(story: Story) -> str | None:
+    carried = "What another run has trained is timed as a whole, at the last of its experiences."
+    told = [_of_trackers(story), carried if any(each.carried for each in story.told) else None]
+    return " ".join(filter(None, told)) or None
 
 
 def _of_trackers(story: Story) -> str | None:

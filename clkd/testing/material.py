@@ -42,6 +42,20 @@ def spec(classes: int = 4, loss: Loss | None = None, place: int = 0, shape: tupl
     return Spec(CLASSES[:classes], born, feature=TAP, shape=shape, shapes={TAP: shape})
 
 
+def change(tensor: Tensor) -> None:
+    """Give every element of a tensor of any shape another value, in place.
+
+    >>> flags = torch.tensor([True, False])
+    >>> change(flags)
+    >>> flags.tolist()
+    [False, True]
+    """
+    if tensor.dtype is torch.bool:
+        tensor.logical_not_()
+    else:
+        tensor.add_(1)
+
+
 def bound(
     loss: Loss,
     classes: int = 4,

@@ -15,6 +15,7 @@ from clkd.frozen import freeze, state_hash
 from clkd.models.heads import Linear
 from clkd.models.student import Student
 from clkd.signals import Needs
+from clkd.testing import material
 
 Make = Callable[[tuple[int, ...]], nn.Module]
 Shape = tuple[int, ...]
@@ -143,7 +144,7 @@ def copied(make: Make, shape: Shape) -> None:
     before = twin(x)
     with torch.no_grad():
         for tensor in model.state_dict().values():
-            tensor.add_(1)
+            material.change(tensor)
     assert torch.equal(twin(x), before), "a copy changes with the original"
 
 

@@ -114,7 +114,7 @@ def fingerprinted(make: Make) -> None:
         network = teacher.module()
         for name, tensor in {} if network is None else network.state_dict().items():
             before, held = teacher.fingerprint(), tensor.clone()
-            tensor.add_(1)
+            material.change(tensor)
             moved = teacher.fingerprint() != before
             tensor.copy_(held)
             assert moved, f"'{name}' changes and its fingerprint does not"

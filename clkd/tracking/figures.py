@@ -230,17 +230,19 @@ def class_accuracy(curves: Mapping[str, Mapping[int, float]], title: str = "") -
 
 
 def loss_terms(curves: Mapping[str, Mapping[int, float]], title: str = "") -> Figure:
-    """One curve for each loss term, weighted, by step; black is their sum.
+    """One curve for each loss term, weighted, by step; black is the loss.
 
-    >>> loss_terms({"loss": {10: 2.0, 20: 1.0}, "loss_kd": {20: 0.5}}).axes[0].get_legend_handles_labels()[1]
-    ['loss', 'loss_kd']
+    It is the sum of the others where each of them had rows in every step of the epoch.
+
+    >>> loss_terms({"loss": {10: 2.0, 20: 1.0}, "kd": {20: 0.5}}).axes[0].get_legend_handles_labels()[1]
+    ['loss', 'kd']
     """
     figure = Figure(figsize=(8.2, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for place, (name, curve) in enumerate(curves.items()):
         shade = "black" if name == "loss" else colormaps["viridis"](0.85 * place / max(len(curves) - 1, 1))
         axes.plot(list(curve), list(curve.values()), marker=".", label=_plain(name), color=shade)
-    axes.set(xlabel="step", ylabel="loss term (mean over the epoch)", title=title)
+    axes.set(xlabel="step", ylabel="weighted loss term (mean over the epoch)", title=title)
     axes.grid(alpha=0.3)
     _legend(axes)
     return figure

@@ -7,7 +7,7 @@ from typing import Any
 
 from clkd.tracking.events import EPOCH, EXPERIENCE, Event
 
-CLASSES, TERMS = "class_acc/", "train/loss"
+CLASSES, LOSS, TERMS = "class_acc/", "train/loss", "train/weighted_"
 Curves = dict[str, dict[int, float]]
 """By name, then by experience or step."""
 
@@ -24,8 +24,15 @@ def class_accuracy(events: Iterable[Event]) -> Curves:
 
 
 def loss_terms(events: Iterable[Event]) -> Curves:
-    """The loss and each of its terms, weighted, as a mean over each epoch, by step."""
-    return _curves(((e["step"], e["metrics"]) for e in events if e["event"] == EPOCH), TERMS, len("train/"))
+    """The loss, and each of its terms as it counts, as a mean over each epoch, by step.
+
+    >>> metrics = {"train/loss": 1.0, "train/loss_kd": 2.0, "train/weighted_kd": 0.5, "train/lr": 0.1}
+    >>> loss_terms([{"event": "epoch", "step": 10, "metrics": metrics}])
+    {'loss': {10: 1.0}, 'kd': {10: 0.5}}
+    """
+    told = [(e["step"], e["metrics"]) for e in events if e["event"] == EPOCH]
+    whole = {at: values[LOSS] for at, values in told if values.get(LOSS) is not None}
+    return {**({"loss": whole} if whole else {}), **_curves(told, TERMS, len(TERMS))}
 
 
 def _curves(told: Iterable[tuple[int, dict[str, Any]]], prefix: str, cut: int) -> Curves:

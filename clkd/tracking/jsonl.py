@@ -73,8 +73,9 @@ class JsonlTracker(Tracker):
         self._append(run, {"event": START, **about, "metrics": run.facts})
         self._began = _first_time(path)
         self._sampler = Sampler(self._every) if self._every else None
-        for index, points in enumerate([] if run.resumed else run.carried):
-            self._append(run, {"event": EXPERIENCE, "experience": index, "carried": True, "metrics": points})
+        for index, each in enumerate([] if run.resumed else run.carried):
+            entry = {"event": EXPERIENCE, "experience": index, "carried": True}
+            self._append(run, {**entry, "name": each.name, "classes": list(each.classes), "metrics": each.points})
 
     def epoch(self, run: Run, experience: Experience, metrics: dict[str, float]) -> None:
         self._tell_samples(run)

@@ -25,12 +25,17 @@ def experience_points(run: Run, experience: Experience, result: Mapping[str, Any
     """
     row = experience.index
     return {
-        **{f"time/{purpose}_s": seconds for purpose, seconds in run.seconds.items()},
+        **time_points(run.seconds),
         **result.get("metrics", {}),
         **_matrix_row("acc_matrix", run.record.matrix[row][: row + 1]),
         **_matrix_row("acc_matrix_task_aware", run.record.task_aware[row][: row + 1]),
         **{f"class_acc/{name}": accuracy for name, accuracy in result.get("per_class", {}).items()},
     }
+
+
+def time_points(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds since the run's beginning, by purpose."""
+    return {f"time/{purpose}_s": spent for purpose, spent in seconds.items()}
 
 
 def carried_points(record: Record, index: int, metrics: Mapping[str, Callable[[Record], float]]) -> dict[str, float]:

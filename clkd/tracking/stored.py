@@ -111,16 +111,10 @@ class Stored:
         """It has ended, at `time` in milliseconds. A run that is active in somebody's program is ended there."""
         if self._is_anothers:
             self.log_tags({ENDED: str(time)})
-        elif not self.has_ended(status, time):
+        elif (self.status, self.ended) != (status, time):
             self._client.set_terminated(self.id, status, time)
             self.status, self.ended = status, time
             self._brought["ends"] += 1
-
-    def has_ended(self, status: str, time: int | None) -> bool:
-        """Whether it is known to have ended like this."""
-        if self._is_anothers:
-            return self.tags.get(ENDED) == str(time)
-        return (self.status, self.ended) == (status, time)
 
     @property
     def _is_anothers(self) -> bool:

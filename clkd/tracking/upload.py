@@ -34,6 +34,8 @@ SCORES = ("stream/", "acc_matrix/", "class_acc/")
 """What of an experience's numbers is said of its student, too."""
 MOST_OF_A_TAG = 500
 """Characters in the tag of an input."""
+SETTLED = "clkd.settled"
+"""Tag: the end, in milliseconds, whose artifacts are all there. That the run has ended is said even if they are not."""
 VANISHED = {"event": END, "status": "killed", "error": "the process ended without a word, as by SIGKILL"}
 """How a run ended that did not say how."""
 
@@ -46,7 +48,7 @@ class Destination:
         uri: of the store, as `store.resolve_uri` gives it.
         experiment: None is $MLFLOW_EXPERIMENT_ID's or $MLFLOW_EXPERIMENT_NAME's, else that of the scenario's name.
         child_runs: one nested run per experience.
-        tags: the user's; they override none of clkd's.
+        tags: the user's, under clean names in the store; they override none of clkd's.
         registered, alias: as what its exported students enter the registry, and what moves to the newest of them.
     """
 
@@ -242,7 +244,7 @@ class Upload:
 
     def _tags(self) -> dict[str, str]:
         """As the latest start says; where and with what a run was resumed is true of its end."""
-        tags = dict(self.destination.tags)
+        tags = clean_names(self.destination.tags)
         for event in self._milestones:
             tags |= event.get("tags", {})
         return tags
@@ -254,7 +256,7 @@ class Upload:
     def _finish(self, end: Event | None) -> None:
         """Artifacts, and how it ended, which is said even where an artifact cannot be written."""
         status, time = (STATUS[end["status"]], _milliseconds(end)) if end else ("RUNNING", None)
-        settled = self._parent.has_ended(status, time)
+        settled = self._parent.tags.get(SETTLED) == str(time)
         rows = self._matrix() if end else []
         try:
             if end:
@@ -267,6 +269,8 @@ class Upload:
                     artifacts.log(self._client, self._parent.id, name, content)
                     self._files.add(name)
                     self.brought["artifacts"] += 1
+            if end:
+                self._parent.log_tags({SETTLED: str(time)})
             self._log_students()
         finally:
             if time is not None:

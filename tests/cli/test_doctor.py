@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -75,6 +76,19 @@ def test_a_database_of_another_mlflow(home: Path) -> None:
     assert status == "bad"
     assert "0a0a0a" in text
     assert remedy == f"mlflow db upgrade sqlite:///{home}/mlflow.db"
+
+
+@pytest.mark.slow  # the schema's version is MLflow's own, which takes a second to be loaded
+@pytest.mark.parametrize("name", ["a#b", "a%20b"])
+@pytest.mark.parametrize("query", ["", "?timeout=5"])
+def test_the_stores_path_may_hold_what_an_address_may_not(
+    monkeypatch: pytest.MonkeyPatch, home: Path, empty_store: Path, name: str, query: str
+) -> None:
+    (home / name).mkdir()
+    shutil.copy(empty_store, home / name / "mlflow.db")
+    uri = f"sqlite:///{home}/{name}/mlflow.db{query}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert told("store") == [("ok", uri, "")]
 
 
 def test_a_database_that_is_none(home: Path) -> None:

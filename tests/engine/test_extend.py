@@ -19,6 +19,7 @@ from clkd import checkpoint
 from clkd.engine.execute import execute
 from clkd.engine.extend import _split, extension
 from clkd.errors import UserError
+from clkd.page.story import Story
 from clkd.plugins import Plugins, load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
@@ -191,6 +192,9 @@ def test_extended_twice_and_resumed(plugins: Plugins, data: Path) -> None:
     declared = execute(again, plugins)
     assert declared["accuracy_matrix"] == twice["accuracy_matrix"]
     assert_same(state(data / "all"), state(data / "twice"))
+    told, carried = (Story.read(data / name).told for name in ("all", "twice"))
+    assert [(each.name, each.classes) for each in carried] == [(each.name, each.classes) for each in told]
+    assert carried[2].classes == ["5", "6", "7"]
     shutil.rmtree(data / "once")
     resumed = execute(RunRequest(resume=str(data / "twice"), quiet=True), plugins)
     assert (resumed["status"], resumed["accuracy_matrix"]) == ("finished", twice["accuracy_matrix"])

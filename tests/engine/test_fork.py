@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import torch
 from states import assert_same, state
+from webpage import Page
 
 from clkd.engine.execute import execute
 from clkd.engine.origin import split
 from clkd.errors import UserError
+from clkd.page.document import document
+from clkd.page.story import Story
 from clkd.plugins import Plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
@@ -94,6 +97,21 @@ def test_statistics_of_each_domain_go_on_in_a_fork_and_in_an_extension(plugins: 
     assert known.tolist() == [0, 1, 2, 3]
     with pytest.raises(UserError, match=r"backbone\.stem\.1\..* there and .* here"):
         fork(plugins, f"{tmp_path}/dsbn@1", tmp_path / "other", "transfer=none")
+
+
+def test_what_the_origin_took_is_not_the_first_own_experiences_time(
+    plugins: Plugins, origin: Path, tmp_path: Path
+) -> None:
+    before = {name: value for name, value in events(origin, "experience")[1]["metrics"].items() if "time/" in name}
+    fork(plugins, f"{origin}@1", tmp_path / "fork")
+    metrics = [line["metrics"] for line in events(tmp_path / "fork", "experience")]
+    assert not any("time/" in name for name in metrics[0])
+    for name in ("time/train_s", "time/evaluate_s", "time/teachers_s"):
+        assert metrics[1][name] == before[name]
+    lines = Page(document([Story.read(tmp_path / "fork")])).table("Wall time of each experience")
+    spent = [sum(each[f"time/{p}_s"] for p in ("train", "evaluate", "teachers")) for each in metrics[1:]]
+    times = [0.0, spent[0], spent[1] - spent[0], spent[2] - spent[1]]
+    assert [float(line[2]) for line in lines] == pytest.approx(times, abs=0.0051)
 
 
 def test_it_outlives_its_origin(plugins: Plugins, origin: Path, tmp_path: Path) -> None:

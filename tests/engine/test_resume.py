@@ -9,9 +9,13 @@ import pytest
 from states import assert_same, state
 from streams_cut import COMES_AGAIN, NO_BOUNDARIES
 
+from clkd import hookimpl
 from clkd.engine.execute import execute
-from clkd.errors import UserError
-from clkd.plugins import Plugins
+from clkd.engine.run import Run
+from clkd.errors import ClkdError, UserError
+from clkd.experience import Experience
+from clkd.page.story import Story
+from clkd.plugins import Plugins, load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.methods import der, eeil, fdr, xder
 from clkd.scenario.request import RunRequest
@@ -275,6 +279,38 @@ def test_a_finished_run_has_nothing_left_to_do(plugins: Plugins, tmp_path: Path)
     again = execute(RunRequest(resume=str(tmp_path / "whole"), quiet=True), plugins)
     assert again["metrics"] == whole["metrics"]
     assert again["status"] == "finished"
+
+
+class Witness:
+    """What the run's directory tells as each experience begins; the second one fails once."""
+
+    def __init__(self) -> None:
+        self.told: list[Story] = []
+
+    @hookimpl
+    def clkd_experience_start(self, run: Run, experience: Experience) -> None:
+        self.told.append(Story.read(run.directory))
+        if len(self.told) == 2:
+            raise ClkdError("no luck")
+
+
+def test_how_an_earlier_process_ended_is_not_told_of_one_that_goes_on(tmp_path: Path) -> None:
+    plugins, witness = load_plugins(), Witness()
+    plugins.manager.register(witness)
+    with pytest.raises(ClkdError, match="no luck"):
+        run(plugins, tmp_path, "cut", {})
+    failed = Story.read(tmp_path / "cut")
+    assert (failed.summary.status, failed.manifest["error"]) == ("failed", "ClkdError: no luck")
+    assert failed.summary.numbers["seconds.total"]
+    execute(RunRequest(resume=str(tmp_path / "cut"), quiet=True), plugins)
+    for story in witness.told[2:]:
+        assert (story.summary.status, story.manifest["error"], story.summary.numbers) == ("unfinished", None, {})
+        assert story.metrics["average_accuracy"] == story.latest["stream/average_accuracy"]
+    assert len(witness.told[-1].told) == 2
+    assert witness.told[-1].metrics["average_accuracy"] != failed.metrics["average_accuracy"]
+    over = Story.read(tmp_path / "cut")
+    assert (over.summary.status, over.manifest["error"]) == ("finished", None)
+    assert over.metrics["average_accuracy"] == over.summary.numbers["average_accuracy"]
 
 
 def test_a_run_is_found_by_its_id_by_last_and_not_by_a_typo(

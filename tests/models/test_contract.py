@@ -41,6 +41,17 @@ class Plain(Backbone):
         return self.relu(self.norm(self.conv(x))).mean((2, 3))
 
 
+class Masked(Plain):
+    """A channel of it is shut."""
+
+    def __init__(self, shape):
+        super().__init__(shape)
+        self.register_buffer("open", torch.tensor([True, True, True, False]))
+
+    def forward(self, x):
+        return super().forward(x) * self.open
+
+
 class Wide(Plain):
     def __init__(self, shape):
         super().__init__(shape)
@@ -145,8 +156,18 @@ BROKEN = {
 }  # fmt: skip
 
 
-def test_the_plain_example_keeps_the_contract():
-    check_model(Plain, (3, 8, 8))
+@pytest.mark.parametrize("example", [Plain, Masked])
+def test_the_examples_keep_the_contract(example):
+    check_model(example, (3, 8, 8))
+
+
+class SharedMask(Masked):
+    __deepcopy__ = Shared.__deepcopy__
+
+
+def test_a_mask_that_every_copy_has_in_common_is_found():
+    with pytest.raises(AssertionError, match="a copy changes with the original"):
+        check(SharedMask, {"copied": MODEL_LAWS["copied"]}, SharedMask, shape=(3, 8, 8))
 
 
 @pytest.mark.parametrize("law", MODEL_LAWS)

@@ -17,11 +17,12 @@ from processes import clkd as process
 from webpage import Page
 
 from clkd.engine.execute import execute
-from clkd.page import document, tables
+from clkd.page import document, tables, training
 from clkd.page.story import Story
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
+from clkd.tracking import history
 from clkd.tracking.points import percent
 
 HOSTILE = "<script>alert(1)</script><b x='\"&amp;"
@@ -99,6 +100,18 @@ def test_memory_and_time(page, home):
     assert sum(bars) == pytest.approx(
         sum(last[f"time/{p}_s"] for p in ("train", "evaluate", "teachers", "report")), abs=0.02
     )
+
+
+def test_mlflows_figure_of_the_loss_shows_the_pages_curves(home, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(training, "curves", lambda found, *words: drawn.extend(found))
+    story = Story.read(home / "runs/first")
+    training.training(story)
+    shown = history.loss_terms(story.events)
+    assert shown == {curve.name: curve.points for curve in drawn}
+    assert set(shown) == {"loss", "cross_entropy", "kd_previous"}
+    last = max(shown["loss"])
+    assert sum(shown[name][last] for name in ("cross_entropy", "kd_previous")) == pytest.approx(shown["loss"][last])
 
 
 def test_it_asks_nobody(page, home):

@@ -49,6 +49,18 @@ def test_built_in_teachers_keep_the_contract(name, tiny):
     check_part(tiny, "teachers", {"kind": name, **SAID[name]})
 
 
+class Masked(Previous):
+    """Its network has a buffer of flags."""
+
+    def end(self, experience, student):
+        super().end(experience, student)
+        self.network.register_buffer("open", torch.tensor([True, False]))
+
+
+def test_flags_are_among_what_a_fingerprint_is_about():
+    check(Masked, {"fingerprinted": TEACHER_LAWS["fingerprinted"]})
+
+
 class Silent(Teacher):
     ready = False
 

@@ -30,8 +30,8 @@ SCENARIO: dict[str, Any] = {
 }
 TAGS = {
     "clkd.config_sha", "clkd.dataset", "clkd.git_dirty", "clkd.group", "clkd.plugins", "clkd.run_id", "clkd.seed",
-    "clkd.status_detail", "clkd.version", "mlflow.loggedArtifacts", "mlflow.note.content", "mlflow.runName",
-    "mlflow.source.git.commit", "mlflow.source.name", "mlflow.source.type", "team",
+    "clkd.settled", "clkd.status_detail", "clkd.version", "mlflow.loggedArtifacts", "mlflow.note.content",
+    "mlflow.runName", "mlflow.source.git.commit", "mlflow.source.name", "mlflow.source.type", "team",
 }  # fmt: skip
 ARTIFACTS = {
     "accuracy_matrix.csv", "accuracy_matrix.json", "config.resolved.yaml", "environment.txt", "metrics.jsonl",

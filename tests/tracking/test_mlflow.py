@@ -17,10 +17,11 @@ import yaml
 from addresses import nobody
 
 from clkd.errors import TrackingError
-from clkd.tracking import store
+from clkd.tracking import artifacts, store
 from clkd.tracking.group import Trackers
 from clkd.tracking.jsonl import JsonlTracker
 from clkd.tracking.mlflow import MlflowTracker
+from clkd.tracking.sync import sync
 
 # MLflow asks SQLAlchemy for a loader that the latest SQLAlchemy gives up; there is nothing we can call instead.
 
@@ -214,6 +215,14 @@ def test_the_status_is_set(drive, status, shown):
     assert found.data.tags.get("clkd.error") == ("why" if status == "failed" else None)
 
 
+def test_tags_are_there_under_names_that_mlflow_accepts(drive):
+    tags = {"team": "x", "issue #12": "a", "issue (12": "b", "clkd.seed/": "forged", "": "nameless", "x" * 300: "long"}
+    found = stored(drive(recorded(tags=tags), experiences=1))
+    assert found.info.status == "FINISHED"
+    shown = {name: found.data.tags[name] for name in ("team", "issue _12", "issue _12_", "clkd.seed", "_", "x" * 250)}
+    assert list(shown.values()) == ["x", "a", "b", "3", "nameless", "long"]
+
+
 def test_the_status_is_set_even_where_artifacts_cannot_be_written(drive, make_run, here, caplog):
     run = make_run()
     tracker = recorded()
@@ -271,6 +280,24 @@ def test_a_resumed_run_is_the_same_run_with_no_point_twice(drive, make_run, reme
     assert len(client(resumed).search_runs([first["experiment_id"]])) == 4
     whole = drive(recorded(), make_run(id="whole"))
     assert all_points(resumed) == all_points(whole)
+
+
+def test_artifacts_of_an_earlier_end_are_replaced_later_where_the_last_end_could_not(drive, make_run, monkeypatch):
+    def full(*about):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = drive(recorded(), make_run(), experiences=1, status="killed")
+    resumed = make_run(trained=1, tracking=run.tracking)
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "log", full)
+        drive(recorded(), resumed)
+    assert stored(resumed).info.status == "FINISHED"
+    first = sync(resumed.directory, resumed.tracking["mlflow"]["uri"])
+    assert first.brought["artifacts"]
+    for name in ("metrics.jsonl", "result.json"):
+        assert artifact(resumed, name).read_text() == (resumed.directory / name).read_text()
+    assert artifact(resumed, "accuracy_matrix.csv").read_text().count("\n") == 4
+    assert not sync(resumed.directory, resumed.tracking["mlflow"]["uri"]).brought
 
 
 @pytest.mark.slow
@@ -365,6 +392,20 @@ def test_the_environment_names_the_store(drive, here, monkeypatch, empty_store):
     run = drive(recorded(), experiences=1)
     assert run.tracking["mlflow"]["uri"] == f"sqlite:///{here}/sub/other.db"
     assert (here / "sub" / "mlartifacts" / "tiny").is_dir()
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_recorded_anew_in_another_store_that_the_environment_names(
+    drive, make_run, here, monkeypatch, empty_store
+):
+    run = drive(recorded(), experiences=1, status="killed")
+    (here / "sub").mkdir()
+    shutil.copy(empty_store, here / "sub" / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///sub/other.db")
+    again = drive(recorded(), make_run(trained=1, tracking=dict(run.tracking)))
+    assert again.tracking["mlflow"]["uri"] == f"sqlite:///{here}/sub/other.db"
+    assert history(again, "acc_matrix/exp_00") == [(0, 0.9), (1, 0.6), (2, 0.5)], "with what came before"
+    assert stored(run).info.status == "KILLED"
 
 
 def test_a_leftover_file_store_does_not_matter(drive, here):

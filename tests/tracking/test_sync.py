@@ -49,7 +49,7 @@ def image(uri, name):
 
 def _about(client, run):
     def steady(name, value):
-        return (name, value) if name not in ("clkd.run_id", "mlflow.parentRunId") else (name, "")
+        return (name, value) if name not in ("clkd.run_id", "clkd.settled", "mlflow.parentRunId") else (name, "")
 
     points = [
         (key, point.step, "nan" if math.isnan(point.value) else point.value)
