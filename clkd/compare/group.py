@@ -56,6 +56,8 @@ def grouped(runs: Sequence[Summary]) -> tuple[list[Group], list[str]]:
         for runs, label in zip(members, labels, strict=True)
     ]
     for group in groups:
+        if (forked := group.runs[0].forked) is not None:
+            notes.append(f"{group.label}: goes on from another run, which trained experiences 0 to {forked}")
         versions = sorted({run.version for run in group.runs})
         if len(versions) > 1:
             notes.append(f"{group.label}: runs of several versions of clkd ({', '.join(versions)})")

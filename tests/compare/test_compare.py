@@ -186,6 +186,13 @@ def test_a_run_that_goes_on_from_another_is_no_run_from_scratch(make, clkd):
     assert "newest counts" not in err
     assert len(out.splitlines()) == 3
     assert "a (from another run's experience 2)" in out
+    assert "goes on from another run, which trained experiences 0 to 2" in err
+
+
+def test_a_fork_that_stands_alone_is_told(make, clkd):
+    make("a", 0, 0.5)
+    make("b", 0, 0.7, sha="b" * 64, origin={"run": "r", "experience": 1, "mlflow": None})
+    assert "b: goes on from another run, which trained experiences 0 to 1" in clkd("compare", "a", "b")[2]
 
 
 def test_less_of_what_was_lost_is_better(make, clkd):
