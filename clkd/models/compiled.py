@@ -87,10 +87,13 @@ def _keep_what_is_saved() -> None:
     """Have backward passes write over nothing that the forward pass saved for them: some steps go through one twice.
 
     For good and for all that the process compiles, since torch asks again in each backward pass: on a GPU in a thread
-    of its own, where what was set in this one does not hold, but what an environment variable forces does.
+    of its own, where what was set in this one does not hold, but what an environment variable forces does. That is
+    torch's own affair: a version that has no such entry compiles all the same.
     """
     functorch.donated_buffer = False
-    functorch._config["donated_buffer"].env_value_force = False  # type: ignore[attr-defined]  # torch gives it no types
+    entry = getattr(functorch, "_config", {}).get("donated_buffer")
+    if entry is not None:
+        entry.env_value_force = False
 
 
 def _name(backbone: nn.Module) -> str:
