@@ -30,14 +30,8 @@ class Setting:
         words = key.strip().split(".")
         if not equals or not all(words):
             raise UserError(f"--set {shorten(text)}: write a.b=value")
-        try:
-            document = parse(value)
-        except DocumentError as error:
-            raise UserError(f"--set {shorten(text)}: {error.reason}") from error
-        if document.twice:
-            raise UserError(f"--set {shorten(text)}: {document.twice[0][0][-1]}: given twice")
         place = tuple(int(word) if re.fullmatch(r"[0-9]{1,9}", word) else word for word in words)
-        return cls(text, place, document.data)
+        return cls(text, place, said(text, value))
 
     def covers(self, place: Place) -> bool:
         """Whether `place` is what this sets, or a part of it."""
@@ -58,6 +52,21 @@ class Setting:
         last = _step(here, self.place[-1], way)
         here[last] = self.value
         return Setting(self.text, (*way, last), self.value)
+
+
+def said(text: str, value: str) -> Any:
+    """The plain data of the YAML that stands in the `--set` called `text`.
+
+    Raises:
+        UserError: it is none, or gives a key twice.
+    """
+    try:
+        document = parse(value)
+    except DocumentError as error:
+        raise UserError(f"--set {shorten(text)}: {error.reason}") from error
+    if document.twice:
+        raise UserError(f"--set {shorten(text)}: {document.twice[0][0][-1]}: given twice")
+    return document.data
 
 
 def as_setting(place: str, value: Any) -> str:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clkd.errors import UserError
-from clkd.scenario.document import DocumentError, parse
-from clkd.scenario.settings import Setting, as_setting
+from clkd.scenario.settings import Setting, as_setting, said
 from clkd.seeding import derive
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -62,13 +61,7 @@ class Axis:
         Setting.read(f"{place}=0")  # the place alone: its mistakes are told as everywhere
         if found := RANGE.fullmatch(value.strip()):
             return cls(place.strip(), _range(text, *found.groups()))
-        try:
-            document = parse(f"[{value}]")
-        except DocumentError as error:
-            raise UserError(f"--set {text}: {error.reason}") from error
-        if document.twice:
-            raise UserError(f"--set {text}: {document.twice[0][0][-1]}: given twice")
-        return cls(place.strip(), tuple(document.data))
+        return cls(place.strip(), tuple(said(text, f"[{value}]")))
 
 
 def _range(text: str, log: str | None, low: str, high: str) -> Range:

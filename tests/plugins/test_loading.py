@@ -132,21 +132,21 @@ def test_a_factory_gets_its_options_and_the_offers_it_names(found):
     assert plugins.registry.build(part, seed=7, context=None).got == (3, 7, 1.0)
 
 
-def test_a_parameter_whose_type_cannot_be_read_is_a_mistake_of_the_plugin(found):
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ("rows: 'Sequence[int]' = ()", ".*'Sequence' is not defined"),
+        ("gamma=2.0, weight=None", "every loss has a 'weight': rename this option"),
+        ("activation=dict", "the default of 'activation' is <class 'dict'>, which a scenario cannot say"),
+    ],
+)
+def test_parameters_that_cannot_be_options_are_a_mistake_of_the_plugin(parameters, reason, found):
     plugins, _ = found(
-        "class Mine:\n    def __init__(self, rows: 'Sequence[int]' = ()): ...\n"
+        f"class Mine:\n    def __init__(self, {parameters}): ...\n"
         "@hookimpl\ndef clkd_register_losses(register): register('mine', Mine)"
     )
-    with pytest.raises(PluginError, match=r"losses: 'mine' from plugin 'mine': .*'Sequence' is not defined"):
+    with pytest.raises(PluginError, match=f"losses: 'mine' from plugin 'mine': {reason}"):
         plugins.registry.parse("losses", "mine")
-
-
-def test_a_factory_that_does_not_load_is_named(found):
-    plugins, _ = found("@hookimpl\ndef clkd_register_losses(register): register('lost', 'nowhere_xyz:Lost')")
-    with pytest.raises(
-        PluginError, match="losses: 'lost' from plugin 'mine' does not load: No module named 'nowhere_xyz'"
-    ):
-        plugins.registry.parse("losses", "lost")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,8 @@ def test_a_factory_that_does_not_load_is_named(found):
         ("x = (", "SyntaxError: '(' was never closed"),
         ("Lost = confident", "NameError: name 'confident' is not defined"),
         ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import nowhere_xyz", "No module named 'nowhere_xyz'"),
+        ("", "module 'late_part' has no attribute 'Lost'"),
     ],
 )
 def test_whatever_is_wrong_with_a_module_that_is_loaded_late_is_named(code, reason, found, tmp_path, monkeypatch):
@@ -165,24 +167,6 @@ def test_whatever_is_wrong_with_a_module_that_is_loaded_late_is_named(code, reas
     plugins, _ = found("@hookimpl\ndef clkd_register_losses(register): register('lost', 'late_part:Lost')")
     with pytest.raises(PluginError, match=re.escape(f"losses: 'lost' from plugin 'mine' does not load: {reason}")):
         plugins.registry.parse("losses", "lost")
-
-
-def test_a_parameter_with_the_name_of_a_key_that_every_part_has_is_a_mistake(found):
-    plugins, _ = found(
-        "class Focal:\n    def __init__(self, gamma=2.0, weight=None): ...\n"
-        "@hookimpl\ndef clkd_register_losses(register): register('focal', Focal)"
-    )
-    with pytest.raises(PluginError, match="losses: 'focal' from plugin 'mine': every loss has a 'weight': rename"):
-        plugins.registry.parse("losses", {"kind": "focal", "weight": 0.1})
-
-
-def test_a_default_that_no_scenario_can_say_is_a_mistake(found):
-    plugins, _ = found(
-        "class Net:\n    def __init__(self, shape, activation=dict): ...\n"
-        "@hookimpl\ndef clkd_register_models(register): register('net', Net)"
-    )
-    with pytest.raises(PluginError, match=r"models: 'net' from plugin 'mine': the default of 'activation' is <class"):
-        plugins.registry.parse("models", "net")
 
 
 def test_options_whose_defaults_are_no_plain_values_are_told(found):
