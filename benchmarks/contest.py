@@ -12,12 +12,20 @@ from pathlib import Path
 
 import torch
 
+from clkd.engine.allocator import keep_freed_memory
+
 Contestant = Callable[[], float]
 """Does the work once and returns its rate: rows per second."""
 
 
-def contest(contestants: dict[str, Contestant], rounds: int) -> dict[str, list[float]]:
-    """Each contestant's rates, a round at a time; one round before them warms everything up."""
+def contest(contestants: dict[str, Contestant], rounds: int, together: bool = True) -> dict[str, list[float]]:
+    """Each contestant's rates, a round at a time; one round before them warms everything up.
+
+    Where all compute `together` in this process, all have what a process of `clkd run` has: freed memory is kept
+    (`clkd.engine.allocator`). Where clkd has a process of its own, this one stays as Python starts it.
+    """
+    if together:
+        keep_freed_memory()
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, work in contestants.items():

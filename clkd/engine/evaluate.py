@@ -103,7 +103,7 @@ def _hits(
     that are `fresh` where that is said (`[n]` bool)."""
     classes = round(len(confusion) ** 0.5)
     columns = student.class_ids_tensor
-    own = student.columns_of(experience.classes)
+    own = None if set(student.class_ids) <= set(experience.classes) else student.columns_of(experience.classes)
     right = torch.zeros(2, dtype=torch.long, device=confusion.device)
     order = ranks.own(torch.arange(len(rows)))
     with closing(batches(rows, order, batch_size, confusion.device)) as coming:
@@ -112,7 +112,7 @@ def _hits(
             logits = student.signals(augment.plain(batch.x), Needs(), batch.domain).logits
             assert logits is not None, "logits were asked for"
             answer = columns[logits.argmax(1)]
-            aware = columns[logits.masked_fill(~own, -torch.inf).argmax(1)]
+            aware = answer if own is None else columns[logits.masked_fill(~own, -torch.inf).argmax(1)]
             right += torch.stack([(answer == batch.y).sum(), (aware == batch.y).sum()])
             pairs = batch.y * classes + (aware if task_labels else answer)
             counts = pairs if fresh is None else pairs[fresh[at.to(fresh.device)].to(pairs.device)]

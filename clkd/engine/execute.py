@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from clkd.cache import cache_directory
+from clkd.engine.allocator import keep_freed_memory
 from clkd.engine.bar import Bar
 from clkd.engine.compose import Composer, Composition
 from clkd.engine.describe import describe, facts
@@ -78,6 +79,7 @@ def make_room() -> None:
 def _execute(request: RunRequest, plugins: Plugins, ranks: Ranks) -> dict[str, Any]:
     cache = cache_directory()
     started = time.perf_counter()
+    keep_freed_memory()
     stop = Stop()
     with open_job(request, plugins.registry, cache, ranks) as job, stop.listening(), _tidy(job, ranks):
         plugins.manager.hook.clkd_configure(scenario=job.scenario, registry=plugins.registry)
