@@ -24,7 +24,7 @@ WORK = {
     "main job": ["split_cifar.yaml", "--limit-experiences", "2", "--limit-batches", "60"],
 }
 START = "from clkd.cli.main import main; main()"
-WITHOUT = "from clkd.engine import allocator; allocator.SETTINGS.clear(); "
+WITHOUT = "from clkd.engine import allocator; allocator.KEPT.clear(); "
 
 
 def rate(work: list[str], code: str) -> float:
@@ -47,9 +47,7 @@ def main() -> None:
     given = parser.parse_args()
     for name, work in WORK.items():
         starts = {"clkd": START, "freed memory given back": WITHOUT + START}
-        rates = contest(
-            {title: partial(rate, work, code) for title, code in starts.items()}, given.rounds, together=False
-        )
+        rates = contest({title: partial(rate, work, code) for title, code in starts.items()}, given.rounds)
         print(table(name, rates) + "\n")
     print(f"{machine()}; `python benchmarks/allocator.py --rounds {given.rounds}`")
 

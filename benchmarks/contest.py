@@ -12,23 +12,25 @@ from pathlib import Path
 
 import torch
 
-from clkd.engine.allocator import keep_freed_memory
+from clkd.engine.allocator import KEPT, M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, allocate
 
 Contestant = Callable[[], float]
 """Does the work once and returns its rate: rows per second."""
+ARITHMETIC = "the student's arithmetic alone"
+USUAL = {M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20, M_TOP_PAD: 128 * 2**10}
+"""Bytes: where glibc's own thresholds end as a process frees large tensors, and where they begin for its heap."""
 
 
-def contest(contestants: dict[str, Contestant], rounds: int, together: bool = True) -> dict[str, list[float]]:
+def contest(contestants: dict[str, Contestant], rounds: int) -> dict[str, list[float]]:
     """Each contestant's rates, a round at a time; one round before them warms everything up.
 
-    Where all compute `together` in this process, all have what a process of `clkd run` has: freed memory is kept
-    (`clkd.engine.allocator`). Where clkd has a process of its own, this one stays as Python starts it.
+    clkd, and the bare arithmetic that bounds it, keep freed memory, as `clkd run` has its process do; the others have
+    what glibc comes to by itself.
     """
-    if together:
-        keep_freed_memory()
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, work in contestants.items():
+            allocate(KEPT if name.startswith(("clkd", ARITHMETIC)) else USUAL)
             rate = work()
             if turn:
                 rates[name].append(rate)

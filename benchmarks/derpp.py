@@ -134,7 +134,6 @@ def main() -> None:
             "plain loop, three passes": lambda: plain_rate(composed, given.experiences, 3),
         },
         given.rounds,
-        together=False,
     )
     print(table(f"DER++ on Rotated MNIST, {given.experiences} experiences, whole", rates))
     seconds = ", ".join(f"{name} {rows / sorted(own)[len(own) // 2]:.1f} s" for name, own in rates.items())

@@ -86,7 +86,6 @@ def main() -> None:
             "tuned plain loop, bf16": lambda: plain_rate(data, test, True, bf16=True),
         },
         given.rounds,
-        together=False,
     )
     print(table("LwF on Split-MNIST, whole", rates))
     print(f"\n{machine()}; `python benchmarks/lwf.py --rounds {given.rounds}`")

@@ -121,6 +121,7 @@ class Experience:
         name: how people call it, for example `[4, 5]` or `rotated 36°`.
         count: how many experiences the stream has.
         known: how many classes earlier experiences had: `seen[:known]` are the old ones.
+        called: the data's own ids of its `classes`, where these are places instead (`labels: place`).
     """
 
     index: int
@@ -132,6 +133,7 @@ class Experience:
     name: str
     count: int
     known: int = 0
+    called: tuple[int, ...] = ()
 
     @property
     def new_classes(self) -> tuple[int, ...]:
@@ -142,3 +144,7 @@ class Experience:
     def old_classes(self) -> tuple[int, ...]:
         """Classes that an earlier experience had."""
         return self.seen[: self.known]
+
+    def placed(self) -> bytes:
+        """What decides its labels beside `classes`: part of what it is known by."""
+        return repr(self.called).encode() if self.called else b""

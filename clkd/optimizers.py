@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("clkd.optimizers")
 
 REQUIRED = "required"
+POSITIVE = ("step_size", "T_max")
 NOT_NEGATIVE = ("lr", "max_lr", "momentum", "weight_decay", "eps")
 """torch refuses these only once it trains."""
 LENGTH = "length"
@@ -180,8 +181,8 @@ class SchedulerOptions(Options):
         return _fill_in("scheduler", SCHEDULERS, raw, ("every",))
 
 
-def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer over `parameters`; `UserError` where torch refuses a value.
+def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter], where: str = "train") -> Optimizer:
+    """The optimizer over `parameters`; `UserError` where torch refuses a value, of what the scenario says at `where`.
 
     Where a device or type has no fused kernel, `foreach` is used instead, which a warning says once.
     """
@@ -207,7 +208,7 @@ def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter
             _say_not_fused(options.kind, str(error))
             return instead
     except (ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"train.optimizer: {options.kind}: {error}") from error
+        raise UserError(f"{where}.optimizer: {options.kind}: {error}") from error
 
 
 @cache
@@ -216,17 +217,34 @@ def _say_not_fused(kind: str, reason: str) -> None:
     log.warning("train.optimizer: %s: foreach instead of fused: %s", kind, reason)
 
 
-def build_scheduler(options: SchedulerOptions, optimizer: Optimizer, epochs: int, steps: int) -> LRScheduler:
-    """The schedule over one experience of `epochs` epochs with `steps` optimiser steps each."""
+def build_scheduler(
+    options: SchedulerOptions, optimizer: Optimizer, epochs: int, steps: int, where: str = "train"
+) -> LRScheduler:
+    """The schedule over one experience of `epochs` epochs with `steps` optimiser steps each; `UserError` where torch
+    refuses a value, of what the scenario says at `where`, or would once it has moved on."""
     import torch
 
     length = epochs if options.every == "epoch" else epochs * steps
     kind: type[LRScheduler] = getattr(torch.optim.lr_scheduler, SCHEDULERS[options.kind].torch_name)
     given = {name: length if value == LENGTH else value for name, value in options.keywords.items()}
     try:
+        if options.kind == "one_cycle":
+            _check_cycle(given, length)
         return kind(optimizer, **given)
     except (ValueError, TypeError) as error:
-        raise UserError(f"train.scheduler: {options.kind}: {error}") from error
+        raise UserError(f"{where}.scheduler: {options.kind}: {error}") from error
+
+
+def _check_cycle(given: Mapping[str, Any], length: int) -> None:
+    """What torch divides by 0 for, or refuses after training for a while."""
+    total, rise = given["total_steps"], given["pct_start"]
+    if isinstance(total, int) and 0 < total < length:
+        raise ValueError(f"total_steps {total} are over before the {length} moves of the learning rate: leave it out")
+    ends = [rise * total - 1, *([2 * rise * total - 2] if given["three_phase"] else []), total - 1]
+    if ends[0] == 0 or (total == length and ends[-1] == ends[-2]):
+        raise ValueError(
+            f"with pct_start {rise:g} of {total} moves a part of the cycle has no length: change it a little"
+        )
 
 
 def _fill_in(what: str, table: Mapping[str, Signature], raw: Any, own: tuple[str, ...]) -> Any:
@@ -251,7 +269,15 @@ def _fill_in(what: str, table: Mapping[str, Signature], raw: Any, own: tuple[str
     found += [((name,), f"is missing: {what} '{kind}' needs it") for name in needed]
     if found:
         raise mistakes(found)
-    return {**signature.keywords, **given, "kind": kind}
+    told = {name: _as_listed(signature.keywords.get(name), value) for name, value in keywords.items()}
+    return {**signature.keywords, **given, **told, "kind": kind}
+
+
+def _as_listed(default: Any, value: Any) -> Any:
+    """The same number in the type that the table has it in, so that one value is known by one text."""
+    if any(isinstance(each, bool) or not isinstance(each, int | float) for each in (default, value)):
+        return value
+    return default if value == default else float(value) if isinstance(default, float) else value
 
 
 def _find(table: Mapping[str, Signature], name: str) -> str | None:
@@ -283,4 +309,6 @@ def _problem(signature: Signature, name: str, value: Any, own: tuple[str, ...]) 
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number:
         return None if value == default else f"give a number; got {value!r}"
+    if name in POSITIVE and value <= 0:
+        return f"give more than 0; got {value!r}"
     return None if value >= 0 or name not in NOT_NEGATIVE else f"give 0 or more; got {value!r}"

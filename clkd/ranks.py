@@ -78,8 +78,8 @@ class Ranks:
 
     def _interleaved(self, part: Tensor, rows: int | tuple[int, ...]) -> Tensor:
         sizes = (rows,) if isinstance(rows, int) else rows
-        if len(part) == sum(sizes):
-            return part
+        if len(part) == sum(sizes):  # everybody had all rows, but dropout drops other numbers in each process
+            return self.first_told(part.detach().clone())
         own = [len(range(self.rank, size, self.world)) for size in sizes]
         return torch.cat([self._gathered(*each) for each in zip(torch.split(part, own), sizes, strict=True)])
 

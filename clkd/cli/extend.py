@@ -69,7 +69,7 @@ def command(
 
     added = extension(run, data, plugins.registry, by, experiences, classes)
     request = RunRequest(
-        overrides=(f"stream.extensions={json.dumps(added)}", *overrides),
+        overrides=(f"stream.extensions={json.dumps(added, ensure_ascii=False)}", *overrides),
         device=device,
         dry_run=dry_run,
         tracking=tracking,

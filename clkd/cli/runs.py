@@ -12,7 +12,7 @@ import click
 from clkd.cache import cache_directory
 from clkd.cli.common import json_option, print_json, print_table
 from clkd.compare.select import all_runs, check_key, chosen, kept, ordered
-from clkd.compare.summary import Summary
+from clkd.compare.summary import Summary, is_fraction
 from clkd.tracking.points import percent
 
 
@@ -42,17 +42,17 @@ def command(
     cache = cache_directory()
     found = chosen(wanted, cache) if wanted else all_runs(cache)
     check_key(f"--metric {metric}", metric, [run for run in found if run.numbers])
-    runs = ordered(kept(found, conditions), sort)[:limit]
+    runs = kept(ordered(found, sort), conditions)[:limit]
     if as_json:
         print_json([_facts(run) for run in runs])
     elif not runs:
         click.echo("no run below ./runs" if not found else f"none of {len(found)} runs", err=True)
     else:
         head = ("ID", "GROUP", "SEED", "STATUS", "DATA", metric.upper(), "SECONDS", "STARTED", "DIRECTORY")
-        print_table(head, [_cells(run, metric) for run in runs])
+        print_table(head, [_cells(run, metric, is_fraction(metric, runs)) for run in runs])
 
 
-def _cells(run: Summary, metric: str) -> tuple[str, ...]:
+def _cells(run: Summary, metric: str, fraction: bool) -> tuple[str, ...]:
     value, seconds = run.numbers.get(metric), run.numbers.get("seconds.total")
     return (
         run.id,
@@ -60,7 +60,7 @@ def _cells(run: Summary, metric: str) -> tuple[str, ...]:
         "-" if run.seed is None else str(run.seed),
         run.status,
         run.data or "-",
-        percent(value) if value is None or -1 <= value <= 1 else f"{value:.4g}",
+        percent(value) if value is None or fraction else f"{value:.4g}",
         "-" if seconds is None else f"{seconds:.0f}",
         time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created)),
         os.path.relpath(run.path),

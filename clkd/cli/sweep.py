@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -188,6 +189,13 @@ class _Sweep:
         missing = self.look()
         if len(missing) < len(self.points):
             self._tell(f"{len(self.points) - len(missing)} of {len(self.points)} runs are there already")
+        stand_ins = [run for run in self.known.values() if run.status == ENDED and run.stand_in]
+        if stand_ins:
+            click.echo(
+                f"finished runs that were made on {stand_ins[0].data}: {len(stand_ins)}; delete them to have them made "
+                f"anew ({os.path.relpath(stand_ins[0].path)}, …)",
+                err=True,
+            )
         return missing
 
     def run(self, places: Sequence[int], start: Start, workers: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from clkd.compare.group import Group
 from clkd.compare.statistics import holm, paired_t, standard_deviation, welch_t
+from clkd.compare.summary import is_fraction
 from clkd.errors import UserError, did_you_mean
 
 PAIRED, UNPAIRED = "paired t", "Welch's t"
@@ -94,14 +95,18 @@ def _metric(wanted: str, groups: Sequence[Group]) -> Metric:
     if name not in there:
         raise UserError(f"--metric {name}: no run has it ({did_you_mean(name, there)})")
     low = better == "low" if better else name.startswith(LOW)
-    fractions = all(-1 <= value <= 1 for group in groups for value in group.values(name) or ())
-    return Metric(name, low, fractions and not name.startswith(("compute.", "seconds.")))
+    return Metric(name, low, is_fraction(name, [run for group in groups for run in group.runs]))
 
 
 def _about(groups: Sequence[Group]) -> list[str]:
     """What must not be overlooked: other data, and too few runs."""
     said = [
         f"{group.label}: a single run, so no standard deviation and no test" for group in groups if len(group.runs) == 1
+    ]
+    said += [
+        f"{group.label}: {run.stand_in} stood in for {run.dataset}"
+        for group in groups
+        if (run := group.runs[0]).stand_in
     ]
     if len({(group.data, group.prints) for group in groups}) > 1:
         on = "; ".join(f"{group.label}: {group.data} [{','.join(group.prints)[:8]}]" for group in groups)

@@ -81,7 +81,7 @@ def kept(runs: Iterable[Summary], conditions: Sequence[str]) -> list[Summary]:
 
 
 def _condition(text: str, runs: Sequence[Summary]) -> Callable[[Summary], bool]:
-    found = re.fullmatch(r"([\w.]+)\s*(<=|>=|!=|=|<|>)\s*(.*)", text.strip())
+    found = re.fullmatch(r"([\w.-]+)\s*(<=|>=|!=|=|<|>)\s*(.*)", text.strip())
     if not found:
         raise UserError(f"--where {text}: write KEY=VALUE, or != < <= > >= in the place of =")
     key, sign, value = found.groups()

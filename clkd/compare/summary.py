@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,12 @@ class Summary:
     def data(self) -> str:
         """What it was trained on, in words."""
         return f"{self.stand_in} for {self.dataset}" if self.stand_in else self.dataset
+
+
+def is_fraction(metric: str, runs: Sequence[Summary]) -> bool:
+    """Whether a metric is shown in percent: no cost, and between -1 and 1 in all these runs."""
+    values = [value for run in runs if (value := run.numbers.get(metric)) is not None]
+    return not metric.startswith(("compute.", "seconds.")) and all(-1 <= value <= 1 for value in values)
 
 
 def read(path: Path) -> Summary:

@@ -33,7 +33,7 @@ class AvalancheBenchmark(Source):
     trust: bool = False
 
     def find(self, places: Places) -> Found:
-        return Found((), partial(self._read, places))
+        return Found((), partial(self._read, places), content=(str(_home(places)),))
 
     def _read(self, places: Places, scratch: Path) -> Raw:
         factory = _factory(self.benchmark, self.trust)

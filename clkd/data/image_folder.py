@@ -101,7 +101,7 @@ def _files(folder: Path, classes: Sequence[str]) -> list[list[Path]]:
 
 def _remedy(folder: Path) -> str:
     """What may be meant where a folder of classes stands in for a class."""
-    below = folders_in(folder)
+    below = folders_in(folder) if folder.is_dir() else []
     return f" but folders, such as {below[0]}: name folders of classes train and test" if below else ""
 
 

@@ -64,8 +64,8 @@ class Mix:
         else:
             weight = share.view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
             x = weight * x + (1 - weight) * theirs
-        other = batch.y.index_select(0, partner)
-        y = torch.where((share < 1) & (other != batch.y), -1, batch.y)
+        other = torch.where(share < 1, batch.y.index_select(0, partner), batch.y)
+        y = torch.where(other != batch.y, -1, batch.y)
         return replace(batch, x=x, y=y, view=None, mixed=Mixed(batch.y, other, share))
 
     def _draw(self, batch: Batch, generator: torch.Generator, sides: torch.Size) -> tuple[Tensor, Tensor, Tensor]:

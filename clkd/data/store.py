@@ -13,6 +13,7 @@ import mmap
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,10 @@ def _build(name: str, folder: Path, build: Callable[[Path], Raw]) -> Store:
 def _refuse_unusable(raw: Raw, name: str) -> None:
     """What no training could use, whichever source it comes from: labels without a class, numbers that are none."""
     classes = len(raw.class_names)
+    if again := [called for called, times in Counter(raw.class_names).items() if times > 1]:
+        raise UserError(
+            f"{name}: two classes are called '{again[0]}', and a class is known by its name: call one otherwise"
+        )
     for what, split in (("training", raw.train), ("test", raw.test)):
         if not len(split):
             raise UserError(f"{name}: there are no {what} rows")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,13 +18,20 @@ def carry_state(old: Optimizer, new: Optimizer, replaced: list[tuple[nn.Paramete
         for parameter in group["params"]:
             state = old.state.get(origin.get(parameter, parameter))
             if state:
-                new.state[parameter] = {name: padded(value, parameter) for name, value in state.items()}
+                new.state[parameter] = padded(state, parameter)
 
 
-def padded(value: Tensor | float, parameter: Tensor) -> Tensor | float:
-    """A state tensor shaped like the old parameter, with zero rows up to the new one's shape."""
-    if not isinstance(value, Tensor) or value.dim() == 0 or value.shape == parameter.shape:
-        return value
-    padded = torch.zeros_like(parameter)
-    padded[: len(value)] = value
-    return padded
+def padded(state: Mapping[str, Tensor | float], parameter: Tensor) -> dict[str, Tensor | float]:
+    """What an optimizer knew of the old parameter, with rows of 0 up to as many as the new one has.
+
+    A count has no rows, nor has what Adafactor keeps of each column of a matrix.
+    """
+    grown = dict(state)
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.dim() == 0 or (name == "col_var" and parameter.dim() == 2):
+            continue
+        if len(value) < len(parameter):
+            longer = value.new_zeros(len(parameter), *value.shape[1:])
+            longer[: len(value)] = value
+            grown[name] = longer
+    return grown

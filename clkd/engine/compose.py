@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
@@ -19,7 +18,8 @@ from clkd.engine.groundwork import Groundwork
 from clkd.engine.held_out import HeldOut
 from clkd.engine.material import Material
 from clkd.engine.parts import Parts
-from clkd.engine.refusals import refuse, refuse_mixing
+from clkd.engine.rates import refuse_optimizers, refuse_schedules
+from clkd.engine.refusals import refuse, refuse_mixing, refuse_phases
 from clkd.engine.rehearse import refuse_undefined
 from clkd.engine.shift import request_shift
 from clkd.engine.speed import set_precision, speed_up
@@ -30,7 +30,6 @@ from clkd.experience import Experience
 from clkd.memory.retrieval import Retrieval
 from clkd.metrics.base import Metric
 from clkd.models.student import Student
-from clkd.optimizers import build_optimizer
 from clkd.options import (
     MemoryOptions,
     Part,
@@ -87,9 +86,10 @@ class Composer(Groundwork):
                 teach in an experience.
         """
         scenario, build = self.scenario, self.registry.build
-        build_optimizer(scenario.train.optimizer, [nn.Parameter(torch.zeros(1, device=self.device))])
+        refuse_optimizers(scenario, self.device)
         ground = self.ground()
         stream, context = ground.material.stream, ground.context
+        refuse_schedules(scenario, stream, self.device)
         student, peers = self._student(scenario.student, context, scenario.seed), self._peers(context)
         members = self._members({STUDENT: student, **peers})
         parts = Parts(
@@ -123,6 +123,7 @@ class Composer(Groundwork):
             )
         parts.memory.to(self.device)
         refuse(parts, stream)
+        refuse_phases(parts, scenario.phases)
         if scenario.train.mix_memory:
             refuse_mixing(parts)
         if not scenario.stream.boundaries:
@@ -135,6 +136,7 @@ class Composer(Groundwork):
             parts.teachers = self._teachers(context, members)
             self._request_taps(parts)
         speed_up(parts, scenario.train)
+        parts.mixes = scenario.train.mix_memory
         parts.resets, parts.untrained = scenario.train.reset, copy.deepcopy(student) if scenario.resets else None
         return Composition(ground.material, parts, {part.name: self._metric(part, stream) for part in scenario.metrics})
 

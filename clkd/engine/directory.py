@@ -24,8 +24,10 @@ log = logging.getLogger("clkd.engine")
 MANIFEST = "run.json"
 LOCK = ".lock"
 """Held by the process that trains the run, or brings it into MLflow later."""
-OWN = (MANIFEST, LOCK, "scenario.yaml", "resolved.yaml", "metrics.jsonl", "environment.txt", "result.json")
+SCENARIO = "scenario.yaml"
+OWN = (MANIFEST, LOCK, SCENARIO, "resolved.yaml", "metrics.jsonl", "environment.txt", "result.json")
 """What is written of a run even if it never trains."""
+FOLDERS = ("checkpoints", "teachers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Take back what a run that never trained has written; whatever else lies here stays."""
-        for name in OWN:
+        for name in set(OWN) - set(self.manifest().get("found", ())):
             (self.path / name).unlink(missing_ok=True)
         clear(self.teachers)
         if not any(self.path.iterdir()):
@@ -93,15 +95,16 @@ def new_run_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def create(output: str | None, name: str, run_id: str, cache: Path) -> RunDirectory:
-    """Make the directory of a new run; refuses one that already holds a run, or is just being made into one."""
+def create(output: str | None, name: str, run_id: str, cache: Path, scenario: str) -> RunDirectory:
+    """Make the directory of a new run; refuses one that already holds a run, or is just being made into one, and one
+    with files that the run would write over: another `scenario` than its own is one."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path = Path(os.path.expanduser(output)) if output else Path("runs") / f"{name}-{stamp}-{run_id[:8]}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         directory = RunDirectory(path.absolute())
         with directory.claimed("starting a run"):
-            _begin(directory, run_id, name)
+            _begin(directory, run_id, name, scenario)
     except OSError as error:
         raise UserError(
             f"output: cannot write {path}: {error.strerror}; choose another place with --set output=DIR"
@@ -110,13 +113,21 @@ def create(output: str | None, name: str, run_id: str, cache: Path) -> RunDirect
     return directory
 
 
-def _begin(directory: RunDirectory, run_id: str, name: str) -> None:
+def _begin(directory: RunDirectory, run_id: str, name: str, scenario: str) -> None:
     if (directory.path / MANIFEST).exists():
         raise UserError(
             f"output: {directory.path} already holds a run: choose another place, or go on with it by "
             f"--resume {directory.path}"
         )
-    directory.update(id=run_id, name=name, created=time.time())
+    file = directory.path / SCENARIO
+    found = [SCENARIO] if file.is_file() and file.read_bytes() == scenario.encode() else []
+    for taken in (*OWN, *FOLDERS):
+        if taken not in (LOCK, *found) and (directory.path / taken).exists():
+            raise UserError(
+                f"output: {directory.path / taken} is there already, and the run would write over it: choose another "
+                f"place, or take it away"
+            )
+    directory.update(id=run_id, name=name, created=time.time(), **({"found": found} if found else {}))
 
 
 NAMES = "its id or 'last'"

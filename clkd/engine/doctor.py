@@ -24,7 +24,7 @@ from clkd.errors import PluginError, TrackingError, UserError
 from clkd.plugins import load_plugins
 from clkd.ranks import ALONE
 from clkd.teachers.answers import AlteredError, Answers, allocated, folders
-from clkd.tracking.store import check_reachable, database, leftover, resolve_uri
+from clkd.tracking.store import check_reachable, database, leftover, plain, resolve_uri
 
 SHORT = 2 * 2**30
 """Bytes of disk under which the cache is told to be short of room."""
@@ -110,7 +110,7 @@ def store() -> Iterator[Finding]:
             "name a store that answers; what is missed meanwhile comes in by: clkd track sync",
         )
         return
-    yield Finding("ok", "store", uri)
+    yield Finding("ok", "store", plain(uri))
 
 
 def _old_schema(path: Path) -> str | None:

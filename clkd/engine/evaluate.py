@@ -116,7 +116,8 @@ def _hits(
             right += torch.stack([(answer == batch.y).sum(), (aware == batch.y).sum()])
             pairs = batch.y * classes + (aware if task_labels else answer)
             counts = pairs if fresh is None else pairs[fresh[at.to(fresh.device)].to(pairs.device)]
-            confusion += torch.bincount(counts, minlength=len(confusion))
+            # Those of a class that no row was trained on, in data that extended the stream, have no number: nobody's.
+            confusion += torch.bincount((counts + 1).clamp(min=0), minlength=len(confusion) + 1)[1:]
     return right
 
 

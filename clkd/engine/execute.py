@@ -145,14 +145,12 @@ class _Execution:
             self.run.carried = [self._carried(composed.stream[i]) for i in carried]
         if job.fork:  # what the origin took is known of all its experiences together, and only before own ones come
             self.run.carried[-1].points.update(time_points(self.run.seconds))
-        self.before = self.run.seconds.get("total", 0.0)
+        self.before = {purpose: self.run.seconds.get(purpose, 0.0) for purpose in ("total", "tracking")}
         self.scheduler = self._scheduler(request.limit_experiences)
         self.noted: dict[str, Any] | None = None
         if ranks.first:
             told = {"stream": composed.material.facts, "teachers": self._keep_teachers()}
             self.directory.update(**told, status=None, error=None)  # how an earlier process ended is not how it ends
-        if job.fork:
-            self._save()  # its own copy: the origin may go
 
     def _carried(self, experience: Experience) -> Carried:
         points = carried_points(self.run.record, experience.index, self.composed.metrics)
@@ -163,6 +161,8 @@ class _Execution:
         try:
             self.trackers.start(self.run)
             self.hook.clkd_run_start(run=self.run)
+            if self.job.fork:
+                self._save()  # its own copy: the origin may go
             outcome.status = "finished" if self.scheduler.go() else "stopped"
         except Interrupted as stop:
             outcome.status, outcome.error = "killed", str(stop)
@@ -213,6 +213,7 @@ class _Execution:
             save=self._save,
             limit=limit,
             look=self._look,
+            count=self._count_time,
             reporter=self._reporter(),
             watch=self._watch(),
             export=self._exporter(),
@@ -292,8 +293,8 @@ class _Execution:
 
     def _count_time(self) -> None:
         self.scheduler.count_time()
-        self.run.seconds["total"] = self.before + time.perf_counter() - self.started
-        self.run.seconds["tracking"] = self.trackers.total
+        self.run.seconds["total"] = self.before["total"] + time.perf_counter() - self.started
+        self.run.seconds["tracking"] = self.before["tracking"] + self.trackers.total
 
     def _conclude(self, outcome: Outcome) -> None:
         """However it ended: the result is written, trackers and plugins are told."""

@@ -12,6 +12,7 @@ from clkd.scenario.model import Scenario
 from clkd.scenario.parts import parts
 from clkd.schedules import PerExperienceOptions
 from clkd.teachers.network import Snapshot
+from clkd.teachers.snapshots import Snapshots
 
 
 def expected(scenario: Scenario, composed: Composition) -> Iterator[str]:
@@ -40,7 +41,7 @@ def _forgets(scenario: Scenario, composed: Composition) -> bool:
     """Whether the known collapse is to be expected, so that nobody takes it for a defect (LwF on Split MNIST: 22 %)."""
     teachers, stream = composed.parts.teachers.values(), composed.stream
     gone = any(each.new_classes and set(each.old_classes) - _classes(stream[each.index :]) for each in stream)
-    own = all(isinstance(teacher, Snapshot) for teacher in teachers)
+    own = all(isinstance(teacher, Snapshot | Snapshots) for teacher in teachers)
     pushed = scenario.student.head.name in ("linear", "fixed")
     return gone and own and pushed and scenario.memory.name == "none" and not stream.task_labels
 

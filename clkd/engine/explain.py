@@ -127,10 +127,12 @@ def _most_rows(phase: PhaseOptions, come: Sequence[Experience], size: int) -> in
         return min(phase.keep, round(phase.share * everything))
     if phase.rows == "memory":
         return min(size, everything)
-    now = come[-1]
-    smallest = min(int((now.train.y == c).sum()) for c in now.classes)
-    old = set(now.seen) - set(now.classes)
-    return len(now.seen) * min(smallest, size // len(now.seen) if old else smallest)
+    seen, kept = come[-1].seen, size // len(come[-1].seen)
+    own, earlier = (
+        {c: sum(int((each.train.y == c).sum()) for each in part) for c in seen} for part in (come[-1:], come[:-1])
+    )
+    there = [own[c] + min(earlier[c], kept) for c in seen if own[c] + earlier[c]]
+    return len(there) * min(there, default=0)
 
 
 def formula(scene: Scene, scenario: Scenario) -> str:
@@ -226,7 +228,9 @@ def _asked(teacher: Teacher) -> dict[Teacher, nn.Module]:
 
 
 def _recalled(teacher: Teacher, parts: Parts) -> bool:
-    return bool(parts.augment.fixed_for(teacher.sees) and teacher.frozen and teacher.recall)
+    """Whether it is told ahead what it will be asked; the past selves within a `snapshot` are not."""
+    told = any(teacher is each for each in parts.teachers.values())
+    return bool(told and parts.augment.fixed_for(teacher.sees) and teacher.frozen and teacher.recall)
 
 
 def _created(parts: Parts, scenario: Scenario, known: dict[str, int]) -> dict[str, int]:

@@ -44,6 +44,8 @@ def finished(wanted: str, cache: Path, base: Path) -> tuple[dict[str, Any], dict
         "experience": origin.experience,
         "student": plain["student"],
         "transfer": plain["transfer"],
+        "base": origin.manifest["base"],
+        "task_labels": stream[0]["task_labels"],
         "channels_last": plain["train"]["channels_last"],
         "layout": origin.state["student"]["layout"],
         "class_names": class_names(stream),

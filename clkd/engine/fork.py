@@ -202,7 +202,7 @@ def _take_optimizer(saved: State | None, before: Scenario, composed: Composition
         students = composed.parts.students.values() if peers else [composed.parts.student]
         parameters = [p for model in students for p in model.parameters() if p.requires_grad]
     own["state"] = {
-        place: {name: padded(value, parameter) for name, value in saved["state"][index].items()}
+        place: padded(saved["state"][index], parameter)
         for place, (index, parameter) in enumerate(zip(known, parameters, strict=False))
         if index in saved["state"]
     }

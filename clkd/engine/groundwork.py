@@ -97,6 +97,10 @@ class Groundwork:
         wanted = self.scenario.stream.augment
         chosen = {"standard": dict(store.augment), "none": {}}.get(wanted) if isinstance(wanted, str) else None
         options = wanted if isinstance(wanted, AugmentOptions) else AugmentOptions.model_validate(chosen)
+        if (options.crop or options.flip) and len(store.shape) != 3:
+            raise UserError(
+                f"stream.augment: crop and flip are for images, but rows are vectors of shape {store.shape}: use `none`"
+            )
         strong = None
         if options.strong:
             strong = Strong(store.mean, store.std, **options.strong.model_dump())

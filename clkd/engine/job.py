@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from clkd.engine.directory import RunDirectory, create, find, new_run_id
+from clkd.engine.directory import SCENARIO, RunDirectory, create, find, new_run_id
 from clkd.engine.material import Past
 from clkd.engine.origin import Fork, open_fork
 from clkd.engine.provenance import RESOLVED, check_plugins, check_scenario, check_state, digest, plugins_of
@@ -98,8 +98,8 @@ def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> 
     limit = request.limit_batches or (fork.manifest["limit_batches"] if fork else None)
     directory = None
     if ranks.first and not request.dry_run:
-        directory = create(loaded.scenario.output, loaded.scenario.name, run_id, cache)
-        directory.write("scenario.yaml", loaded.source_text)
+        directory = create(loaded.scenario.output, loaded.scenario.name, run_id, cache, loaded.source_text)
+        directory.write(SCENARIO, loaded.source_text)
         text = to_yaml(resolved(loaded.scenario))
         directory.write(RESOLVED, text)
         directory.update(
@@ -107,7 +107,7 @@ def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> 
             command=request.command,
             limit_batches=limit,
             resolved_sha256=digest(text.encode()),
-            plugins=plugins_of(loaded.scenario, registry),
+            plugins=plugins_of(loaded.scenario, registry, trackers=False),
         )
         if fork:
             directory.update(origin=fork.origin)
@@ -133,13 +133,18 @@ def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -
     if request.scenario is not None:
         _refuse_another(load(request.scenario, (), registry).scenario, loaded.scenario, request)
     check_plugins(manifest, loaded.scenario, registry)
-    saved = newest(directory.checkpoints)
+    saved, origin = newest(directory.checkpoints), manifest.get("origin")
     if saved:
         check_state(saved.state, manifest, saved.path)
+    elif origin:
+        raise UserError(
+            f"--resume {request.resume}: it stopped before it had taken over what run {origin['run']} had learned: "
+            f"start it again with --from {origin['run']}@{origin['experience']}"
+        )
     trained = saved.state["run"]["record"]["trained"] if saved else 0
     return Job(
         scenario=loaded.scenario,
-        source=read_text(directory.path / "scenario.yaml"),
+        source=read_text(directory.path / SCENARIO),
         base=loaded.base,
         directory=directory,
         run_id=manifest["id"],
@@ -147,7 +152,7 @@ def _resumed(request: RunRequest, registry: Registry, directory: RunDirectory) -
         saved=saved,
         resumed=True,
         tracking=manifest.get("tracking", {}),
-        origin=manifest.get("origin"),
+        origin=origin,
         past=Past(manifest.get("stream", []), trained),
     )
 

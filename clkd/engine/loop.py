@@ -116,7 +116,7 @@ class Loop:
         p.epochs, p.epoch_steps = epochs_of(self.options, rows, self.limit_batches)
 
     def _fresh_optimizer(self, replaced: list[tuple[nn.Parameter, nn.Parameter]]) -> Optimizer:
-        fresh = build_optimizer(self.options.optimizer, self.parts.parameters())
+        fresh = build_optimizer(self.options.optimizer, self.parts.parameters(), self.where)
         if self.options.keep_optimizer and self.optimizer is not None:
             carry_state(self.optimizer, fresh, replaced)
         return fresh
@@ -145,7 +145,8 @@ class Loop:
         """The learning rate's schedule under the moment it moves at: `epoch` or `step`."""
         if self.options.scheduler is None:
             return {}
-        schedule = build_scheduler(self.options.scheduler, optimizer, self.progress.epochs, self.progress.epoch_steps)
+        epochs, steps = self.progress.epochs, self.progress.epoch_steps
+        schedule = build_scheduler(self.options.scheduler, optimizer, epochs, steps, self.where)
         # Torch would warn where its first move comes before a step, which an earlier process may have taken.
         setattr(optimizer, "_opt_called", True)  # noqa: B010  # it is torch's own and has no type
         return {self.options.scheduler.every: schedule}
@@ -177,6 +178,11 @@ class Loop:
             "train/lr": epoch.lr,
             **({"train/skipped_steps": step.guard.skipped} if step.guard else {}),
         }
+
+    @property
+    def where(self) -> str:
+        """The section of the scenario that its options are from."""
+        return "train" if self.place is None else f"phases.{self.place}"
 
     @property
     def now(self) -> Loop:

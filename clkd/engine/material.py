@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from clkd.data.prepare import prepare
-from clkd.data.source import Split
+from clkd.data.source import Split, chunks
 from clkd.data.store import Store, statistics
 from clkd.errors import UserError
 from clkd.experience import Experience, Rows
@@ -125,7 +125,7 @@ class Reader:
             offset = sum(len(facts["experiences"]) for facts in self.facts)
             stream = self._split(said, store, offset)
             if said.labelled != 1:
-                stream = hide(stream, store, said.labelled, self.scenario.seed, offset)
+                stream = hide(stream, store, said.labelled, self.scenario.seed, offset, self._came())
             if first is None and self.scenario.stream.normalize != "data":
                 store = self._normalized(store, stream)
                 stream = stream.changed(stream, store)
@@ -138,6 +138,12 @@ class Reader:
         self.facts.append(known)
         self._compare(place)
         return store, Piece(stream, known["rows"], isinstance(said, Extension) and said.new_domain)
+
+    def _came(self) -> set[str]:
+        """The classes of all experiences so far, by name."""
+        return {
+            facts["class_names"][c] for facts in self.facts for each in facts["experiences"] for c in each["classes"]
+        }
 
     def _split(self, said: StreamOptions | Extension, store: Store, offset: int) -> Stream:
         def split(some: Store) -> Stream:
@@ -179,7 +185,11 @@ class Reader:
             if mean.shape != store.mean.shape or std.shape != store.std.shape:
                 raise UserError(f"stream.normalize: give {len(store.mean)} numbers each, one per channel or feature")
         else:
-            mean, std = statistics(store.train.x[stream[0].train.index])
+            first = stream[0].train
+            rows = store.train.x[first.index]
+            if first.warp is not None:
+                rows = torch.cat([first.warp(part) for part in chunks(rows)])
+            mean, std = statistics(rows)
         return replace(store, mean=mean, std=std)
 
     def _compare(self, place: int) -> None:
@@ -246,6 +256,7 @@ def digest(experience: Experience) -> str:
     if " at 0x" in warp:  # it has no name of its own, and another address in the next process
         warp = type(train.warp).__name__
     content = hashlib.sha256(repr((experience.classes, train.domain, warp)).encode())
+    content.update(experience.placed())
     for rows in (train, experience.validation, experience.test):
         content.update(rows.index.cpu().numpy().tobytes())
     if (labelled := train.labelled()) is not None:

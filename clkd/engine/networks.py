@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from clkd.context import Context
 from clkd.errors import UserError
+from clkd.models.prototypes import NearestMean
 from clkd.models.student import Student
 from clkd.options import Part, ViewOptions
 from clkd.registry import Registry
@@ -59,7 +61,8 @@ class Networks:
         return network
 
     def rebuilt(self, about: dict[str, Any], class_ids: tuple[int, ...], context: Context) -> Student:
-        """The student of another run (`clkd.engine.finished`), without its weights, built as it was there."""
+        """The student of another run (`clkd.engine.finished`), without its weights, built as it was there: those that
+        it began with are not looked for."""
         chosen, said = about["student"], about.get("transfer", "none")
         try:
             model, head = (self.registry.parse(f"{key}s", chosen[key]) for key in ("model", "head"))
@@ -68,6 +71,7 @@ class Networks:
             raise UserError(f"that run's student cannot be made here: {error}") from error
         theirs = replace(
             context,
+            base=Path(about.get("base", context.base)),
             shape=tuple(about["shape"]),
             class_names=tuple(about["class_names"]),
             mean=torch.tensor(about["mean"]),
@@ -75,8 +79,18 @@ class Networks:
         )
         options = ViewOptions.model_validate(chosen["view"]) if chosen.get("view") else None
         view = view_of(options, theirs.mean, theirs.std, theirs.shape)
-        network = self.fresh(model, head, theirs, 0, view, about["channels_last"])
+        network = self.fresh(_untrained(model), head, theirs, 0, view, about["channels_last"])
+        offers = {"seed": 0, "context": theirs, "experiences": (), "task_labels": about.get("task_labels", False)}
         for each in strategies:
-            self.registry.build(each, seed=0, context=theirs).prepare(network)
-        network.lay_out({"class_ids": class_ids, "born": about["layout"]["born"]})
+            self.registry.build(each, **offers).prepare(network)
+        network.lay_out({**about["layout"], "class_ids": class_ids})
+        if isinstance(network.head, NearestMean):  # whose logits are distances, which nobody is trained to have
+            network.head.teach()
         return network
+
+
+def _untrained(model: Part) -> Part:
+    """The same without the options that name what weights begin with."""
+    fields = type(model.options).model_fields
+    names = getattr(type(model.options), "begins_with", ())
+    return replace(model, options=model.options.model_copy(update={name: fields[name].default for name in names}))

@@ -92,7 +92,8 @@ class Objective(nn.Module):
         from torch.nn.parallel import DistributedDataParallel  # not for who trains alone: it takes a while to load
 
         # Parameters that no gradient reaches in some steps must be looked for in each of them.
-        always = (None,) if self.parts.gradient else (None, "new")  # a policy sees new and replayed rows apart
+        # A policy sees new and replayed rows apart, and where memory is mixed in, a batch may have no new ones.
+        always = (None,) if self.parts.gradient or self.parts.mixes else (None, "new")
         steady = [term for term in self.terms if term.a.rows in always]
         fickle = [*(term for term in self.terms if term not in steady), self.transfer]
         reached = {term.a.model for term in steady if term.loss.reads(0).logits}

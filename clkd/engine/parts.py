@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -34,6 +34,7 @@ from clkd.schedules.base import Schedule
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs, Spec
 from clkd.teachers.base import Teacher
+from clkd.teachers.ensemble import Ensemble
 from clkd.teachers.member import Member
 from clkd.transfer.base import Transfer
 
@@ -81,6 +82,8 @@ class Parts:
     """The student before anything was trained, where it is to begin anew."""
     resets: bool = False
     """Whether it begins anew in each experience."""
+    mixes: bool = False
+    """Whether memory is mixed into the experience's rows."""
     stream: Sequence[Experience] = ()
     """All experiences, for those who look at validation rows of the past."""
 
@@ -137,7 +140,7 @@ class Parts:
         if self.memory.invents:
             return
         for name, teacher in self.teachers.items():
-            needs = self.needs(name)
+            needs = self._asked_of(name)
             wanted = needs.logits or bool(needs.features)
             views = self.augment.fixed_for(teacher.sees)
             if not (views and wanted and teacher.ready and teacher.frozen and teacher.recall):
@@ -151,6 +154,14 @@ class Parts:
                 teacher.foresee(self._coming(experience), needs)
             else:
                 log.info("teachers.%s: answers would take %.1f GB, so it is asked in every step", name, size / 1e9)
+
+    def _asked_of(self, name: str) -> Needs:
+        """What is read of a teacher, also by way of the ensembles that it is a member of."""
+        own, needs = self.teachers[name], self.needs(name)
+        ensembles = [
+            other for other, each in self.teachers.items() if isinstance(each, Ensemble) and own in each.members
+        ]
+        return needs | Needs() if any(self._asked_of(other).logits for other in ensembles) else needs
 
     def _coming(self, experience: Experience) -> Iterator[Batch]:
         """Every new row, and every row in memory, in each of its views."""
@@ -189,6 +200,15 @@ class Parts:
         """Let everybody conclude. Where nothing was `trained`, a head has nothing to gather."""
         self.end_student(experience, trained)
         self.end_teachers(experience)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Nobody looks up meanwhile, to stop: what was trained could not be saved yet."""
+        look, self.look = self.look, lambda: None
+        try:
+            yield
+        finally:
+            self.look = look
 
     def end_student(self, experience: Experience, trained: bool = True) -> None:
         """Those who may still change the student: transfer first, then losses about rows, then heads. After them it is

@@ -15,6 +15,7 @@ from clkd.schedules.base import Progress
 from clkd.seeding import generator
 from clkd.signals import Batch, Signals
 from clkd.streams.base import labels_in
+from clkd.teachers.stored import Stored
 
 ROWS = 16
 """Rows of each kind that a loss is tried on."""
@@ -83,8 +84,8 @@ class Probe:
 
         learned = [c for c, born in zip(spec.class_ids, spec.born, strict=True) if born >= 0]
         valid = torch.isin(batch.y, torch.tensor(learned, dtype=torch.long, device=batch.y.device))
-        if teacher and teacher.partial:
-            valid = batch.is_replay
+        if isinstance(teacher, Stored):
+            valid = batch.is_replay & (batch.y >= 0)
         tasks = None if teacher else parts.students[model].tasks()
         return Signals(
             logits=drawn(len(spec.class_ids)) if needs.logits else None,

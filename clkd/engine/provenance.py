@@ -26,9 +26,12 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def plugins_of(scenario: Scenario, registry: Registry) -> dict[str, str]:
-    """The plugins that bring this scenario's parts, each with its distribution (or file) and version (or checksum)."""
-    entries = [registry.get(part.kind, part.name) for _, part in parts(scenario)]
+def plugins_of(scenario: Scenario, registry: Registry, trackers: bool = True) -> dict[str, str]:
+    """The plugins that bring this scenario's parts, each with its distribution (or file) and version (or checksum).
+
+    Without `trackers` only those that numbers depend on.
+    """
+    entries = [registry.get(part.kind, part.name) for at, part in parts(scenario) if trackers or at[0] != "tracking"]
     return {entry.plugin: _version(entry.origin) for entry in entries if entry.origin != "clkd"}
 
 
@@ -58,9 +61,15 @@ def check_scenario(directory: RunDirectory, manifest: Mapping[str, Any]) -> None
 
 
 def check_plugins(manifest: Mapping[str, Any], scenario: Scenario, registry: Registry) -> None:
-    """Another version of a plugin is warned of; another plugin under the same name raises `UserError`."""
-    now = plugins_of(scenario, registry)
+    """Another version of a plugin is warned of; another plugin under the same name raises `UserError`.
+
+    Runs of earlier versions have noted those of their trackers, too, which no number depends on.
+    """
+    now = plugins_of(scenario, registry, trackers=False)
+    track = plugins_of(scenario, registry).keys() - now.keys()
     for name, then in manifest.get("plugins", {}).items():
+        if name in track:
+            continue
         found = now.get(name, "")
         if found.split()[:1] != str(then).split()[:1]:
             raise UserError(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clkd.engine.parts import Parts
 from clkd.errors import UserError
 from clkd.memory.base import Memory
 from clkd.memory.retrieval import Retrieval
+from clkd.scenario.phase import PhaseOptions
 from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.stored import Stored
@@ -26,6 +29,21 @@ def refuse(parts: Parts, stream: Stream) -> None:
     refuse_further_views(parts)
     refuse_across_tasks(parts)
     refuse_misnamed(parts)
+
+
+def refuse_phases(parts: Parts, phases: Sequence[PhaseOptions]) -> None:
+    """A phase needs a loss about rows, and one about logits where it trains the head alone."""
+    for place, phase in enumerate(phases):
+        if not phase.losses:
+            continue
+        losses = [term.loss for term in parts.terms if term.name in phase.losses and not term.loss.regularises]
+        if not losses:
+            raise UserError(f"phases.{place}.losses: holding parameters teaches nothing: name a loss about rows, too")
+        if phase.trains != "all" and not any(loss.reads(0).logits for loss in losses):
+            raise UserError(
+                f"phases.{place}.losses: none of them reads logits, and trains: {phase.trains} trains what makes these "
+                f"alone: name one that does, such as cross_entropy"
+            )
 
 
 def refuse_mixing(parts: Parts) -> None:

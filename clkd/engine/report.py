@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -96,12 +96,17 @@ class Reporter:
     # Going through the rows
 
     def _distinct(self, experiences: Sequence[Experience]) -> list[Experience]:
-        """Those with test rows, each set of rows once."""
-        found: dict[tuple[object, ...], Experience] = {}
+        """Those with test rows, each row once, as in the evaluation: with the first that it belongs to. Rows of a class
+        without a number, which no row was trained on, are nobody's there."""
+        found: list[Experience] = []
+        counted: dict[tuple[object, ...], Tensor] = {}
         for each in experiences:
-            if len(each.test):
-                found.setdefault((id(each.test.index), each.test.warp, self.task_labels and each.classes), each)
-        return list(found.values())
+            rows, key = each.test, (each.test.x.data_ptr(), each.test.warp, self.task_labels and each.classes)
+            before = counted.get(key, rows.index[:0])
+            counted[key] = torch.cat([before, rows.index])
+            if (fresh := ~torch.isin(rows.index, before) & (rows.y >= 0).to(before.device)).any():
+                found.append(each if fresh.all() else replace(each, test=rows.select(fresh)))
+        return found
 
     def _pass(self, experiences: Sequence[Experience]) -> Generator[tuple[Tensor | None, Batch, Signals, Tensor]]:
         """Of each batch of this rank's share: the classes that compete (None for all), its rows, what the student says

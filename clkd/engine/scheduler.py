@@ -47,6 +47,8 @@ class Scheduler:
     limit: int | None = None
     look: Callable[[], None] = lambda: None
     """Called often while nothing is trained: may stop the run."""
+    count: Callable[[], None] = lambda: None
+    """Brings all of `run.seconds` up to now."""
     reporter: Reporter | None = None
     watch: ShiftWatch | None = None
     export: Exporter | None = None
@@ -65,6 +67,7 @@ class Scheduler:
             if self.export:
                 with self._timed("export"):
                     self.export(experience)
+            self.count()
             with self._timed("tracking"):
                 self.trackers.experience(self.run, experience, result)
             self.run.epoch, self.run.unevaluated, self.run.report, self.run.shift = 0, False, None, None
@@ -90,7 +93,7 @@ class Scheduler:
         with self._timed("train"):
             self.phases.train(experience, replaced)
         hygiene.check()
-        with self._timed("teachers"):
+        with self._timed("teachers"), self.parts.undisturbed():
             self.parts.end_student(experience)
         if self.reporter:
             with self._timed("report"):

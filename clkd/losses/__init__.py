@@ -18,9 +18,20 @@ if TYPE_CHECKING:
 
 
 def _positive(value: Part | float) -> Part | float:
-    if not isinstance(value, Part) and value <= 0:
+    low = _lowest(value) if isinstance(value, Part) else value
+    if low is not None and low <= 0:
         raise ValueError("a temperature is greater than 0")
     return value
+
+
+def _lowest(schedule: Part) -> float | None:
+    """The least that a schedule of clkd's says, where its options tell; `warmup` rises from 0."""
+    if schedule.name == "warmup":
+        return 0.0
+    said = {"constant": ("value",), "linear": ("start", "end"), "cosine": ("start", "end")}
+    said |= {"confidence": ("low", "high"), "entropy": ("low", "high")}
+    values = [getattr(schedule.options, name) for name in said.get(schedule.name, ())]
+    return min([*values, *getattr(schedule.options, "values", ())], default=None)
 
 
 def _not_negative(value: Part | float) -> Part | float:

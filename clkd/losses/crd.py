@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clkd.losses.aligner import averaged
 from clkd.losses.base import Loss, full_precision
-from clkd.losses.embedding_queue import EmbeddingQueue
+from clkd.losses.embedding_queue import EMPTY, EmbeddingQueue
 from clkd.losses.taps import TAP, taps_of, width_of
 from clkd.perceptron import layer
 from clkd.seeding import generator
@@ -116,13 +116,14 @@ def contrast(
 
     Args:
         student, teacher: `[B, E]` and `[M, E]`, of unit length.
-        row, rows: `[B]` and `[M]` sample ids; -1 in `rows` is an empty place.
+        row, rows: `[B]` and `[M]` sample ids; -1 of rows that a memory made up, which are all different, and `EMPTY` in
+            `rows` of an empty place.
         label, labels: `[B]` and `[M]` classes, -1 where unlabelled.
         temperature: divides the cosines.
         apart: leave rows of the same class out.
     """
     cosine = student @ teacher.T / temperature
-    out = (row[:, None] == rows) | (rows < 0)
+    out = ((row[:, None] == rows) & (rows >= 0)) | (rows == EMPTY)
     if apart:
         out = out | ((label[:, None] == labels) & (label[:, None] >= 0))
     own = torch.arange(len(rows), device=rows.device) == torch.arange(len(row), device=row.device)[:, None]

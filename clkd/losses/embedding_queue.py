@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+EMPTY = -2
+"""The row of a place that is empty; -1 is that of rows that a memory made up."""
+
 
 class EmbeddingQueue:
     """A ring of `size` embeddings; the oldest make way. Nothing here waits for the device.
@@ -19,7 +22,7 @@ class EmbeddingQueue:
 
     def __init__(self, size: int, dim: int) -> None:
         self.keys = torch.zeros(size, dim)
-        self.sample_id = torch.full((size,), -1)
+        self.sample_id = torch.full((size,), EMPTY)
         self.label = torch.full((size,), -1)
         self.next = 0
 
@@ -48,4 +51,5 @@ class EmbeddingQueue:
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state, which stays its owner's."""
         self.keys, self.sample_id, self.label = (state[name].clone() for name in ("keys", "sample_id", "label"))
+        self.sample_id[~self.keys.any(1)] = EMPTY  # which earlier versions said by -1
         self.next = state["next"]

@@ -50,4 +50,6 @@ class Path(Regulariser):
         raise NotImplementedError
 
     def _gradients(self) -> Vectors:
-        return copied({name: p.grad for name, p in self.parameters_now.items() if p.grad is not None})
+        # One that a phase does not train keeps the gradient of an earlier step.
+        moving = {name: p for name, p in self.parameters_now.items() if p.requires_grad}
+        return copied({name: p.grad for name, p in moving.items() if p.grad is not None})

@@ -91,7 +91,7 @@ def _by_class(run: Path, experiences: Sequence[Experience], class_names: Sequenc
     told = _class_accuracy(run)
     accuracies = []
     for experience in experiences:
-        names = [class_names[c] for c in experience.test.y.tolist()]
+        names = [class_names[c] for c in experience.test.y.tolist() if c >= 0]
         if missing := sorted({*names} - {*told}):
             raise UserError(f"intransigence: {run} does not tell the accuracy on class '{missing[0]}'")
         accuracies.append(mean([told[name] for name in names]))

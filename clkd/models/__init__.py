@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -54,6 +54,7 @@ class ResNet18Options(Options):
 class TorchvisionOptions(Options):
     """A classifier of torchvision, without its last layer."""
 
+    begins_with: ClassVar[tuple[str, ...]] = ("weights",)
     model: str
     """Its name in torchvision, for example `mobilenet_v3_small`."""
     weights: str | None = None

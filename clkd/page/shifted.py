@@ -22,7 +22,8 @@ def shifted(story: Story) -> Content:
     names = [str(int(domain)) for domain in sorted(accuracy)]
     shares = [[accuracy[domain].get(each.index) for domain in sorted(accuracy)] for each in told]
     rows = [f"{each.index}: {each.name}" for each in told]
-    layers = sorted({name.split("/")[1] for each in told for name in each.points if name.endswith("_after")})
+    measured = [name for each in told for name in each.points if name.startswith("shift/") and name.endswith("_after")]
+    layers = sorted({name.split("/")[1] for name in measured})
     head = ["after", "its rows were", "gained on it", "lost on others"]
     head += [f"{measure}, {layer}" for layer in layers for measure in MEASURES.values()]
     return [

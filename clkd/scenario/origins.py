@@ -35,7 +35,9 @@ def origins(scenario: Scenario, given: Mapping[Place, Origin]) -> dict[Place, Or
     A part given by its bare name (`memory: none`) gave the leaf that names it (`memory.kind`).
     """
     found: dict[Place, Origin] = {}
+    begun: set[Place] = set()
     for place in leaves(resolved(scenario)):
-        bare = place[:-1] if place[-1] in ("kind", "name", "by") else place
-        found[place] = given.get(place) or given.get(bare) or "default"
+        names = place[-1] in ("kind", "name", "by") and place[:-1] not in begun  # it stands before its options
+        begun.add(place[:-1])
+        found[place] = given.get(place) or given.get(place[:-1] if names else place) or "default"
     return found

@@ -59,5 +59,5 @@ class RunRequest:
             "tracking.mode": self.tracking,
             "tracking.uri": self.tracking_uri,
         }
-        given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+        given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
         return [*self.overrides, *given]

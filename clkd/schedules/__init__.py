@@ -90,9 +90,9 @@ class CurriculumOptions(Options):
 
     def problems(self, scenario: Scenario) -> Iterator[str]:
         """As a weight it would raise itself as far as it can."""
-        options = [getattr(loss.options, name) for loss in scenario.losses for name in type(loss.options).model_fields]
+        options = [getattr(loss.options, "temperature", None) for loss in scenario.losses]
         if not any(isinstance(option, Part) and option.options is self for option in options):
-            yield "it is learned to raise the loss, so it can be a loss's temperature, but no weight"
+            yield "it is learned to raise the loss, so it can be a loss's temperature, and nothing else"
 
 
 class UncertaintyOptions(Options):

@@ -92,7 +92,7 @@ class Stream(Sequence[Experience]):
         """A hash of the data and of everything that determines which rows come when, and how they look."""
         digest = hashlib.sha256(f"{self._data}/{self.task_labels}".encode())
         for experience in self.experiences:
-            digest.update(repr(experience.classes).encode())
+            digest.update(repr(experience.classes).encode() + experience.placed())
             for rows in (experience.train, experience.validation, experience.test):
                 digest.update(repr((rows.domain, rows.warp, len(rows))).encode())
                 digest.update(rows.index.cpu().numpy().tobytes())
@@ -167,7 +167,7 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
         classes = chunk.classes or tuple(labels_in(store.train.y[chunk.train]))
         known = len(seen)
         seen += tuple(c for c in classes if c not in seen)
-        if not seen:
+        if not seen and not offset:
             raise UserError(f"experience {index} ({chunk.name}) has no row with a label, so there is no class to learn")
         experiences.append(
             Experience(
@@ -181,6 +181,12 @@ def assemble(chunks: Sequence[Chunk], store: Store, seed: int, validation: float
                 count=len(chunks),
                 known=known,
             )
+        )
+    tested = {c for each in experiences for c in labels_in(each.test.y)} if not offset else set()
+    if strange := sorted(tested - set(seen)):
+        raise UserError(
+            f"class {strange[0]} ({store.class_names[strange[0]]}) has test rows but no training rows: leave it "
+            f"out, or change the split"
         )
     return experiences
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from clkd.data.store import Store
 
 
-def hide(stream: Stream, store: Store, fraction: float | Sequence[float], seed: int, offset: int = 0) -> Stream:
+def hide(
+    stream: Stream,
+    store: Store,
+    fraction: float | Sequence[float],
+    seed: int,
+    offset: int = 0,
+    known: Collection[str] = (),
+) -> Stream:
     """The stream with the labels of all but `fraction` of each experience's training rows gone.
 
     It is a fraction of each class, rounded, and at least one row; or one fraction for each experience, of which 0 means
@@ -26,7 +33,8 @@ def hide(stream: Stream, store: Store, fraction: float | Sequence[float], seed: 
     their label: so a larger fraction keeps those of a smaller one, and a domain stream the same rows in every domain.
     Validation and test rows keep theirs.
 
-    Where the stream follows another one, `offset` is how many experiences that has: nothing is drawn as it was there.
+    Where the stream follows another one, `offset` is how many experiences that has (nothing is drawn as it was there),
+    and `known` names the classes that came in it.
 
     Raises:
         UserError: there are not as many fractions as experiences, or a class would come without any label.
@@ -35,9 +43,10 @@ def hide(stream: Stream, store: Store, fraction: float | Sequence[float], seed: 
     if len(fractions) != len(stream):
         raise UserError(f"labelled: give one share for each of the {len(stream)} experiences, not {len(fractions)}")
     for each, share in zip(stream, fractions, strict=True):
-        if not share and each.new_classes:
+        if not share and not {stream.class_names[c] for c in each.new_classes} <= {*known}:
             raise UserError(
-                f"labelled: experience {each.index} ({each.name}) brings new classes, of which some rows need a label"
+                f"labelled: experience {offset + each.index} ({each.name}) brings new classes, of which some rows need "
+                f"a label"
             )
     key = torch.rand(len(store.train), generator=generator(seed, "labelled", offset), dtype=torch.float64)
     hidden = [

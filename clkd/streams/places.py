@@ -34,6 +34,7 @@ def _placed(own: Experience, classes: int) -> Experience:
     return replace(
         own,
         classes=tuple(range(len(own.classes))),
+        called=own.classes,
         train=called(own.train),
         validation=called(own.validation),
         test=called(own.test),

@@ -108,12 +108,13 @@ def check_store(points: Sequence[Point], mode: str | None, uri: str | None, mach
 def found(point: Point, runs: Sequence[Summary], limit_batches: int | None) -> Summary | None:
     """The run that is this point's, finished or to be gone on with; None where it has to be made.
 
-    One that another version of clkd has finished is none, and neither is one that failed.
+    One that another version of clkd has begun is none, and neither is one that failed.
     """
-    own = [run for run in runs if _is(point, run, limit_batches)]
-    done = [run for run in own if run.status == ENDED and run.version == __version__]
-    begun = [run for run in own if run.status not in (ENDED, "failed") and (run.path / "checkpoints").is_dir()]
-    if not done and not begun and any(run.status == ENDED for run in own):
+    alike = [run for run in runs if _is(point, run, limit_batches) and run.status != "failed"]
+    own = [run for run in alike if run.version == __version__]
+    done = [run for run in own if run.status == ENDED]
+    begun = [run for run in own if run.status != ENDED and (run.path / "checkpoints").is_dir()]
+    if not done and not begun and len(own) < len(alike):
         log.info("%s: another version of clkd has run it: again", point.label)
     return max(done or begun, key=lambda run: run.created, default=None)
 

@@ -102,6 +102,12 @@ class EnsembleOptions(Options):
             raise ValueError(f"weights: give one for each of the {len(self.members)} members")
         return self
 
+    def problems(self, scenario: Scenario) -> Iterator[str]:
+        """Who speaks is settled once for an experience."""
+        for name in self.members:
+            if name in scenario.teachers and scenario.teachers[name].name == "before_phase":
+                yield f"members: '{name}' speaks in phases alone, so it cannot be averaged with those who always do"
+
 
 class SnapshotOptions(FollowerOptions):
     """Past selves of the student that speak as one."""

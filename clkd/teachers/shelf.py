@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -36,7 +37,8 @@ class DamagedError(Exception):
 def save(network: nn.Module, path: Path, about: dict[str, Any], otherwise: str) -> None:
     """Whole or not at all: others may look for the same file now. Where it cannot be, `otherwise` happens."""
     part = path.with_name(f".{path.stem}-{os.getpid()}.part")
-    state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    dense = torch.contiguous_format  # and of their own: a layer may go by two names
+    state = {name: tensor.cpu().clone(memory_format=dense) for name, tensor in network.state_dict().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         told = {ABOUT: json.dumps(about)} if about else {}

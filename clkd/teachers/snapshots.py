@@ -48,8 +48,9 @@ class Snapshots(Ensemble):
         return {"members": [member.state_dict() for member in self.members]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Within an experience, selves that are there already take their weights back."""
-        saved = state.get("members", [])
+        """Within an experience, selves that are there already take their weights back. Of more than `last`, which a run
+        that this one goes on from may have kept, the newest."""
+        saved = state.get("members", [])[-self.last if self.last else 0 :]
         if len(self.members) != len(saved):
             self.members = [Previous() for _ in saved]
         for member, each in zip(self.members, saved, strict=True):

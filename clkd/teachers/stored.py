@@ -39,6 +39,8 @@ class Stored(Teacher):
     def __init__(self, class_names: tuple[str, ...], classes: Literal["known", "all"] = "known") -> None:
         self.classes = classes
         self.born = (-1,) * len(class_names)
+        self._gaps = False
+        """Whether the student has columns that a row may know nothing of."""
         self._shapes: dict[str, tuple[int, ...] | None] = {}
         self._class_ids = torch.arange(len(class_names))
         self._since = torch.zeros(len(class_names), dtype=torch.long)
@@ -47,6 +49,7 @@ class Stored(Teacher):
         came = dict(zip(student.class_ids, student.born, strict=True))
         device = student.class_ids_tensor.device
         self.born = tuple(came.get(c, -1) for c in range(len(self.born)))
+        self._gaps = self.classes == "known" and (max(self.born) > 0 or min(student.born, default=0) < 0)
         self._class_ids = self._class_ids.to(device)
         self._shapes = {name: student.spec(name).shape for name in self._shapes}
         self._since = torch.tensor([sys.maxsize if born < 0 else born for born in self.born], device=device)
@@ -61,7 +64,8 @@ class Stored(Teacher):
     def signals(self, batch: Batch, needs: Needs) -> Signals:
         logits = self._padded(batch, LOGITS, (len(self.born),)) if needs.logits else None
         features = {name: self._padded(batch, name, self._shapes[name] or ()) for name in needs.features}
-        return Signals(logits, self._class_ids, features, valid=batch.is_replay, known=self._known(batch))
+        told = batch.is_replay & (batch.y >= 0)  # nobody knows the class of the others
+        return Signals(logits, self._class_ids, features, valid=told, known=self._known(batch))
 
     def _padded(self, batch: Batch, name: str, shape: tuple[int, ...]) -> Tensor:
         """What lies beside the replayed rows, and zeros for the new ones."""
@@ -71,6 +75,5 @@ class Stored(Teacher):
         return F.pad(kept, (0, 0) * (kept.dim() - 1) + (batch.new, 0))
 
     def _known(self, batch: Batch) -> Tensor | None:
-        """None where no class came after the first experience, so that nothing is masked in domain streams."""
-        masked = self.classes == "known" and max(self.born) > 0
-        return self._since <= batch.experience[:, None] if masked else None
+        """None where every row knows all that the student has columns for, as in domain streams."""
+        return self._since <= batch.experience[:, None] if self._gaps else None

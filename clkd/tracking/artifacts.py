@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clkd.tracking import events, history, labels, reports, shifts
 from clkd.tracking.events import FILE
 from clkd.tracking.points import without_nan
+from clkd.tracking.store import hushed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +66,10 @@ def log(client: MlflowClient, run: str, name: str, content: Content) -> None:
 
 
 def _copy(name: str, path: Path) -> Content:
-    return (lambda: path) if path.name == name else lambda: path.read_text(encoding="utf-8")
+    """The file itself, where it may lie there as it is; what people wrote may hold a password."""
+    if path.name == name and name not in CONSTANT:
+        return lambda: path
+    return lambda: hushed(path.read_text(encoding="utf-8"))
 
 
 def _reports(directory: Path, title: str, over: bool) -> dict[str, Content]:

@@ -46,6 +46,7 @@ class ConsoleTracker(Tracker):
 
     def start(self, run: Run) -> None:
         self._began = time.monotonic(), run.step
+        self._epoch = (run.record.trained, None), run.epoch
         if run.stand_in:
             _say(
                 f"NOTE: {run.stand_in} stands in for {run.dataset}, which could not be had: take the numbers as a trial"

@@ -152,7 +152,7 @@ def _name_experiences(axes: Axes, found: Sequence[Shift]) -> None:
 
 
 def _place(each: Shift) -> str:
-    return f"{each['experience']}: {each.get('name', '')[:24]}"
+    return f"{each['experience']}: {_plain(each.get('name', ''))}"
 
 
 def domains(found: Sequence[Shift], title: str = "") -> Figure:
@@ -163,7 +163,7 @@ def domains(found: Sequence[Shift], title: str = "") -> Figure:
     ['4: clean']
     """
     names = {domain: str(domain) for each in found for domain in accuracy(each)}
-    names |= {each["domain"]: f"{each['domain']}: {each['name'][:24]}" for each in reversed(found)}
+    names |= {each["domain"]: f"{each['domain']}: {_plain(each['name'])}" for each in reversed(found)}
     grid = np.full((len(found), len(names)), np.nan)
     for row, each in zip(grid, found, strict=True):
         for domain, share in accuracy(each).items():

@@ -126,7 +126,8 @@ class Students:
             if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
                 raise
         source = self._source(model)
-        own = [v for v in self._client.search_model_versions(f"name = '{name}'") if v.source == source]
+        quote = '"' if "'" in name else "'"
+        own = [v for v in self._client.search_model_versions(f"name = {quote}{name}{quote}") if v.source == source]
         version = own[0] if own else self._add_version(name, source, model)
         if DONE not in version.tags:
             if self._alias is not None and self._is_newest(name, self._alias, model.tags):

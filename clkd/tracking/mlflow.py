@@ -115,7 +115,7 @@ class MlflowTracker(Tracker):
         """Wait until all that happened so far has been tried to bring in. Raises what was in the way."""
         self._worker.wake(urgent=True)
         if not self._worker.wait(lambda: LOCAL_PATIENCE):
-            raise TrackingError(f"MLflow {self._destination.uri} takes too long")
+            raise TrackingError(f"MLflow {store.plain(self._destination.uri)} takes too long")
         if self._worker.error:
             raise self._worker.error
 
@@ -145,7 +145,7 @@ class MlflowTracker(Tracker):
         if done and not self._worker.error:
             return
         self._worker.close()
-        reason = _reason(self._worker.error) if done else f"MLflow {self._destination.uri} takes too long"
+        reason = _reason(self._worker.error) if done else f"MLflow {store.plain(self._destination.uri)} takes too long"
         raise TrackingError(f"tracking is required, but {reason}") from self._worker.error
 
     def _lack(self, reason: str) -> str:
@@ -160,7 +160,7 @@ class MlflowTracker(Tracker):
 def _reason(error: Exception | None) -> str:
     """One line of an error."""
     lines = str(error).strip().splitlines()
-    line = lines[0][:300] if lines else ""
+    line = store.hushed(lines[0])[:300] if lines else ""
     return line if isinstance(error, TrackingError) else f"{type(error).__name__}: {line}"
 
 

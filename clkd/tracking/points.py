@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,11 +86,20 @@ def clean_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     cleaned: dict[str, Any] = {}
     for name, value in values.items():
-        key = clean(name)
-        while key in cleaned:
-            key = f"{key[: LONGEST - 1]}_" if len(key) < LONGEST else f"{key[: LONGEST - 9]}{len(cleaned):09d}"
-        cleaned[key] = value
+        cleaned[clean_beside(name, cleaned)] = value
     return cleaned
+
+
+def clean_beside(name: str, others: Collection[str]) -> str:
+    """A clean name that none of the `others` has.
+
+    >>> clean_beside("a#", {"a_"})
+    'a__'
+    """
+    key = clean(name)
+    while key in others:
+        key = f"{key[: LONGEST - 1]}_" if len(key) < LONGEST else f"{key[: LONGEST - 9]}{len(others):09d}"
+    return key
 
 
 def percent(value: float | None) -> str:

@@ -122,10 +122,10 @@ def check_reachable(uri: str) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code >= 500:
-            raise TrackingError(f"MLflow server {uri} answers with an error ({error.code})") from error
+            raise TrackingError(f"MLflow server {plain(uri)} answers with an error ({error.code})") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise TrackingError(f"MLflow server {uri} does not answer: {reason}") from error
+        raise TrackingError(f"MLflow server {plain(uri)} does not answer: {reason}") from error
 
 
 def _trusted() -> ssl.SSLContext | None:
@@ -282,7 +282,8 @@ def choose_experiment(client: MlflowClient, wanted: str | None, name: str, uri: 
 def _artifacts(name: str, uri: str) -> str | None:
     if not uri.startswith(SQLITE):
         return None
-    return (_database(uri).parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", name)).as_uri()
+    safe = re.sub(r"[^\w.-]|^\.+$", "_", name)  # dots alone would lead out of the folder
+    return (_database(uri).parent / "mlartifacts" / safe).as_uri()
 
 
 def _database(uri: str) -> Path:

@@ -23,7 +23,7 @@ from clkd.tracking.events import END, EXPERIENCE, FILE, START, SYSTEM, WITHIN, E
 from clkd.tracking.host import TAG as HOST
 from clkd.tracking.host import Host
 from clkd.tracking.logged import Students
-from clkd.tracking.points import clean_names, matrix_row
+from clkd.tracking.points import clean_beside, clean_names, matrix_row
 from clkd.tracking.stored import MOST_METRICS, Point, Stored
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ class Upload:
         self.events = 0
         self.brought: Counter[str] = Counter()
         self._offset = 0
+        self._names: dict[str, str] = {}
+        """What each metric is called there: one that comes later does not take another's name."""
+        self._taken: set[str] = set()
         self._milestones: list[Event] = []
         """All events but epochs."""
         self._first = _first_start(directory)
@@ -112,7 +115,7 @@ class Upload:
         self._latest = events[-1] if events else self._latest
         end = self._end(otherwise)
         self._describe(end)
-        self._parent.log_points(point for event in events for point in _points(event))
+        self._parent.log_points(point for event in events for point in self._points(event))
         for event in events:
             if event["event"] == EXPERIENCE and not event.get("carried"):
                 self._log_child(event)
@@ -304,7 +307,7 @@ class Upload:
         if index not in self._children:
             self._children[index] = self._create_child(event)
         child = self._children[index]
-        child.log_points(_points(event))
+        child.log_points(self._points(event))
         self._log_dataset(child, event)
         if child.status != "FINISHED":
             child.end("FINISHED", _milliseconds(event))
@@ -334,8 +337,29 @@ class Upload:
             index = event.get("experience")
             if event["event"] == EXPERIENCE and index in folders:
                 runs = [run.id for run in (self._parent, self._children.get(str(index))) if run]
-                points = [point for point in _points(event) if point.key.startswith(SCORES)]
+                points = [point for point in self._points(event) if point.key.startswith(SCORES)]
                 self._students.bring(index, folders[index], runs, points)
+
+    def _points(self, event: Event) -> list[Point]:
+        """Every number of an event that MLflow shows."""
+        kind, values, step = event["event"], event.get("metrics", {}), event["step"]
+        if kind == START:
+            values, step = {key if "/" in key else f"model/{key}": value for key, value in values.items()}, 0
+        elif kind == EXPERIENCE:
+            step = event["experience"]
+        elif kind == END:
+            return []
+        elif kind == SYSTEM:
+            return [point for sample in event["samples"] for point in self._points({"event": "sample", **sample})]
+        time, named = _milliseconds(event), {self._named(name): value for name, value in values.items()}
+        return [Point(key, step, math.nan if value is None else float(value), time) for key, value in named.items()]
+
+    def _named(self, name: str) -> str:
+        """A metric's clean name: the same in every event, since the record is read from its begin."""
+        if name not in self._names:
+            self._names[name] = clean_beside(name, self._taken)
+            self._taken.add(self._names[name])
+        return self._names[name]
 
     def _log_dataset(self, run: Stored, event: Event) -> None:
         """The rows that the experience was trained on, known by their digest, unless the run has them."""
@@ -363,21 +387,6 @@ def _first_start(directory: Path) -> Event:
     if start is None or "tags" not in start:
         raise TrackingError(f"{directory / FILE} does not say whose it is: it was written by an older clkd, or cut")
     return start
-
-
-def _points(event: Event) -> list[Point]:
-    """Every number of an event that MLflow shows."""
-    kind, values, step = event["event"], event.get("metrics", {}), event["step"]
-    if kind == START:
-        values, step = {key if "/" in key else f"model/{key}": value for key, value in values.items()}, 0
-    elif kind == EXPERIENCE:
-        step = event["experience"]
-    elif kind == END:
-        return []
-    elif kind == SYSTEM:
-        return [point for sample in event["samples"] for point in _points({"event": "sample", **sample})]
-    time, named = _milliseconds(event), clean_names(values).items()
-    return [Point(key, step, math.nan if value is None else float(value), time) for key, value in named]
 
 
 def _milliseconds(event: Event) -> int:

@@ -240,9 +240,9 @@ class InterpolateOptions(Options):
 
 
 def _unbalanced(reestimate: Renewal, scenario: Scenario) -> Iterator[str]:
-    """A memory is what it would be balanced with."""
-    if reestimate == "balanced" and scenario.memory.name == "none":
-        yield "reestimate: balanced is with rows of memory, but memory is none: give the scenario a memory"
+    """A memory that keeps rows is what it would be balanced with."""
+    if reestimate == "balanced" and (kind := scenario.memory.name) in ("none", "generator"):
+        yield f"reestimate: balanced is with rows that memory keeps, but memory is {kind}: use one that keeps some"
 
 
 class AverageOptions(Options):

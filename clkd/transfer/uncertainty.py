@@ -65,7 +65,7 @@ class MCC(Doubt):
         self.temperature = temperature
 
     def doubt(self, logits: Tensor, competes: Tensor | None) -> Tensor:
-        z = logits / self.temperature
+        z = (logits / self.temperature).clamp(min=torch.finfo(logits.dtype).min)  # of columns that do not compete
         weight = 1 + (-entropy(z.detach())).exp()
         p = z.softmax(1)
         confusion = (p * (weight / weight.mean())[:, None]).T @ p

@@ -163,6 +163,14 @@ def test_a_stand_in_is_never_compared_in_silence(make, clkd):
     assert [each["metrics"]["average_accuracy"]["test"] for each in groups] == [None, "paired t", None]
 
 
+def test_what_all_were_trained_on_is_told_if_it_is_a_stand_in(make, clkd):
+    for seed in (0, 1):
+        make("a", seed, 0.9, stand_in="digits")
+        make("b", seed, 0.5, stand_in="digits", sha="b" * 64)
+    said = clkd("compare", "a", "b")[2].splitlines()
+    assert [line for line in said if "stood in" in line] == [f"{name}: digits stood in for cifar10" for name in "ab"]
+
+
 def test_other_rows_of_one_data_set_are_other_data(make, clkd):
     make("a", 0, 0.5, print="1")
     make("b", 0, 0.6, print="2")

@@ -34,6 +34,22 @@ def test_the_table(some, clkd):
     assert last[4:8] == ["digits", "for", "cifar10", "-"]
 
 
+def test_a_cost_is_no_fraction_and_a_column_has_one_unit(make, clkd):
+    make("a", 0, 0.5, macs=0.5, metrics={"mine": 0.25})
+    make("b", 0, 0.5, macs=7.0, metrics={"mine": 1.5})
+    for metric, shown in (("compute.training_macs", ["0.5", "7"]), ("mine", ["0.25", "1.5"])):
+        assert [line.split()[5] for line in clkd("runs", "--metric", metric)[1].splitlines()[1:]] == shown
+
+
+def test_a_key_is_looked_for_among_all_runs(make, clkd, tmp_path):
+    make("a", 0, 0.5, metrics={"my-m": 0.7})
+    (tmp_path / "runs" / "begun").mkdir()
+    (tmp_path / "runs" / "begun" / "run.json").write_text(json.dumps({"id": "f" * 12, "name": "b", "created": 1.0}))
+    code, out, _ = clkd("runs", "--where", "status=unfinished", "--sort", "-average_accuracy")
+    assert (code, [line.split()[0] for line in out.splitlines()[1:]]) == (0, ["f" * 12])
+    assert clkd("runs", "--where", "my-m>0.5")[1].splitlines()[1].split()[0] == "000000000001"
+
+
 def test_filtered(ids):
     assert ids() == "1234"
     assert ids("--where", "name=er") == "12"

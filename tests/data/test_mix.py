@@ -42,6 +42,7 @@ def test_pixels_and_labels_tell_of_the_same_two_rows(kind: str) -> None:
             others = set(after.x[i].flatten().tolist()) - {float(i)}
             assert len(others) <= 1, "one row is pasted in"
     assert torch.equal(after.mixed.y, before.y)
+    assert torch.equal(after.mixed.other[share == 1], before.y[share == 1])
     one_class = (share == 1) | (after.mixed.other == before.y)
     assert torch.equal(after.y, torch.where(one_class, before.y, -1))
 

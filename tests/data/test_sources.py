@@ -324,6 +324,7 @@ GOOD = {"x_train": np.ones((4, 2)), "y_train": np.arange(4) % 2, "x_test": np.on
         ({"y_train": np.array([0, 1, -1, 0])}, "y_train holds -1: number the classes from 0"),
         ({"y_test": np.array([0, 2])}, "label 2 is too large: the training rows have 2 classes"),
         ({"class_names": ["one"]}, "label 1 is too large: class_names has 1"),
+        ({"class_names": ["one", "one"]}, "two classes are called 'one'"),
         ({"y_train": np.arange(3)}, r"y_train has shape \(3,\), but there are 4 rows"),
         ({"y_train": np.ones(4)}, "y_train is float64: give integers"),
         ({"experience_test": np.zeros(3, int)}, "experience_test has shape"),

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import ROOT
 
 from clkd.engine.execute import execute
 from clkd.plugins import load_plugins
 from clkd.scenario.request import RunRequest
-from tests.support.pages import ROOT
 
 GLIBC = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
 FAULTS = """

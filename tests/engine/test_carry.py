@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from clkd.engine.carry import carry_state
 from clkd.models.heads import Linear
+from clkd.optimizers import OPTIMIZERS, OptimizerOptions, build_optimizer
 
 
 @pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), lambda p: torch.optim.Adam(p, 0.1)])
@@ -33,3 +36,33 @@ def step(head: nn.Module, optimizer: torch.optim.Optimizer, features: torch.Tens
     optimizer.zero_grad()
     head(features)[:, :2].square().mean().backward()
     optimizer.step()
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_goes_on_with_what_it_knew(kind: str) -> None:
+    """A layer beside a head that grew moves as if its optimizer had never been replaced; and the head moves on, too."""
+    rows = torch.randn(8, 5, generator=torch.Generator().manual_seed(1))
+
+    def trained(grows: bool) -> nn.Module:
+        torch.manual_seed(3)
+        layer, head = nn.Linear(5, 5), Linear(5)
+        head.grow((0,), 0, torch.Generator().manual_seed(2))
+
+        def built() -> torch.optim.Optimizer:
+            return build_optimizer(OptimizerOptions(kind=kind), [*layer.parameters(), *head.parameters()])
+
+        optimizer = built()
+        step(nn.Sequential(layer, head), optimizer, rows)
+        if grows:
+            replaced, before = head.grow((1, 2), 1, torch.Generator().manual_seed(3)), optimizer
+            optimizer = built()
+            carry_state(before, optimizer, replaced)
+        step(layer, optimizer, rows)
+        moved = copy.deepcopy(layer)
+        step(head, optimizer, rows)
+        assert head.weight.isfinite().all()
+        return moved
+
+    alone, beside = trained(False), trained(True)
+    assert torch.equal(alone.weight, beside.weight)
+    assert torch.equal(alone.bias, beside.bias)

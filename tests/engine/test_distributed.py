@@ -303,6 +303,42 @@ def test_what_only_compares_a_ranks_own_rows_still_ends_with_equal_students(tmp_
     assert err.count("batch norm sees each process's rows by themselves") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "memory", [{"kind": "gss", "size": 25}, {"kind": "reservoir", "size": 25, "store": ["logits"]}]
+)
+def test_what_all_were_trained_on_whole_is_kept_as_one_said_it(tmp_path: Path, memory: dict[str, Any]) -> None:
+    """A batch that is too small to be shared out: dropout drops other numbers in each process. That both keep the same
+    is seen by who wins a slot, or, of logits, in what each of them reads again."""
+    changes = {
+        "student": {"model": {"kind": "mlp", "hidden": [16], "dropout": 0.2}, "head": "linear"},
+        "teachers": {},
+        "losses": ["cross_entropy"],
+        "memory": memory,
+        "train": {"epochs": 2, "batch_size": 3, "optimizer": {"kind": "sgd", "lr": 0.05}},
+        "checkpoint": {"every_minutes": None},
+    }
+    pair(str(write(tmp_path, "run", **changes)), "--tracking", "offline", cwd=tmp_path)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_batches_of_kept_rows_alone_train_as_in_one_process(tmp_path: Path) -> None:
+    """Memory is mixed in: in a batch without a new row, the learned weight of a loss about new rows has no gradient."""
+    changes = {
+        "teachers": {},
+        "losses": [
+            {"kind": "cross_entropy", "between": ["student@new"], "weight": "uncertainty"},
+            {"kind": "cross_entropy", "name": "old", "between": ["student@replay"]},
+        ],
+        "memory": {"kind": "herding", "size": 40},
+        "train": {"epochs": 3, "batch_size": 4, "mix_memory": True, "optimizer": {"kind": "sgd", "lr": 0.02}},
+    }
+    one(scenario=write(tmp_path, "alone", **changes))
+    pair(str(write(tmp_path, "both", **changes)), "--tracking", "offline", cwd=tmp_path)
+    assert_equal_runs(tmp_path, "alone", "both")
+
+
 def domains(by: str) -> dict[str, Any]:
     """Three domains, one of which comes back; batches are shared out, but the last one, of a single new row, is not."""
     return {

@@ -43,6 +43,18 @@ def test_more_processes_than_rows(
     assert not shares[2].confusion.any()
 
 
+def test_a_class_that_no_row_was_trained_on_is_never_right(
+    student: Student, experiences: list[Experience], augment: Augment
+) -> None:
+    """As it comes in data that extended the stream: without a number, and so in nobody's confusion."""
+    test = experiences[0].test
+    strange = replace(experiences[0], test=replace(test, y=torch.where(torch.arange(len(test)) < 3, -1, test.y)))
+    known = replace(experiences[0], test=test.select(torch.arange(len(test)) >= 3))
+    found, theirs = (evaluate(student, [each], augment, 5, classes=4) for each in (strange, known))
+    assert torch.equal(found.confusion, theirs.confusion)
+    assert found.accuracy[0] * len(test) == pytest.approx(theirs.accuracy[0] * len(known.test))
+
+
 @pytest.mark.parametrize("task_labels", [False, True])
 @pytest.mark.parametrize("batch_size", [5, 1000])
 def test_against_counting_row_by_row(

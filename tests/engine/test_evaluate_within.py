@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from states import assert_same, state
 
+from clkd import checkpoint
 from clkd.engine.execute import _Execution, execute
 from clkd.errors import Interrupted, UserError
+from clkd.losses.ewc import EWC
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
@@ -105,3 +108,43 @@ def test_intransigence_reads_a_joint_run(tmp_path):
 def test_a_joint_run_that_is_not_there_is_told_in_a_line(tmp_path, joint, told):
     with pytest.raises(UserError, match=told):
         run(tmp_path, "run", metrics=[{"kind": "intransigence", "joint": joint}])
+
+
+def test_stopped_while_losses_look_back_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained is saved as soon as it can be: once it is to be evaluated."""
+    changes = {"losses": ["cross_entropy", "ewc"], "checkpoint": {"every_minutes": None}}
+    run(tmp_path, "whole", **changes)
+    review, asked = EWC.review, list[int]()
+
+    def interrupted(self: EWC, *about: Any) -> None:
+        asked.append(1)
+        if len(asked) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        review(self, *about)
+
+    monkeypatch.setattr(EWC, "review", interrupted)
+    with pytest.raises(Interrupted):
+        run(tmp_path, "cut", **changes)
+    saved = checkpoint.load(tmp_path / "cut" / "checkpoints" / "step")["run"]
+    assert saved["unevaluated"]
+    execute(RunRequest(resume=str(tmp_path / "cut"), quiet=True), load_plugins())
+    assert_same(state(tmp_path / "cut"), state(tmp_path / "whole"))
+
+
+def test_each_experience_is_told_the_seconds_so_far(tmp_path: Path) -> None:
+    result = run(tmp_path, "run")
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    told = [line["metrics"] for line in lines if line["event"] == "experience"]
+    for metrics in told:
+        parts = [metrics[f"time/{purpose}_s"] for purpose in ("train", "evaluate", "teachers", "tracking")]
+        assert metrics["time/total_s"] > sum(parts) > 0
+    assert told[0]["time/total_s"] < told[1]["time/total_s"] <= result["seconds"]["total"]
+
+
+def test_seconds_go_on_counting_where_a_run_goes_on(tmp_path: Path) -> None:
+    request = RunRequest(scenario=scenario(tmp_path, "run"), limit_experiences=1, quiet=True)
+    execute(request, load_plugins())
+    before = json.loads((tmp_path / "run" / "result.json").read_text())["seconds"]
+    execute(RunRequest(resume=str(tmp_path / "run"), quiet=True), load_plugins())
+    after = json.loads((tmp_path / "run" / "result.json").read_text())["seconds"]
+    assert all(after[purpose] > seconds for purpose, seconds in before.items())

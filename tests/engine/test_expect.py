@@ -26,6 +26,9 @@ FORGETS = {
     "fine-tuning": scenario(losses=["cross_entropy"]),
     "lwf": scenario(method="lwf"),
     "ewc": scenario(losses=["cross_entropy", {"kind": "ewc"}]),
+    "past selves": scenario(
+        teachers={"past": "snapshot"}, losses=["cross_entropy", {"kind": "kd", "between": ["student", "past"]}]
+    ),
 }
 KEEPS = {
     "replay": scenario(losses=["cross_entropy"], memory={"kind": "reservoir", "size": 50}),

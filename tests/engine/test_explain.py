@@ -129,6 +129,14 @@ train: {{batch_size: 10, optimizer: {{kind: sgd, lr: 0.1}}}}
     assert told["teachers"]["both"]["recalled"] is False
 
 
+def test_past_selves_within_a_snapshot_are_asked_in_every_step(tmp_path: Path) -> None:
+    file = tmp_path / "snapshot.yaml"
+    file.write_text(SCENARIO.replace("{kind: previous, recall: false}", "{kind: snapshot, by: weight}"))
+    *_, last = json.loads(run("explain", str(file), "--json")[1])["experiences"]
+    assert last["macs_per_step"]["previous"] == 20 * (2 * 64 * 8 + 8 * 2 + 8 * 4)
+    assert last["teachers"]["previous"]["recalled"] is False
+
+
 @pytest.mark.parametrize(
     ("over", "said"), [("seen", ["0–1", "0–3", "0–6"]), ("all", ["0–9"] * 3), ("newest", ["0–1", "2–3", "4–6"])]
 )

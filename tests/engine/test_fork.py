@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from addresses import nobody
 from states import assert_same, state
 from webpage import Page
 
 from clkd.engine.execute import execute
 from clkd.engine.origin import split
-from clkd.errors import UserError
+from clkd.engine.saver import Saver
+from clkd.errors import StorageError, TrackingError, UserError
 from clkd.page.document import document
 from clkd.page.story import Story
 from clkd.plugins import Plugins
@@ -300,3 +302,38 @@ def test_a_learned_weight_is_carried_over_and_a_new_one_starts_afresh(plugins: P
     assert torch.equal(begun["cross_entropy"]["weight"]["log_variance"], learned)
     assert begun["kd_previous"]["weight"]["log_variance"] == 0
     assert state(tmp_path / "second")["terms"]["kd_previous"]["weight"]["log_variance"] != 0
+
+
+def test_one_that_never_took_over_is_not_gone_on_with(
+    plugins: Plugins, origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has nothing of what the origin learned, and would train from scratch."""
+
+    def full(*_: object) -> None:
+        raise StorageError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "end", full)
+        with pytest.raises(StorageError):
+            fork(plugins, f"{origin}@1", tmp_path / "fork")
+    name = json.loads((origin / "run.json").read_text())["id"]
+    with pytest.raises(UserError, match=rf"before it had taken over .* --from {name}@1"):
+        execute(RunRequest(resume=str(tmp_path / "fork"), quiet=True), plugins)
+
+
+def test_a_tracker_that_refuses_leaves_nothing(plugins: Plugins, origin: Path, tmp_path: Path) -> None:
+    with nobody() as address, pytest.raises(TrackingError, match="does not answer"):
+        fork(plugins, f"{origin}@1", tmp_path / "fork", "tracking.mode=required", f"tracking.uri=http://{address}")
+    assert not (tmp_path / "fork").exists()
+
+
+def test_places_that_were_given_to_other_classes_are_other_rows(plugins: Plugins, tmp_path: Path) -> None:
+    split = {"by": "class", "classes": [[0, 1], [2, 3]], "labels": "place"}
+    scenario = {**BASE, "stream": {**BASE["stream"], "split": split}, "output": str(tmp_path / "origin")}
+    (tmp_path / "places.yaml").write_text(to_yaml(scenario))
+    execute(RunRequest(scenario=tmp_path / "places.yaml", quiet=True, limit_experiences=1), plugins)
+    fork(plugins, f"{tmp_path}/origin@0", tmp_path / "same")
+    with pytest.raises(UserError, match="was trained with other rows"):
+        fork(plugins, f"{tmp_path}/origin@0", tmp_path / "fork", "stream.split.classes=[[1, 0], [3, 2]]")
+    swapped = fork(plugins, f"{tmp_path}/origin@0", tmp_path / "later", "stream.split.classes=[[0, 1], [3, 2]]")
+    assert swapped["status"] == "finished", "what is still to come may be another"

@@ -368,6 +368,12 @@ REFUSED = {
         {"phases": [GDUMB], "student": {"model": "mlp", "head": {"kind": "split_cosine", "fixed_old": True}}},
         "student.head.fixed_old: a reset would leave old classes where chance puts them",
     ),
+    "before_phase among others": (
+        {"teachers": {"previous": "previous", "before": "before_phase",
+                      "both": {"kind": "ensemble", "members": ["previous", "before"]}},
+         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "both"]}]},
+        "members: 'before' speaks in phases alone",
+    ),
     "reset head": ({"phases": [{**GDUMB, "trains": "head"}]}, "phases.0: reset begins with an untrained student"),
     "typo": ({"phases": [{**GDUMB, "epoch": 1}]}, "phases.0.epoch: unknown key"),
 }  # fmt: skip
@@ -379,6 +385,71 @@ def test_phases_that_cannot_work_are_refused(plugins: Plugins, tmp_path: Path, c
     with pytest.raises(UserError) as caught:
         load(write(tmp_path, "bad", changes), (), plugins.registry)
     assert said in str(caught.value)
+
+
+LAYERS = {"kind": "features", "name": "layers", "between": ["student.penultimate", "previous.penultimate"]}
+UNTAUGHT = {
+    "holding alone": (
+        {"losses": ["cross_entropy", "ewc"], "phases": [{**GDUMB, "reset": False, "losses": ["ewc"]}]},
+        "phases.0.losses: holding parameters teaches nothing",
+    ),
+    "no logits": (
+        {"teachers": {"previous": "previous"}, "losses": ["cross_entropy", LAYERS],
+         "phases": [{**EEIL["phases"][0], "trains": "head", "losses": ["layers"]}]},
+        "phases.0.losses: none of them reads logits",
+    ),
+}  # fmt: skip
+
+
+RATES = {
+    "a momentum that there is none of": (
+        {"kind": "adagrad"},
+        {"kind": "one_cycle", "max_lr": 0.1},
+        "must support momentum",
+    ),
+    "too short": (SGD, {"kind": "one_cycle", "max_lr": 0.1, "total_steps": 1}, "total_steps 1 are over before"),
+    "no rate": ({"kind": "sgd", "nesterov": True}, None, "Nesterov momentum requires"),
+}
+
+
+@pytest.mark.parametrize("case", RATES)
+def test_a_phases_optimizer_and_schedule_are_tried_before_training(plugins: Plugins, tmp_path: Path, case: str) -> None:
+    optimizer, scheduler, said = RATES[case]
+    what = "optimizer" if scheduler is None else "scheduler"
+    phase = {**EEIL["phases"][0], "optimizer": optimizer, **({"scheduler": scheduler} if scheduler else {})}
+    with pytest.raises(UserError, match=rf"phases\.0\.{what}: .*{said}"):
+        compose(plugins, tmp_path, {"phases": [phase]})
+
+
+@pytest.mark.parametrize("case", UNTAUGHT)
+def test_phases_that_could_not_teach_are_refused_once_losses_are_made(
+    plugins: Plugins, tmp_path: Path, case: str
+) -> None:
+    changes, said = UNTAUGHT[case]
+    with pytest.raises(UserError, match=said):
+        compose(plugins, tmp_path, changes)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [{"by": "domain", "domains": ["clean", {"kind": "contrast", "severity": 2}]}, {"by": "data", "experiences": 2}],
+)
+def test_a_balanced_phase_has_no_more_rows_than_explain_says(
+    plugins: Plugins, tmp_path: Path, stream: dict[str, Any]
+) -> None:
+    """Where classes come again, kept rows of each stand beside its new ones; where no new row has a label, alone."""
+    labelled = {"labelled": [1, 0]} if stream["by"] == "data" else {}
+    changes = {**EEIL, "stream": {**BASE["stream"], "split": stream, **labelled}}
+    loaded = load(write(tmp_path, "dry", changes), (), plugins.registry)
+    (phase,) = explain(loaded, plugins)["experiences"][1]["phases"]
+    made = compose(plugins, tmp_path, changes)
+    first, second = made.stream
+    for experience in made.stream:
+        made.parts.begin(experience, 0)
+        made.parts.end_student(experience)
+    options = loaded.scenario.phases[0]
+    taken = len(rows_of(options, made.parts, second, 0))
+    assert len(first.train) // 10 < taken <= phase["rows"]
 
 
 def test_a_dry_run_and_explain_count_phases(plugins: Plugins, tmp_path: Path) -> None:

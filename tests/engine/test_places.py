@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from clkd.data.store import statistics
 from clkd.engine.compose import Composer, Composition
 from clkd.options import Parsing
 from clkd.plugins import load_plugins
@@ -55,6 +56,27 @@ def test_whatever_is_done_to_the_stream_there_are_as_many_classes_as_places(
     student.grow((0, 1), 0, torch.Generator())
     assert student.class_ids == (0, 1)
     assert made.parts.teachers["big"].spec().class_ids == (0, 1)
+
+
+def test_who_is_called_by_which_place_is_part_of_what_a_stream_is_known_by(tmp_path: Path) -> None:
+    ours, theirs = (
+        composed(tmp_path, split={"by": "class", "classes": classes, "labels": "place"})
+        for classes in ([[0, 1], [2, 3]], [[1, 0], [2, 3]])
+    )
+    assert ours.stream.fingerprint() != theirs.stream.fingerprint()
+    digests = [[each["digest"] for each in made.material.facts[0]["experiences"]] for made in (ours, theirs)]
+    assert digests[0][0] != digests[1][0]
+    assert digests[0][1] == digests[1][1]
+
+
+def test_the_first_experiences_statistics_are_of_its_rows_as_it_shows_them(tmp_path: Path) -> None:
+    bright = [{"kind": "brightness", "severity": 5}, "clean"]
+    for domains in (bright, bright[::-1]):
+        made = composed(tmp_path, split={"by": "domain", "domains": domains}, normalize="first")
+        rows = made.stream[0].train.ready("cpu")
+        mean, std = statistics(rows.x[rows.index])
+        assert torch.equal(made.stream.mean, mean)
+        assert torch.equal(made.stream.std, std)
 
 
 def test_a_teacher_learns_the_places(tmp_path: Path) -> None:

@@ -18,9 +18,12 @@ from clkd.experience import Experience
 from clkd.frozen import state_hash
 from clkd.losses.base import Loss
 from clkd.losses.classification import CrossEntropy
+from clkd.losses.decoupled import DKD
 from clkd.losses.response import KD
 from clkd.models.student import Student
+from clkd.seeding import generator
 from clkd.signals import Batch, Signals, Spec
+from clkd.teachers.ensemble import Ensemble
 from clkd.teachers.previous import Previous
 
 BETWEEN = (Side("student"), Side("previous"))
@@ -98,6 +101,26 @@ def test_a_stream_without_a_word_to_say_is_refused(parts: Callable[..., Parts], 
     del made.terms[0]
     with pytest.raises(UserError, match=r"none has anything to say in experience 0 .kd waits for previous"):
         refuse_undefined(made, experiences)
+
+
+def test_an_ensemble_by_class_speaks_of_new_rows(
+    parts: Callable[..., Parts], experiences: list[Experience], make_student: Callable[[], Student]
+) -> None:
+    """Unlike a teacher of what memory stored."""
+    knowing = []
+    for classes in ((0, 1), (2, 3)):
+        expert = Previous()
+        student = make_student()
+        student.grow(classes, 0, generator(0))
+        expert.end(experiences[0], student)
+        knowing.append(expert)
+    names = ("a", "b")
+    both = Ensemble(names, dict(zip(names, knowing, strict=True)), by="class")
+    made = parts(Term("dkd", DKD(few_classes="kd"), (Side("student"), Side("both"))))
+    made.teachers = {**made.teachers, **dict(zip(names, knowing, strict=True)), "both": both}
+    for teacher in knowing:
+        teacher.end = lambda *_: None  # experts stay what they are
+    refuse_undefined(made, experiences)
 
 
 def test_it_leaves_no_trace(parts: Callable[..., Parts], experiences: list[Experience]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from clkd.data.digits import Digits
 from clkd.engine import scheduler
 from clkd.engine.compose import Composer, Composition
 from clkd.engine.execute import execute
+from clkd.engine.report import Reporter
 from clkd.errors import Interrupted, UserError
 from clkd.models.student import Student
 from clkd.plugins import Plugins
+from clkd.ranks import ALONE
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
+from clkd.scenario.measures import ReportOptions
 from clkd.scenario.request import RunRequest
 from clkd.signals import Needs
 
@@ -267,6 +271,40 @@ def test_test_rows_that_experiences_share_count_once(plugins: Plugins, tmp_path:
     train(plugins, tmp_path, "run", stream={**BASE["stream"], "split": {"by": "data", "experiences": 2}})
     rows = [report["student"]["rows"] for report in reports(tmp_path / "run")]
     assert rows[0] == rows[1] == len(composed(tmp_path / "run", plugins).stream[0].test)
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"by": "repeated", "experiences": 3, "repetition": 0.9, "first_occurrence": 0.5},
+        {"by": "data", "experiences": 2},
+    ],
+)
+def test_rows_of_classes_that_come_again_count_once(plugins: Plugins, tmp_path: Path, split: dict[str, Any]) -> None:
+    """As they do in the evaluation's confusion."""
+    train(plugins, tmp_path, "run", stream={**BASE["stream"], "split": split})
+    stream = composed(tmp_path / "run", plugins).stream
+    assert sum(len(each.test) for each in stream) > len(torch.cat([each.test.index for each in stream]).unique())
+    for i, report in enumerate(reports(tmp_path / "run")):
+        seen = torch.cat([each.test.index for each in stream[: i + 1]]).unique()
+        counts = json.loads((tmp_path / "run" / "confusion" / f"exp_{i:03d}.json").read_text())["counts"]
+        right = sum(rows for true, named, rows in counts if true == named)
+        assert (report["student"]["rows"], report["student"]["right"]) == (len(seen), right)
+        assert all(each.get("rows", 0) <= len(seen) for each in report["teachers"].values())
+
+
+def test_rows_of_a_class_without_a_number_are_nobodys(plugins: Plugins, tmp_path: Path) -> None:
+    """As those of a class are that data which extended the stream tests and does not train."""
+    train(plugins, tmp_path, "run", limit=1)
+    made = composed(tmp_path / "run", plugins)
+    first = made.stream[0]
+    y = torch.where(torch.arange(len(first.test)) < 3, -1, first.test.y)
+    made.parts.begin(first, 0)
+    made.parts.end_student(first)
+    strange = replace(first, test=replace(first.test, y=y))
+    reporter = Reporter(made.parts, ReportOptions(rows=300), 0, 32, tuple(made.stream.class_names), False, ALONE)
+    reporter.begin([strange])
+    assert reporter.end([strange])["student"]["rows"] == len(y) - 3
 
 
 # Teachers that have little to say, or nothing

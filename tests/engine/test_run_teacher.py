@@ -24,7 +24,7 @@ from clkd.engine.compose import Composition
 from clkd.engine.execute import execute
 from clkd.engine.extend import extension
 from clkd.errors import UserError
-from clkd.plugins import Plugins
+from clkd.plugins import Plugins, load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
 from clkd.signals import Needs
@@ -392,3 +392,62 @@ def test_a_fork_with_another_teacher_fits_that_one(
     files = [{path.name for path in (tmp_path / run / "teachers").iterdir()} for run in ("first", "fork")]
     assert files[0] != files[1]
     assert [len(each) for each in files] == [1, 1]
+
+
+def test_a_head_that_answers_by_what_it_gathered_does_so_as_a_teacher(
+    plugins: Plugins, tmp_path: Path, cache: Path
+) -> None:
+    scenario = {**ORIGIN, "method": "slda", "student": {"model": {"kind": "mlp", "hidden": [20]}}, "memory": "none"}
+    train(plugins, tmp_path, "first", scenario)
+    made = compose(tmp_path, {"kind": "run", "run": "first"}, stream=ORIGIN["stream"])
+    rows, classes = rows_of(made, 100), torch.tensor(made.parts.teachers["big"].spec().class_ids)
+    right = (classes[said(made, 100).argmax(1)] == rows.y).float().mean()
+    told = json.loads((tmp_path / "first" / "result.json").read_text())["accuracy_matrix"][-1][0]
+    assert right > 0.8 * told > 0.4, "the linear layer has forgotten the first classes"
+
+
+def test_weights_that_the_other_run_began_with_are_not_looked_for(
+    plugins: Plugins, tmp_path: Path, cache: Path
+) -> None:
+    """Neither beside this scenario, nor where they were."""
+    from clkd.models.backbones.vision import vision
+
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "cache").mkdir()
+    shape = (3, 32, 32)
+    model = {"kind": "torchvision", "model": "squeezenet1_1", "weights": "w.pt"}
+    torch.save(vision(shape, "squeezenet1_1").state_dict(), there / "w.pt")
+    stream = {"dataset": {"name": "digits", "rows_per_class": 4, "channels": 3, "size": 32},
+              "split": {"by": "class", "experiences": 2}}  # fmt: skip
+    changes = {"stream": stream, "train": {**TRAIN, "epochs": 1}}
+    train(plugins, there, "first", {**ORIGIN, **changes, "student": {"model": model, "head": "linear"}})
+    (there / "w.pt").unlink()
+    train(plugins, tmp_path, "second", {**taught_by(str(there / "first")), **changes}, limit_experiences=1)
+    shutil.rmtree(there)
+    execute(RunRequest(resume=str(tmp_path / "second"), quiet=True), plugins)
+
+
+EXCHANGES = """
+from clkd import Transfer, hookimpl
+
+class Exchanges(Transfer):
+    \"\"\"Lets the student hear what the run told it.\"\"\"
+    def __init__(self, experiences, task_labels):
+        super().__init__()
+        self.told = task_labels
+    def prepare(self, student):
+        student.told = self.told
+
+@hookimpl
+def clkd_register_transfers(register):
+    register("exchanges", Exchanges, summary="hears")
+"""
+
+
+def test_a_plugins_strategy_is_built_for_a_teacher_as_for_the_run(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "exchanges.py").write_text(EXCHANGES)
+    own = load_plugins([tmp_path / "plugins"])
+    train(own, tmp_path, "first", {**ORIGIN, "transfer": "exchanges"})
+    train(own, tmp_path, "second", taught_by("first"), limit_experiences=1)

@@ -89,10 +89,26 @@ def test_uncertainty_adds_half_the_log_variance_and_learns_it(plugins: Plugins, 
     torch.testing.assert_close(saved, s, rtol=1e-5, atol=1e-6)
 
 
+ZEROS = [
+    {"kind": "warmup", "epochs": 2},
+    {"kind": "linear", "end": 4},
+    {"kind": "constant", "value": 0},
+    {"kind": "per_experience", "values": [0, 2]},
+    "confidence",
+]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"losses": ["cross_entropy", {**KD, "weight": "curriculum"}]}, "can be a loss's temperature, but no weight"),
+        (
+            {"losses": ["cross_entropy", {**KD, "weight": "curriculum"}]},
+            "can be a loss's temperature, and nothing else",
+        ),
+        *(
+            ({"losses": ["cross_entropy", {**KD, "temperature": zero}]}, "a temperature is greater than 0")
+            for zero in ZEROS
+        ),
         ({"losses": ["cross_entropy", {**KD, "temperature": "uncertainty"}]}, "give it as a loss's `weight`"),
         (
             {

@@ -161,6 +161,19 @@ def test_a_cold_and_a_warm_cache_train_the_same_bits_and_another_seed_hits(asked
     assert logged("warm", "bytes")[-1] >= 2 * 200 * WIDTH * 2
 
 
+def test_members_of_an_ensemble_answer_out_of_it(asked: list[int]) -> None:
+    """They are heard by way of it alone."""
+    members = {
+        name: {**BASE["teachers"]["big"], "model": {"kind": "mlp", "hidden": [n]}} for name, n in (("a", 8), ("b", 9))
+    }
+    teachers = {**members, "both": {"kind": "ensemble", "members": ["a", "b"]}}
+    losses = ["cross_entropy", {"kind": "kd", "between": ["student", "both"]}]
+    run("cold", teachers=teachers, losses=losses)
+    assert sum(asked) == 2 * 2 * 200
+    run("warm", teachers=teachers, losses=losses, seed=1)
+    assert sum(asked) == 2 * 2 * 200
+
+
 def test_who_asked_first_does_not_matter() -> None:
     """Half a cache, filled by another seed and by another cut of the same data, gives the bits of an empty one."""
     run("cold")

@@ -174,7 +174,7 @@ def test_a_run_that_goes_on_is_not_resumed_and_a_killed_one_is(home: Path) -> No
 
 def test_runs_of_one_second_have_places_of_their_own(home: Path) -> None:
     (home / "cache").mkdir()
-    made = [create(None, "tiny", new_run_id(), home / "cache") for _ in range(300)]
+    made = [create(None, "tiny", new_run_id(), home / "cache", "") for _ in range(300)]
     assert len({directory.path for directory in made}) == 300
     assert len({directory.manifest()["id"] for directory in made}) == 300
 

@@ -71,6 +71,7 @@ def nan_at(row, value=np.nan):
         ({"x_train": np.ones((0, 4)), "y_train": np.ones(0, int)}, None, "x_train is empty"),
         ({"y_train": np.arange(30) % 2 * 2}, None, "class 1 (1) has no training rows: leave it out"),
         ({"y_test": np.arange(9) % 2}, None, "experience 2 ([2]) would have no test rows"),
+        ({"y_train": np.arange(30) % 2 * 2}, {"by": "data", "experiences": 2}, "class 1 (1) has test rows but no"),
         ({}, {"by": "class", "experiences": 4}, "4 experiences need at least 4 classes, the data set has 3"),
         ({}, {"by": "data", "experiences": 31}, "31 experiences need at least as many training rows, there are 30"),
         ({}, {"by": "class", "classes": [[0], [3]]}, "class 3 does not exist, the data set has classes 0 to 2"),
@@ -83,6 +84,25 @@ def test_rows_that_no_training_can_use(changes, split, said, dry):
     done = dry(vectors(**changes), split)
     assert done.code == 2
     assert said in done.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("augment", [{"flip": True}, {"crop": 1}, {"flip": True, "views": 2}])
+def test_vectors_are_neither_cropped_nor_mirrored(augment, clkd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stream = {"dataset": vectors(), "split": BY_CLASS, "augment": augment}
+    Path("s.yaml").write_text(to_yaml({**REST, "stream": stream}))
+    done = clkd("run", "s.yaml", "--dry-run", "-q")
+    assert done.code == 2
+    assert "crop and flip are for images, but rows are vectors of shape (4,)" in done.err.splitlines()[-1]
+
+
+def test_a_class_without_a_folder_of_test_pictures_is_named(dry, tmp_path):
+    for part in ("train", "test"):
+        pictures(tmp_path / "mine" / part)
+    shutil.rmtree(tmp_path / "mine" / "test" / "dog")
+    done = dry({"name": "image_folder", "path": "mine"}, SPLIT)
+    assert done.code == 2
+    assert "test/dog has no images" in done.err.splitlines()[-1]
 
 
 def test_no_share_for_tests_leaves_a_word(dry):

@@ -179,6 +179,6 @@ def test_checkpoints_whose_place_is_taken(scenario, clkd):
     Path("run").mkdir()
     Path("run/checkpoints").write_text("mine")
     done = clkd("run", path, "-q")
-    assert done.code == 1
-    assert "run/checkpoints/exp_000: the checkpoint cannot be written: " in done.line
+    assert done.code == 2
+    assert "run/checkpoints is there already" in done.line
     assert Path("run/checkpoints").read_text() == "mine"

@@ -28,7 +28,7 @@ teachers:
   big: {kind: fit, model: resnet20, optimizer: {kind: sgd, lr: 0.1}, recall: memory}
   all: {kind: ensemble, members: [slow, big]}
 losses:
-  - {kind: kd, between: [student, all], temperature: {kind: warmup, epochs: 2}, weight: old_fraction}
+  - {kind: kd, between: [student, all], temperature: {kind: linear, start: 4, epochs: 2}, weight: old_fraction}
   - {kind: features, between: [student.stage1, big.stage1], align: conv1x1, weight: 0.1}
   - {kind: cross_entropy, name: replayed, between: [student@replay]}
 memory: {kind: reservoir, size: 500}

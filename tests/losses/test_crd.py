@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clkd.losses.crd import CRD
-from clkd.losses.embedding_queue import EmbeddingQueue
+from clkd.losses.embedding_queue import EMPTY, EmbeddingQueue
 from clkd.signals import Batch, Signals, Spec
 
 SEEDS = (0, 1, 2)
@@ -93,11 +93,11 @@ def test_gradients_reach_the_student_and_both_embeddings_and_not_the_teacher():
 def test_a_step_that_did_not_happen_leaves_no_trace_in_the_queue():
     loss = bound()
     loss(batch([0, 1, 2, 3, 4, 5], Y), said(rows(3, 0)), said(rows(5, 1)))
-    assert (loss.queue.sample_id == -1).all()
+    assert (loss.queue.sample_id == EMPTY).all()
     loss.after_step(None)
-    assert loss.queue.sample_id.tolist() == [0, 1, 2, 3, 4, 5, -1, -1]
+    assert loss.queue.sample_id.tolist() == [0, 1, 2, 3, 4, 5, EMPTY, EMPTY]
     loss.after_step(None)
-    assert loss.queue.sample_id.tolist() == [0, 1, 2, 3, 4, 5, -1, -1]
+    assert loss.queue.sample_id.tolist() == [0, 1, 2, 3, 4, 5, EMPTY, EMPTY]
     assert not loss.queue.keys.requires_grad
 
 
@@ -135,6 +135,20 @@ def test_the_queue_travels_with_the_state():
     assert torch.equal(loss(*last), other(*last))
     assert loss.queue.next == other.queue.next == 2
     assert loss.queue.keys.data_ptr() != other.queue.keys.data_ptr()
+
+
+def test_rows_that_a_memory_made_up_are_rows():
+    """They have no number, and are all different; a place of the queue that is empty is none."""
+    f, g = rows(3, 0), rows(5, 1)
+    numbered, nameless = (bound(seed=0)(batch(ids, Y), said(f), said(g)) for ids in ([0, 1, 2, 3, 4, 5], [-1] * 6))
+    torch.testing.assert_close(nameless, numbered)
+    loss = bound(seed=0)
+    loss(batch([-1] * 6, Y), said(f), said(g))
+    loss.after_step(None)
+    assert loss.queue.sample_id.tolist() == [-1] * 6 + [EMPTY] * 2
+    again = EmbeddingQueue(8, 4)
+    again.load({**loss.queue.state(), "sample_id": torch.full((8,), -1)})  # as earlier versions saved it
+    assert again.sample_id.tolist() == loss.queue.sample_id.tolist()
 
 
 def test_a_vector_and_a_map_can_be_contrasted():

@@ -415,6 +415,26 @@ def test_what_moves_the_student_after_its_last_step_is_no_part_of_its_way_but_it
     assert equal(walked(0.5), walked(0.0))
 
 
+def test_what_a_phase_does_not_train_moves_no_fisher_information():
+    """The gradient of the last step before it still lies there."""
+    student, loss = mlp(), RWalk()
+    loss.begin(EXPERIENCES[0], student)
+    walk(loss, student, steps=3)
+    still = [name for name, _ in student.named_parameters() if not name.startswith("head")]
+    before = {name: loss.kept["fisher"][name].clone() for name in still}
+    student.backbone.requires_grad_(False)
+    x, y = everything(student)
+    optimizer = torch.optim.SGD(student.head.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(student(x), torch.zeros_like(y)).backward()
+        loss.after_backward(student)
+        optimizer.step()
+        loss.after_step(student)
+    assert still
+    assert equal({name: loss.kept["fisher"][name] for name in still}, before)
+
+
 def test_a_riemannian_walk_is_that_of_a_hand_rolled_loop():
     student, loss = mlp(), RWalk(alpha=0.8, every=4, damping=1e-3)
     twin = copy.deepcopy(student)

@@ -107,6 +107,25 @@ def test_multiply_accumulates_of_a_convolution_by_hand():
     assert multiply_accumulates(conv, (4, 5, 7)) == 6 * 5 * 7 * (4 // 2) * 9
 
 
+class Attends(nn.Module):
+    """Attention as PyTorch has it twice: as a layer, and as a function."""
+
+    def __init__(self, layer: bool) -> None:
+        super().__init__()
+        self.inner, self.layer = nn.MultiheadAttention(8, 2, batch_first=True), layer
+
+    def forward(self, x):
+        if self.layer:
+            return self.inner(x, x, x, need_weights=False)[0]
+        return nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])
+
+
+@pytest.mark.parametrize("layer", [True, False])
+def test_multiply_accumulates_of_attention_by_hand(layer):
+    projections, products = 4 * 8 * 8 * 5, 2 * 5 * 5 * 8
+    assert multiply_accumulates(Attends(layer), (5, 8)) == products + (projections if layer else 0)
+
+
 @pytest.mark.parametrize("width", [8, 32])
 def test_width_is_the_first_stages_channels(width):
     backbone = resnet8((3, 8, 8), width=width)

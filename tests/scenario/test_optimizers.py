@@ -121,6 +121,46 @@ def test_what_only_torch_can_refuse_is_one_line_as_well():
         build_scheduler(SchedulerOptions(kind="one_cycle", max_lr=0.1), plain, 2, 3)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_lr": 0.1, "pct_start": 0.1}, "with pct_start 0.1 of 10 moves a part of the cycle has no length"),
+        ({"max_lr": 0.1, "total_steps": 3}, "total_steps 3 are over before the 10 moves"),
+    ],
+)
+def test_a_cycle_that_torch_would_break_on_is_one_line(options, said):
+    sgd = build_optimizer(OptimizerOptions(kind="sgd", lr=0.1), [torch.nn.Parameter(torch.ones(1))])
+    with pytest.raises(UserError, match=rf"phases\.1\.scheduler: one_cycle: {said}"):
+        build_scheduler(SchedulerOptions(kind="one_cycle", **options), sgd, 10, 3, "phases.1")
+
+
+@pytest.mark.parametrize("three_phase", [False, True])
+@pytest.mark.parametrize("total", [2, 4, 10])
+def test_a_cycle_that_is_taken_lasts_an_experience(three_phase, total):
+    """Whatever its rise: those that torch divides by 0 for are refused, and all others are moved to their end."""
+    taken = 0
+    for rise in (0.0, 0.05, 0.1, 0.25, 0.3, 0.5, 0.55, 0.75, 1.0):
+        sgd = build_optimizer(OptimizerOptions(kind="sgd", lr=0.1), [torch.nn.Parameter(torch.ones(1))])
+        options = SchedulerOptions(kind="one_cycle", max_lr=0.1, pct_start=rise, three_phase=three_phase)
+        try:
+            schedule = build_scheduler(options, sgd, total, 3)
+        except UserError:
+            continue
+        taken += 1
+        for _ in range(total):
+            sgd.step()
+            schedule.step()
+    assert taken >= 3
+
+
+def test_one_value_is_known_by_one_text():
+    plain = OptimizerOptions(kind="sgd", lr=0.1).model_dump_json()
+    assert OptimizerOptions(kind="sgd", lr=0.1, momentum=0.0).model_dump_json() == plain
+    assert (
+        OptimizerOptions(kind="adam", lr=1).model_dump_json() == OptimizerOptions(kind="adam", lr=1.0).model_dump_json()
+    )
+
+
 @pytest.mark.parametrize("kind", SCHEDULERS)
 @pytest.mark.parametrize("every", ["epoch", "step"])
 def test_every_scheduler_is_built_and_lasts_an_experience(kind, every):
@@ -154,6 +194,8 @@ def test_every_scheduler_is_built_and_lasts_an_experience(kind, every):
         ({"kind": "cosine", "every": "day"}, "give 'epoch' or 'step'"),
         ({"kind": "multi_step", "milestones": 3}, "give a list of numbers"),
         ({"kind": "one_cycle", "max_lr": 1, "anneal_strategy": "log"}, "give cos or linear; got 'log'"),
+        ({"kind": "step", "step_size": 0}, "give more than 0; got 0"),
+        ({"kind": "cosine", "T_max": 0}, "give more than 0; got 0"),
         ("cosin", "did you mean 'cosine'?"),
     ],
 )

@@ -2,6 +2,8 @@ import pytest
 
 from clkd.errors import UserError
 from clkd.scenario.load import load
+from clkd.scenario.request import RunRequest
+from clkd.scenario.settings import Setting
 
 
 def _origin(loaded, dotted):
@@ -43,6 +45,7 @@ def test_what_was_not_set_keeps_its_origin(example, registry):
     assert _origin(loaded, "losses.1.temperature") == "file"
     assert _origin(loaded, "losses.0.kind") == "file"
     assert _origin(loaded, "losses.0.weight") == "default"
+    assert _origin(loaded, "losses.0.name") == "default"
     assert _origin(loaded, "metrics.0.kind") == "default"
     assert _origin(loaded, "losses.1.between.0") == "file"
 
@@ -85,3 +88,8 @@ def test_a_mistake_in_a_setting_is_told_as_typed(settings, expected, write, mist
 def test_what_is_no_setting_is_refused(setting, example, registry):
     with pytest.raises(UserError, match="--set"):
         load(example, [setting], registry)
+
+
+def test_flags_take_any_text():
+    uri = "sqlite:////data/\U0001f431/m.db"
+    assert [Setting.read(text).value for text in RunRequest(tracking_uri=uri).settings] == [uri]

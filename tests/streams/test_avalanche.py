@@ -173,6 +173,10 @@ def test_benchmarks_are_found_by_name_and_stored(tmp_path: Path, monkeypatch: py
     assert first.train.experience.unique().tolist() == [0, 1]
     my_benchmarks.MAKE = None  # a second run must not make it again
     assert store(benchmark="my_benchmarks.make", options={"experiences": 2}).fingerprint == first.fingerprint
+    my_benchmarks.MAKE = lambda experiences: benchmark(experiences=3 * experiences)
+    (tmp_path / "elsewhere").mkdir()
+    other = store(benchmark="my_benchmarks.make", options={"experiences": 2}, root="elsewhere")
+    assert other.train.experience.unique().tolist() == [0, 1, 2, 3, 4, 5], "what lies there may be other data"
     with pytest.raises(UserError, match="no option 'experience', did you mean 'experiences'"):
         store(benchmark="my_benchmarks.make", options={"experience": 2})
     for name in ("my_benchmarks.make", "os.system", "avalanche.benchmarks.classic.cmnist.Path"):

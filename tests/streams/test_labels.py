@@ -131,6 +131,16 @@ def test_the_first_experience_needs_a_label_and_later_ones_do_not(store):
         cut(replace(data, train=replace(data.train, y=y)), by="given")
 
 
+def test_of_a_stream_that_follows_another_one_known_classes_need_no_label(store):
+    stream = cut(store, by="data", experiences=1)
+    names = stream.class_names
+    assert (hide(stream, store, [0.0], 0, offset=2, known=names)[0].train.y == -1).all()
+    with pytest.raises(UserError, match=r"labelled: experience 2 .* brings new classes"):
+        hide(stream, store, [0.0], 0, offset=2, known=names[1:])
+    bare = replace(store, train=replace(store.train, y=torch.full_like(store.train.y, -1)))
+    assert REGISTRY.build(REGISTRY.parse("streams", {"by": "data", "experiences": 1}), store=bare, seed=0, offset=1)
+
+
 def test_joined_streams_leave_rows_without_a_label_without_one(make_store: Callable[..., Store]):
     first, second = make_store(4), nameless(make_store(6))
     pieces = [Piece(cut(each, by="data", experiences=1), len(each.train)) for each in (first, second)]

@@ -153,6 +153,18 @@ def test_what_was_stopped_goes_on_where_it_stopped(clkd, tmp_path):
     assert json.loads((stopped / "result.json").read_text())["status"] == "finished"
 
 
+def test_what_another_version_has_begun_is_begun_anew(clkd, tmp_path):
+    """Its numbers would be of two versions, and nobody's point when it has finished."""
+    assert clkd("run", "tiny.yaml", "--limit-experiences", "1", "-q")[0] == 0
+    (stopped,) = directories(tmp_path)
+    lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
+    begun = json.loads(lines[0])
+    begun["tags"]["clkd.version"] = "0.0.9"
+    (stopped / "metrics.jsonl").write_text("".join([json.dumps(begun) + "\n", *lines[1:]]))
+    _, out, _ = clkd("sweep", "tiny.yaml", "--seed", "0", "--dry-run", "--json")
+    assert json.loads(out)[0]["state"] == "to be run"
+
+
 def test_a_run_that_fails_is_told_and_the_others_are_made(clkd, tmp_path):
     code, out, err = clkd("sweep", "tiny.yaml", "--set", "train.optimizer.lr=0.1,1e30")
     assert code == 1

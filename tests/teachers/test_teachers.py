@@ -255,6 +255,10 @@ def test_snapshots_keep_the_last_selves_and_survive_a_checkpoint(student: Studen
     again.begin(experience, student)
     assert torch.equal(again.signals(rows, Needs()).logits, said.logits)
     assert again.fingerprint() == past.fingerprint()
+    fewer = Snapshots(last=1, by="weight")
+    fewer.load_state_dict(past.state_dict())
+    fewer.begin(experience, student)
+    assert [each.fingerprint() for each in fewer.members] == [past.members[1].fingerprint()]
 
 
 @pytest.mark.parametrize(("by", "mean"), [("class", "probabilities"), ("class", "logits"), ("weight", "logits")])
@@ -326,3 +330,42 @@ def test_stored_logits_of_all_columns_are_compared_as_in_the_paper(classes, expe
     value = loss(replayed, Signals(z, student.class_ids_tensor), stored.signals(replayed, Needs())).mean()
     columns = slice(0, 4 if classes == "all" else 2)
     torch.testing.assert_close(value, torch.nn.functional.mse_loss(z[:, columns], v[:, columns]))
+
+
+@pytest.mark.parametrize("columns", ["fixed", "linear"])
+def test_in_the_first_experience_a_row_knows_no_class_to_come_either(columns, experience: Experience) -> None:
+    head = Fixed(16, class_names=tuple("abcd")) if columns == "fixed" else Linear(16)
+    student = Student(ResNet(SHAPE, blocks=(1, 1, 1), width=4), head, SHAPE)
+    student.grow((0, 1), 0, generator(0))
+    stored = Stored(tuple("abcd"))
+    stored.begin(experience, student)
+    i = torch.zeros(2, dtype=torch.long)
+    replayed = Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=0, extra={"logits": torch.randn(2, 4)})
+    known = stored.signals(replayed, Needs()).known
+    assert known is None if columns == "linear" else known.tolist() == [[True, True, False, False]] * 2
+
+
+def test_of_a_replayed_row_without_a_label_nobody_knows_the_class(experience: Experience, student: Student) -> None:
+    stored = Stored(tuple("abcd"))
+    stored.begin(experience, student)
+    i, y = torch.zeros(3, dtype=torch.long), torch.tensor([0, 1, -1])
+    rows = Batch(x=i, y=y, sample_id=i, domain=i, experience=i, new=1, extra={"logits": torch.randn(2, 4)})
+    assert stored.signals(rows, Needs()).valid.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("lived", [True, False], ids=["from the start", "taken up in the middle"])
+def test_what_came_later_is_not_said_again(lived, experience: Experience) -> None:
+    """Whoever was there, and whoever begins with the experience that a run goes on with."""
+    student = Student(ResNet(SHAPE, blocks=(1, 1, 1), width=4), Linear(16), SHAPE)
+    stored = Stored(tuple("abcd"))
+    student.grow((0, 1), 0, generator(0))
+    if lived:
+        stored.begin(experience, student)
+    student.grow((2, 3), 1, generator(0))
+    stored.begin(experience, student)
+    i = torch.zeros(2, dtype=torch.long)
+    told = Batch(
+        x=i, y=i, sample_id=i, domain=i, experience=torch.tensor([0, 1]), new=0, extra={"logits": torch.randn(2, 4)}
+    )
+    known = stored.signals(told, Needs()).known
+    assert known.tolist() == [[True, True, False, False], [True] * 4]

@@ -27,6 +27,18 @@ def test_a_run_as_people_see_it(drive, make_run, capsys):
     assert [line.split()[-3:] for line in lines[-2:]] == [["clkd", "report", "tiny-1"], ["clkd", "ui", "tiny-1"]]
 
 
+def test_a_run_that_goes_on_counts_its_epochs_on(drive, make_run, capsys):
+    run = make_run()
+    run.record.trained, run.epoch, run.resumed = 1, 1, True
+    tracker = ConsoleTracker()
+    tracker.start(run)
+    drive.train(tracker, run, 1, epochs=1)
+    drive.train(tracker, run, 2, epochs=1)
+    err = capsys.readouterr().err
+    assert "experience 1 (2/3) [2, 3] epoch 2/2" in err
+    assert "experience 2 (3/3) [4, 5] epoch 1/2" in err
+
+
 def test_a_servers_run_is_a_link(drive, make_run, capsys):
     drive(ConsoleTracker(), make_run(tracking={"mlflow": {"uri": "http://h:5/", "experiment_id": "1", "run_id": "r"}}))
     assert "http://h:5/#/experiments/1/runs/r?workflowType=machine_learning" in capsys.readouterr().err

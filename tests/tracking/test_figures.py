@@ -76,3 +76,9 @@ def test_what_tells_curves_apart_covers_none_of_them(name):
         assert not any(box.overlaps(axes.bbox) for axes in figure.axes)
         assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
         assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+
+
+def test_a_name_between_dollars_is_no_formula():
+    strange = [{**each, "name": "a$5_$b"} for each in SHIFTS]
+    for figure in (figures.shift(strange, "tiny s0"), figures.domains(strange)):
+        figure.draw_without_rendering()

@@ -120,6 +120,17 @@ def test_parameters_are_the_resolved_scenario(whole):
     assert len(yaml.safe_load(artifact(whole, "config.resolved.yaml").read_text())["long"]) == 9000
 
 
+def test_a_class_keeps_its_name_whoever_comes_before_it(drive, make_run):
+    run, tracker = make_run(id="apart"), recorded()
+    tracker.start(run)
+    for i, classes in enumerate(({"c#": 0.1}, {"c+": 0.9, "c#": 0.2})):
+        drive.train(tracker, run, i)
+        drive.finish(tracker, run, i, per_class=classes)
+    tracker.end(run, drive.outcome(run))
+    assert history(run, "class_acc/c_") == [(0, 0.1), (1, 0.2)]
+    assert history(run, "class_acc/c__") == [(1, 0.9)]
+
+
 def test_metrics_have_their_names_and_steps(whole):
     assert [step for step, _ in history(whole, "train/loss")] == [10, 20, 30, 40, 50, 60]
     assert history(whole, "train/loss_kd__0_") == [(10 * i, 0.5) for i in range(1, 7)]

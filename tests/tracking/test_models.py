@@ -308,6 +308,7 @@ def test_the_registry_has_every_student_and_an_alias_for_the_newest(trained: Pat
     ("tracking", "name", "alias"),
     [
         ({"register_as": "digits student", "alias": "next"}, "digits student", "next"),
+        ({"register_as": "it's mine"}, "it's mine", "champion"),
         ({"alias": None}, "tiny", None),
         ({"register_as": False}, None, None),
     ],

@@ -77,8 +77,9 @@ def test_mistakes_in_a_list_are_all_told_with_their_places(tmp_path):
 @pytest.mark.parametrize("kind", ["interpolate", "average"])
 def test_statistics_cannot_be_balanced_with_no_memory(tmp_path, kind):
     given = {"kind": kind, "reestimate": "balanced"}
-    with pytest.raises(ScenarioErrors, match="balanced is with rows of memory, but memory is none"):
-        loaded(tmp_path, given, memory="none")
+    for memory in ("none", "generator"):
+        with pytest.raises(ScenarioErrors, match=f"balanced is with rows that memory keeps, but memory is {memory}"):
+            loaded(tmp_path, given, memory=memory)
     assert loaded(tmp_path, given).scenario.transfer.options.reestimate == "balanced"
     with pytest.raises(
         ScenarioErrors, match=r"transfer\.reestimate: give true, false or balanced; got 'balance'"

@@ -68,6 +68,15 @@ def test_where_rows_are_told_their_task_classes_of_others_are_not_there():
     assert Entropy(0.5)(batch(9, 0), said(z, z, competes=told)).item() == pytest.approx(expected, rel=1e-10)
 
 
+def test_a_temperature_below_1_leaves_the_classes_of_other_tasks_out_as_well():
+    z, told = rows(9, 5), own(2, 3)
+    p = of_own(z.numpy(), told.numpy(), 0.5)
+    confusion = p.T @ np.diag([1 + np.exp(-shannon(row)) for row in p]) @ p
+    between = [confusion[j, k] / confusion[j].sum() for j in range(5) for k in range(5) if j != k]
+    value = MCC(temperature=0.5)(batch(9, 0), said(z, z, competes=told))
+    assert value.item() == pytest.approx(sum(between) / 5, rel=1e-10)
+
+
 def test_rows_of_one_task_are_as_if_there_were_no_other():
     z, told = rows(5, 5), torch.tensor([False, False, True, True, True]).expand(5, 5)
     for strategy in (MCC(), Entropy(), Entropy(1.0)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +114,7 @@ def search(wanted: Wanted, plugins: Plugins, tell: Tell) -> Chosen:
         limit_batches=wanted.limit_batches,
     )
     _refuse_wrong(wanted, space, axis, judge, plugins)
+    steps = [] if axis is None else _steps(wanted, axis, judge, plugins)
     judge.check()
     study = Study(out, about)
     low = () if axis is None else (as_setting(axis.place, _ends(axis).low),)
@@ -121,7 +122,7 @@ def search(wanted: Wanted, plugins: Plugins, tell: Tell) -> Chosen:
     settings, best = study.best()
     score = best
     if axis is not None:
-        kept, score = _relaxed(study, axis, settings, best, judge, wanted, tell)
+        kept, score = _relaxed(study, axis.place, steps, settings, best, judge, wanted, tell)
         settings = (*settings, kept)
     scores = [each.accuracy for _, each in study.scores()]
     chosen = Chosen(
@@ -141,7 +142,8 @@ def search(wanted: Wanted, plugins: Plugins, tell: Tell) -> Chosen:
 
 def _relaxed(
     study: Study,
-    axis: Axis,
+    place: str,
+    steps: Sequence[float],
     settings: tuple[str, ...],
     best: Score,
     judge: Judge,
@@ -150,8 +152,8 @@ def _relaxed(
 ) -> tuple[str, Score]:
     """The largest value that keeps the accuracy above its share of the best; the smallest where none does."""
     enough = (1 - wanted.threshold) * best.accuracy
-    for value in falling(_ends(axis), wanted.decay):
-        setting = as_setting(axis.place, value)
+    for value in steps:
+        setting = as_setting(place, value)
         known = study.relaxed().get(f"{settings} {setting}")
         score = judge((setting, *settings)) if known is None else Score(known[0], int(known[1]))
         study.note_relaxed(f"{settings} {setting}", score)
@@ -172,6 +174,27 @@ def falling(ends: Range, decay: float) -> Iterator[float]:
         yield rounded(value, ends)
         value *= decay
     yield ends.low
+
+
+def _steps(wanted: Wanted, axis: Axis, judge: Judge, plugins: Plugins) -> list[float]:
+    """The values that are tried, the largest first; whole ones where the scenario takes no others.
+
+    Raises:
+        UserError: it takes neither.
+    """
+
+    def check(value: float) -> None:
+        load(wanted.scenario, (as_setting(axis.place, value), *judge.always), plugins.registry)
+
+    steps: list[float] = []
+    for value in falling(_ends(axis), wanted.decay):
+        try:
+            check(value)
+        except UserError:
+            value = round(value)
+            check(value)
+        steps.append(value)
+    return [*dict.fromkeys(steps)]
 
 
 def _stability(wanted: Wanted) -> Axis | None:

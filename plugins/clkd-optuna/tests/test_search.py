@@ -206,6 +206,14 @@ def test_stability_is_as_large_as_plasticity_bears(tune):
     assert len(nothing) == len(falling)
 
 
+def test_stability_falls_by_whole_numbers_where_the_scenario_takes_no_others(tune):
+    """50, 25, and 12 for 12.5, which no memory has room for."""
+    memory = {"memory": {"kind": "reservoir", "size": 10}}
+    _, told = tune(LR, stability="memory.size=10..50", sections=memory, trials=1, threshold=-1)
+    tried = [line.partition(":")[0].partition("=")[2] for line in told[1:]]
+    assert [*map(float, tried)] == [50, 25, 12, 10]
+
+
 def test_trials_of_a_later_experience_go_on_from_one_run(tune, clkd_tiny, tmp_path, monkeypatch):
     """What is before the experience that decides is trained once, by the scenario as it stands."""
     runs, ran = [], Judge._run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -38,6 +38,7 @@ def _none_reserved(given: Arguments) -> Arguments:
 class TimmOptions(Options):
     """A network of timm without its classifier."""
 
+    begins_with: ClassVar[tuple[str, ...]] = ("pretrained", "checkpoint")
     model: Annotated[str, Field(examples=["test_resnet"])]
     """Its name in timm, perhaps with the tag of its weights: `resnet18`, `resnet18.a1_in1k`."""
     pretrained: bool = False

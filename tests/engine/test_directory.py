@@ -1,0 +1,45 @@
+"""A run's directory takes nothing from whoever has files there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clkd.engine.directory import create
+from clkd.engine.execute import execute
+from clkd.errors import UserError
+from clkd.plugins import Plugins
+from clkd.scenario.document import to_yaml
+from clkd.scenario.request import RunRequest
+
+BROKEN = {
+    "name": "broken",
+    "stream": {"dataset": {"name": "arrays", "path": "nowhere.npz"}, "split": {"by": "class", "experiences": 2}},
+    "student": {"model": {"kind": "mlp", "hidden": [4]}, "head": "linear"},
+    "losses": ["cross_entropy"],
+    "train": {"optimizer": {"kind": "sgd", "lr": 0.1}},
+    "tracking": {"mode": "off"},
+}
+
+
+def test_a_scenario_that_lies_where_its_run_shall_be_stays(plugins: Plugins, tmp_path: Path) -> None:
+    """The run has its copy there; a mistake takes that back, and not the file."""
+    own = tmp_path / "scenario.yaml"
+    own.write_text(to_yaml({**BROKEN, "output": str(tmp_path)}))
+    before = own.read_bytes()
+    with pytest.raises(UserError, match=r"nowhere\.npz"):
+        execute(RunRequest(scenario=own, quiet=True), plugins)
+    assert [path.name for path in tmp_path.iterdir()] == ["scenario.yaml"]
+    assert own.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["scenario.yaml", "result.json", "metrics.jsonl", "teachers", "checkpoints"])
+def test_what_a_run_would_write_over_is_told(tmp_path: Path, name: str) -> None:
+    place = tmp_path / "mine" / name
+    place.parent.mkdir()
+    place.write_text("years of work") if "." in name else place.mkdir()
+    with pytest.raises(UserError, match=rf"mine/{name} is there already"):
+        create(str(tmp_path / "mine"), "tiny", "0" * 12, tmp_path, "name: tiny")
+    assert {path.name for path in (tmp_path / "mine").iterdir()} - {".lock"} == {name}
+    assert place.is_dir() or place.read_text() == "years of work"
