@@ -16,7 +16,8 @@ from clkd.engine.allocator import KEPT, M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRE
 
 Contestant = Callable[[], float]
 """Does the work once and returns its rate: rows per second."""
-ARITHMETIC = "the student's arithmetic alone"
+OTHERS = ("plain", "tuned plain", "Avalanche")
+"""How the names of contestants begin who are none of clkd's."""
 USUAL = {M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20, M_TOP_PAD: 128 * 2**10}
 """Bytes: where glibc's own thresholds end as a process frees large tensors, and where they begin for its heap."""
 
@@ -24,13 +25,13 @@ USUAL = {M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20, M_TOP_PAD: 
 def contest(contestants: dict[str, Contestant], rounds: int) -> dict[str, list[float]]:
     """Each contestant's rates, a round at a time; one round before them warms everything up.
 
-    clkd, and the bare arithmetic that bounds it, keep freed memory, as `clkd run` has its process do; the others have
-    what glibc comes to by itself.
+    The others have what glibc comes to by itself; clkd, and the bare arithmetic that bounds it, keep freed memory, as
+    `clkd run` has its process do.
     """
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, work in contestants.items():
-            allocate(KEPT if name.startswith(("clkd", ARITHMETIC)) else USUAL)
+            allocate(USUAL if name.startswith(OTHERS) else KEPT)
             rate = work()
             if turn:
                 rates[name].append(rate)

@@ -15,7 +15,7 @@ from functools import partial
 import peers
 import plain
 import torch
-from contest import ARITHMETIC, Contestant, contest, machine, table
+from contest import Contestant, contest, machine, table
 from training import MEMORY, PLAIN, SHAPE, WORK, compose, timed
 
 from clkd.engine.compose import Composition
@@ -53,7 +53,7 @@ def main() -> None:
     contestants: dict[str, Contestant] = {
         "clkd": clkd(composed, rows),
         "clkd, bf16": clkd(compose(work, device, precision="bf16")[0], rows),
-        ARITHMETIC: lambda: bound(given.work, rows, device),
+        "the student's arithmetic alone": lambda: bound(given.work, rows, device),
     }
     benchmarks = {"Avalanche, given the same tensors": peers.fed_by_clkd(stream, parts.augment.crop)}
     if given.work == "mlp":

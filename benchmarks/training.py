@@ -21,7 +21,7 @@ from typing import Any
 import peers
 import plain
 import torch
-from contest import ARITHMETIC, Contestant, contest, machine, table
+from contest import Contestant, contest, machine, table
 
 from clkd.cache import cache_directory
 from clkd.engine.compose import Composer, Composition
@@ -138,7 +138,7 @@ def contestants(name: str, device: torch.device) -> dict[str, Callable[[], Conte
     everybody: dict[str, Callable[[], Contestant]] = {
         "clkd": lambda: Clkd(*compose(work, device), device),
         "plain eager loop": lambda: lambda: plain_rate(name, device),
-        ARITHMETIC: lambda: lambda: bound(name, device),
+        "the student's arithmetic alone": lambda: lambda: bound(name, device),
         "Avalanche, given the same tensors": lambda: lambda: avalanche_rate(name, device, own=False),
     }
     if name == "mlp":

@@ -7,6 +7,7 @@ torch's own signatures.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -277,7 +278,9 @@ def _as_listed(default: Any, value: Any) -> Any:
     """The same number in the type that the table has it in, so that one value is known by one text."""
     if any(isinstance(each, bool) or not isinstance(each, int | float) for each in (default, value)):
         return value
-    return default if value == default else float(value) if isinstance(default, float) else value
+    if value == default:
+        return default
+    return float(value) if isinstance(default, float) and abs(value) <= sys.float_info.max else value
 
 
 def _find(table: Mapping[str, Signature], name: str) -> str | None:

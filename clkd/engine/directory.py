@@ -18,6 +18,7 @@ from clkd.cache import clear
 from clkd.disk import write_whole
 from clkd.errors import UserError, did_you_mean, writing
 from clkd.locks import HeldError, claimed
+from clkd.scenario.document import read_text
 
 log = logging.getLogger("clkd.engine")
 
@@ -120,7 +121,7 @@ def _begin(directory: RunDirectory, run_id: str, name: str, scenario: str) -> No
             f"--resume {directory.path}"
         )
     file = directory.path / SCENARIO
-    found = [SCENARIO] if file.is_file() and file.read_bytes() == scenario.encode() else []
+    found = [SCENARIO] if file.is_file() and read_text(file) == scenario else []
     for taken in (*OWN, *FOLDERS):
         if taken not in (LOCK, *found) and (directory.path / taken).exists():
             raise UserError(

@@ -131,7 +131,7 @@ def _most_rows(phase: PhaseOptions, come: Sequence[Experience], size: int) -> in
     own, earlier = (
         {c: sum(int((each.train.y == c).sum()) for each in part) for c in seen} for part in (come[-1:], come[:-1])
     )
-    there = [own[c] + min(earlier[c], kept) for c in seen if own[c] + earlier[c]]
+    there = [own[c] + min(earlier[c], kept) for c in seen if own[c] or min(earlier[c], kept)]
     return len(there) * min(there, default=0)
 
 

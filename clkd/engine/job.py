@@ -99,7 +99,8 @@ def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> 
     directory = None
     if ranks.first and not request.dry_run:
         directory = create(loaded.scenario.output, loaded.scenario.name, run_id, cache, loaded.source_text)
-        directory.write(SCENARIO, loaded.source_text)
+        if SCENARIO not in directory.manifest().get("found", ()):
+            directory.write(SCENARIO, loaded.source_text)
         text = to_yaml(resolved(loaded.scenario))
         directory.write(RESOLVED, text)
         directory.update(

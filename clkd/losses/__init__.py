@@ -25,13 +25,15 @@ def _positive(value: Part | float) -> Part | float:
 
 
 def _lowest(schedule: Part) -> float | None:
-    """The least that a schedule of clkd's says, where its options tell; `warmup` rises from 0."""
-    if schedule.name == "warmup":
+    """The least that a schedule of clkd's says, where its options tell. Some are 0 at times, whatever they say."""
+    old = schedule.name == "imbalance" and getattr(schedule.options, "of", None) == "old"
+    if old or schedule.name in ("warmup", "old_fraction", "new_fraction"):
         return 0.0
-    said = {"constant": ("value",), "linear": ("start", "end"), "cosine": ("start", "end")}
-    said |= {"confidence": ("low", "high"), "entropy": ("low", "high")}
-    values = [getattr(schedule.options, name) for name in said.get(schedule.name, ())]
-    return min([*values, *getattr(schedule.options, "values", ())], default=None)
+    said = {"constant": ["value"], "forgetting": ["value"], "imbalance": ["value"], "per_experience": ["values"]}
+    said |= {"linear": ["start", "end"], "cosine": ["start", "end"]}
+    said |= {"confidence": ["low", "high"], "entropy": ["low", "high"]}
+    values = [getattr(schedule.options, name) for name in said.get(schedule.name, [])]
+    return min((number for each in values for number in (each if isinstance(each, tuple) else (each,))), default=None)
 
 
 def _not_negative(value: Part | float) -> Part | float:

@@ -407,6 +407,11 @@ RATES = {
         {"kind": "one_cycle", "max_lr": 0.1},
         "must support momentum",
     ),
+    "none of its steps' either": (
+        {"kind": "adagrad"},
+        {"kind": "one_cycle", "every": "step", "max_lr": 0.1},
+        "must support momentum",
+    ),
     "too short": (SGD, {"kind": "one_cycle", "max_lr": 0.1, "total_steps": 1}, "total_steps 1 are over before"),
     "no rate": ({"kind": "sgd", "nesterov": True}, None, "Nesterov momentum requires"),
 }
@@ -419,6 +424,12 @@ def test_a_phases_optimizer_and_schedule_are_tried_before_training(plugins: Plug
     phase = {**EEIL["phases"][0], "optimizer": optimizer, **({"scheduler": scheduler} if scheduler else {})}
     with pytest.raises(UserError, match=rf"phases\.0\.{what}: .*{said}"):
         compose(plugins, tmp_path, {"phases": [phase]})
+
+
+def test_how_many_steps_a_phase_takes_is_not_guessed(plugins: Plugins, tmp_path: Path) -> None:
+    """Ten epochs of one step could not rise within a tenth; of more steps they can."""
+    rate = {"kind": "one_cycle", "every": "step", "max_lr": 0.1, "pct_start": 0.1}
+    compose(plugins, tmp_path, {"phases": [{**EEIL["phases"][0], "epochs": 10, "scheduler": rate}]})
 
 
 @pytest.mark.parametrize("case", UNTAUGHT)

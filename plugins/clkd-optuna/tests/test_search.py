@@ -209,7 +209,8 @@ def test_stability_is_as_large_as_plasticity_bears(tune):
 def test_stability_falls_by_whole_numbers_where_the_scenario_takes_no_others(tune):
     """50, 25, and 12 for 12.5, which no memory has room for."""
     memory = {"memory": {"kind": "reservoir", "size": 10}}
-    _, told = tune(LR, stability="memory.size=10..50", sections=memory, trials=1, threshold=-1)
+    rate = "train.optimizer.lr=0.1"
+    _, told = tune(rate, stability="memory.size=10..50", sections=memory, trials=1, threshold=-99)
     tried = [line.partition(":")[0].partition("=")[2] for line in told[1:]]
     assert [*map(float, tried)] == [50, 25, 12, 10]
 
