@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("clkd.optimizers")
 
 REQUIRED = "required"
-POSITIVE = ("step_size", "T_max")
+POSITIVE = ("step_size", "T_max", "div_factor", "final_div_factor", "factor")
 NOT_NEGATIVE = ("lr", "max_lr", "momentum", "weight_decay", "eps")
 """torch refuses these only once it trains."""
 LENGTH = "length"
@@ -182,8 +182,8 @@ class SchedulerOptions(Options):
         return _fill_in("scheduler", SCHEDULERS, raw, ("every",))
 
 
-def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter], where: str = "train") -> Optimizer:
-    """The optimizer over `parameters`; `UserError` where torch refuses a value, of what the scenario says at `where`.
+def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter], where: str = "train.") -> Optimizer:
+    """The optimizer over `parameters`; `UserError` where torch refuses a value of what the scenario says below `where`.
 
     Where a device or type has no fused kernel, `foreach` is used instead, which a warning says once.
     """
@@ -206,23 +206,23 @@ def build_optimizer(options: OptimizerOptions, parameters: Iterable[nn.Parameter
             if not given.get("fused") or given.get("foreach") or given.get("differentiable"):
                 raise
             instead = kind(trained, **{**given, "fused": False, "foreach": True})
-            _say_not_fused(options.kind, str(error))
+            _say_not_fused(where, options.kind, str(error))
             return instead
     except (ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"{where}.optimizer: {options.kind}: {error}") from error
+        raise UserError(f"{where}optimizer: {options.kind}: {error}") from error
 
 
 @cache
-def _say_not_fused(kind: str, reason: str) -> None:
+def _say_not_fused(where: str, kind: str, reason: str) -> None:
     """Once, though an optimizer is built in every experience."""
-    log.warning("train.optimizer: %s: foreach instead of fused: %s", kind, reason)
+    log.warning("%soptimizer: %s: foreach instead of fused: %s", where, kind, reason)
 
 
 def build_scheduler(
-    options: SchedulerOptions, optimizer: Optimizer, epochs: int, steps: int, where: str = "train"
+    options: SchedulerOptions, optimizer: Optimizer, epochs: int, steps: int, where: str = "train."
 ) -> LRScheduler:
     """The schedule over one experience of `epochs` epochs with `steps` optimiser steps each; `UserError` where torch
-    refuses a value, of what the scenario says at `where`, or would once it has moved on."""
+    refuses a value, of what the scenario says below `where`, or would once it has moved on."""
     import torch
 
     length = epochs if options.every == "epoch" else epochs * steps
@@ -233,7 +233,7 @@ def build_scheduler(
             _check_cycle(given, length)
         return kind(optimizer, **given)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{where}.scheduler: {options.kind}: {error}") from error
+        raise UserError(f"{where}scheduler: {options.kind}: {error}") from error
 
 
 def _check_cycle(given: Mapping[str, Any], length: int) -> None:

@@ -165,7 +165,7 @@ def _answers(folder: Path) -> Entry:
     meta, facts = answers.meta, answers.meta["facts"]
     domain = "" if facts["domain"] == "None" else f", {facts['domain']}"
     said = "+".join([*(["logits"] if facts["logits"] else []), *facts["features"]])
-    weights = facts["teacher"]["weights"][:8]
+    weights = str(facts["teacher"].get("weights", ""))[:8]
     about = f"{meta['teacher']} {weights} on {meta['data']}{domain}: {said}, {views} views"
     return Entry("answers", folder.name, about, size, when, str(folder), rows, views, meta["teacher"], weights)
 

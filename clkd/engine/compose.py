@@ -89,7 +89,7 @@ class Composer(Groundwork):
         refuse_optimizers(scenario, self.device)
         ground = self.ground()
         stream, context = ground.material.stream, ground.context
-        refuse_schedules(scenario, stream, self.device)
+        refuse_schedules(scenario, stream[self.past.trained if self.past else 0 :], self.device)
         student, peers = self._student(scenario.student, context, scenario.seed), self._peers(context)
         members = self._members({STUDENT: student, **peers})
         parts = Parts(

@@ -120,8 +120,7 @@ def _begin(directory: RunDirectory, run_id: str, name: str, scenario: str) -> No
             f"output: {directory.path} already holds a run: choose another place, or go on with it by "
             f"--resume {directory.path}"
         )
-    file = directory.path / SCENARIO
-    found = [SCENARIO] if file.is_file() and read_text(file) == scenario else []
+    found = [SCENARIO] if _says(directory.path / SCENARIO, scenario) else []
     for taken in (*OWN, *FOLDERS):
         if taken not in (LOCK, *found) and (directory.path / taken).exists():
             raise UserError(
@@ -129,6 +128,13 @@ def _begin(directory: RunDirectory, run_id: str, name: str, scenario: str) -> No
                 f"place, or take it away"
             )
     directory.update(id=run_id, name=name, created=time.time(), **({"found": found} if found else {}))
+
+
+def _says(file: Path, text: str) -> bool:
+    try:
+        return file.is_file() and read_text(file) == text
+    except UserError:  # it is no scenario at all
+        return False
 
 
 NAMES = "its id or 'last'"

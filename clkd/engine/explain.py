@@ -121,7 +121,8 @@ def _phase(
 
 
 def _most_rows(phase: PhaseOptions, come: Sequence[Experience], size: int) -> int:
-    """How many rows a phase has at most, once the experiences `come` were trained."""
+    """How many rows a phase has at most, once the experiences `come` were trained, where memory shares its room out
+    evenly among classes."""
     everything = sum(len(each.train) for each in come)
     if phase.share is not None and phase.keep is not None:
         return min(phase.keep, round(phase.share * everything))

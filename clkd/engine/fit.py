@@ -44,5 +44,7 @@ def fit(
     if teacher is not None:
         terms.append(Term(f"kd_{ABOVE}", KD(options.temperature), (Side(STUDENT), Side(ABOVE)), options.weight))
     parts = Parts(network, augment, terms, {} if teacher is None else {ABOVE: teacher})
-    Loop(parts, recipe, options.seed, on_step=on_step).train(everything, parts.begin(everything, options.seed))
+    Loop(parts, recipe, options.seed, on_step=on_step, section="").train(
+        everything, parts.begin(everything, options.seed)
+    )
     parts.end(everything)

@@ -29,6 +29,7 @@ from clkd.engine.state import restore, spec_of, student_state, term_state
 from clkd.engine.term import Term
 from clkd.errors import UserError
 from clkd.experience import Experience
+from clkd.memory.table import EXTRA
 from clkd.metrics.base import Record
 from clkd.models.student import Student
 from clkd.optimizers import OPTIMIZERS, build_optimizer
@@ -144,6 +145,12 @@ class _Carry:
             if key != "size":
                 raise UserError(f"memory.{key}: cannot change, since the rows that are kept came by it")
         saved: State = self.saved["memory"]
+        stored, views = saved.get("table", {}).get(f"{EXTRA}view"), self.composed.parts.augment.views or 1
+        if stored is not None and int(stored.max()) >= views:
+            raise UserError(
+                f"stream.augment.views: {views} are too few, since the rows that are kept were stored in "
+                f"{int(stored.max()) + 1} views: give as many, or go on with memory: none"
+            )
         return saved
 
     def _transfer(self) -> State:

@@ -73,6 +73,8 @@ class Loop:
     """Epochs of the experience that came before this training."""
     place: int | None = None
     """Which phase it is, if it is one."""
+    section: str = "train."
+    """Where the scenario has its options, if it is no phase."""
     phase: Loop | None = None
     """The phase under way."""
     arrival: Arrival | None = None
@@ -181,8 +183,8 @@ class Loop:
 
     @property
     def where(self) -> str:
-        """The section of the scenario that its options are from."""
-        return "train" if self.place is None else f"phases.{self.place}"
+        """What its options stand below in the scenario."""
+        return self.section if self.place is None else f"phases.{self.place}."
 
     @property
     def now(self) -> Loop:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clkd import checkpoint
-from clkd.engine.directory import NAMES, RunDirectory, find
+from clkd.engine.directory import MANIFEST, NAMES, RunDirectory, find
 from clkd.engine.material import Past
 from clkd.errors import UserError, did_you_mean
 from clkd.options import Parsing
@@ -57,6 +58,8 @@ def open_fork(wanted: str, cache: Path, option: str = "--from", names: str = NAM
         UserError: there is no such run, or that experience is not finished.
     """
     name, index = split(wanted)
+    if (Path(os.path.expanduser(wanted)) / MANIFEST).exists():  # a directory's own name may end like this
+        name, index = wanted, None
     directory = find(name, cache, option, names)
     manifest = directory.manifest()
     finished = sorted(_finished(directory.checkpoints))

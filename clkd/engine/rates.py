@@ -19,9 +19,9 @@ SOME = 10_007
 
 def refuse_optimizers(scenario: Scenario, device: torch.device) -> None:
     """Raises `UserError` where torch refuses the values of one."""
-    _built("train", scenario.train.optimizer, device)
+    _built("train.", scenario.train.optimizer, device)
     for place, phase in enumerate(scenario.phases):
-        _built(f"phases.{place}", phase.optimizer, device)
+        _built(f"phases.{place}.", phase.optimizer, device)
 
 
 def refuse_schedules(scenario: Scenario, stream: Sequence[Experience], device: torch.device) -> None:
@@ -35,10 +35,10 @@ def refuse_schedules(scenario: Scenario, stream: Sequence[Experience], device: t
     if scheduler := scenario.train.scheduler:
         for epochs, steps in sorted(lengths):
             taken = steps if counted else _some(scheduler)
-            build_scheduler(scheduler, _built("train", scenario.train.optimizer, device), epochs, taken)
+            build_scheduler(scheduler, _built("train.", scenario.train.optimizer, device), epochs, taken)
     for place, phase in enumerate(scenario.phases):
         if phase.scheduler:
-            where, taken = f"phases.{place}", _some(phase.scheduler)
+            where, taken = f"phases.{place}.", _some(phase.scheduler)
             build_scheduler(phase.scheduler, _built(where, phase.optimizer, device), phase.epochs, taken, where)
 
 

@@ -25,11 +25,12 @@ def _positive(value: Part | float) -> Part | float:
 
 
 def _lowest(schedule: Part) -> float | None:
-    """The least that a schedule of clkd's says, where its options tell. Some are 0 at times, whatever they say."""
-    old = schedule.name == "imbalance" and getattr(schedule.options, "of", None) == "old"
-    if old or schedule.name in ("warmup", "old_fraction", "new_fraction"):
+    """The least that a schedule of clkd's says, where its options tell. `warmup` rises from 0; those that are 0 while
+    nothing is old, or new, are for a teacher that has nothing to say then."""
+    if schedule.name == "warmup":
         return 0.0
-    said = {"constant": ["value"], "forgetting": ["value"], "imbalance": ["value"], "per_experience": ["values"]}
+    said = {name: ["value"] for name in ("constant", "forgetting", "imbalance", "old_fraction", "new_fraction")}
+    said["per_experience"] = ["values"]
     said |= {"linear": ["start", "end"], "cosine": ["start", "end"]}
     said |= {"confidence": ["low", "high"], "entropy": ["low", "high"]}
     values = [getattr(schedule.options, name) for name in said.get(schedule.name, [])]

@@ -231,13 +231,15 @@ def bound() -> int:
 def make_room(root: Path, answers: Answers, missing: list[tuple[int, int]]) -> bool:
     """Take the space for the `missing` blocks (view, block) of one file, within the bound and the disk.
 
-    Files that nobody uses make way, least recently used first, but only if that is enough.
+    Files that nobody uses make way, least recently used first, but only if that is enough. Space that a run took which
+    was killed meanwhile is not asked for again.
     """
-    need = sum(answers.span(*place)[1] for place in missing)
+    asked, held = set(missing), allocated(answers.folder)
+    marked = [divmod(at, len(answers.blocks)) for at, mark in enumerate(answers.marks()) if mark]
+    whole = max(held, sum(answers.span(*place)[1] for place in asked | set(marked)))
     with alone(root / ".lock", "making room"):
         others = {folder: allocated(folder) for folder in folders(root) if folder != answers.folder}
-        taken = sum(others.values()) + allocated(answers.folder)
-        over = max(taken + need - bound(), need - shutil.disk_usage(root).free)
+        over = max(sum(others.values()) + whole - bound(), whole - held - shutil.disk_usage(root).free)
         if over > sum(size for folder, size in others.items() if _idle(folder)):
             return False
         for folder, size in others.items():

@@ -26,7 +26,9 @@ BROKEN = {
 def test_a_scenario_that_lies_where_its_run_shall_be_stays(plugins: Plugins, tmp_path: Path) -> None:
     """The run has its copy there; a mistake takes that back, and not the file."""
     own = tmp_path / "scenario.yaml"
-    own.write_text(to_yaml({**BROKEN, "output": str(tmp_path)}))
+    own.write_bytes(
+        b"\xef\xbb\xbf" + to_yaml({**BROKEN, "output": str(tmp_path)}).encode()
+    )  # with the mark of some editors
     before = own.read_bytes()
     with pytest.raises(UserError, match=r"nowhere\.npz"):
         execute(RunRequest(scenario=own, quiet=True), plugins)
@@ -38,8 +40,8 @@ def test_a_scenario_that_lies_where_its_run_shall_be_stays(plugins: Plugins, tmp
 def test_what_a_run_would_write_over_is_told(tmp_path: Path, name: str) -> None:
     place = tmp_path / "mine" / name
     place.parent.mkdir()
-    place.write_text("years of work") if "." in name else place.mkdir()
+    place.write_bytes(b"years of work \xff") if "." in name else place.mkdir()
     with pytest.raises(UserError, match=rf"mine/{name} is there already"):
         create(str(tmp_path / "mine"), "tiny", "0" * 12, tmp_path, "name: tiny")
     assert {path.name for path in (tmp_path / "mine").iterdir()} - {".lock"} == {name}
-    assert place.is_dir() or place.read_text() == "years of work"
+    assert place.is_dir() or place.read_bytes() == b"years of work \xff"

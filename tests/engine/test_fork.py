@@ -14,7 +14,7 @@ from states import assert_same, state
 from webpage import Page
 
 from clkd.engine.execute import execute
-from clkd.engine.origin import split
+from clkd.engine.origin import open_fork, split
 from clkd.engine.saver import Saver
 from clkd.errors import StorageError, TrackingError, UserError
 from clkd.page.document import document
@@ -325,6 +325,29 @@ def test_a_tracker_that_refuses_leaves_nothing(plugins: Plugins, origin: Path, t
     with nobody() as address, pytest.raises(TrackingError, match="does not answer"):
         fork(plugins, f"{origin}@1", tmp_path / "fork", "tracking.mode=required", f"tracking.uri=http://{address}")
     assert not (tmp_path / "fork").exists()
+
+
+def test_a_directory_whose_name_ends_like_an_experience_is_itself(
+    plugins: Plugins, origin: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(origin, tmp_path / "run@1")
+    manifest = json.loads((tmp_path / "run@1" / "run.json").read_text())
+    for name, experience in (("run@1", 3), ("run@1@0", 0)):
+        found = open_fork(str(tmp_path / name), tmp_path)
+        assert (found.origin["run"], found.experience) == (manifest["id"], experience)
+
+
+def test_rows_that_were_stored_in_a_view_need_it(plugins: Plugins, tmp_path: Path) -> None:
+    stream = {**BASE["stream"], "augment": {"crop": 1, "views": 4}}
+    losses = ["cross_entropy", {"kind": "kd", "between": ["student@replay", "stored@replay"], "variant": "mse"}]
+    memory = {"kind": "reservoir", "size": 30, "store": ["logits"], "epochs": "all"}
+    changes = {"stream": stream, "teachers": {"stored": "stored"}, "losses": losses, "memory": memory}
+    train = {**BASE["train"], "epochs": 4}
+    (tmp_path / "s.yaml").write_text(to_yaml({**BASE, **changes, "train": train, "output": str(tmp_path / "origin")}))
+    execute(RunRequest(scenario=tmp_path / "s.yaml", quiet=True, limit_experiences=1), plugins)
+    with pytest.raises(UserError, match=r"stream.augment.views: 1 are too few"):
+        fork(plugins, f"{tmp_path}/origin@0", tmp_path / "fork", "stream.augment.views=1")
+    assert fork(plugins, f"{tmp_path}/origin@0", tmp_path / "more", "stream.augment.views=5")["status"] == "finished"
 
 
 def test_places_that_were_given_to_other_classes_are_other_rows(plugins: Plugins, tmp_path: Path) -> None:

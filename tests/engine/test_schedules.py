@@ -95,6 +95,9 @@ ZEROS = [
     {"kind": "constant", "value": 0},
     {"kind": "per_experience", "values": [0, 2]},
     "confidence",
+    {"kind": "old_fraction", "value": 0},
+    {"kind": "imbalance", "value": -1},
+    {"kind": "forgetting", "value": 0},
 ]
 
 

@@ -25,7 +25,7 @@ from clkd.scenario.load import load
 from clkd.scenario.request import RunRequest
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs, Signals
-from clkd.teachers.answers import AlteredError, Answers, folders
+from clkd.teachers.answers import AlteredError, Answers, allocated, folders, make_room
 from clkd.teachers.base import Teacher
 from clkd.teachers.cached import Blocks
 from clkd.teachers.network import NetworkTeacher
@@ -364,6 +364,36 @@ def test_killed_while_filling_it_leaves_what_was_whole(asked: list[int]) -> None
     assert sum(asked) - before < 400
     assert files()[0].path.read_bytes() == content
     assert_same_bits("sound", "after")
+
+
+def test_space_that_a_killed_run_took_is_not_asked_for_again(
+    asked: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All blocks are reserved before the first one is asked about."""
+    run("sound", limit=1)
+    (answers,) = files()
+    views, blocks = answers.views, range(len(answers.blocks))
+    every = [(view, block) for view in range(views) for block in blocks]
+    (answers.folder / "present.bin").write_bytes(bytes(len((answers.folder / "present.bin").read_bytes())))
+    for place in every:
+        answers.reserve(*place)
+    monkeypatch.setenv("CLKD_ANSWERS_GB", str(1.2 * allocated(answers.folder) / 1e9))
+    assert make_room(answers.folder.parent, answers, every)
+    monkeypatch.setenv("CLKD_ANSWERS_GB", str(0.5 * allocated(answers.folder) / 1e9))
+    assert not make_room(answers.folder.parent, answers, every)
+
+
+def test_a_teacher_that_is_known_by_something_else_than_weights_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    run("any", limit=1)
+    (answers,) = files()
+    meta = json.loads((answers.folder / "meta.json").read_text())
+    meta["facts"]["teacher"] = {"rule": 1}
+    Answers.create(
+        answers.folder.with_name("other"),
+        {key: meta[key] for key in ("teacher", "data", "width", "blocks", "facts", "origin")},
+    )
+    assert main(["cache", "list"]) == 0
+    assert main(["cache", "clear", "--all", "--yes"]) == 0
 
 
 def test_two_runs_at_once_fill_one_file() -> None:

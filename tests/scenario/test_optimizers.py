@@ -1,5 +1,6 @@
 import inspect
 import logging
+import math
 import warnings
 
 import pytest
@@ -131,7 +132,7 @@ def test_what_only_torch_can_refuse_is_one_line_as_well():
 def test_a_cycle_that_torch_would_break_on_is_one_line(options, said):
     sgd = build_optimizer(OptimizerOptions(kind="sgd", lr=0.1), [torch.nn.Parameter(torch.ones(1))])
     with pytest.raises(UserError, match=rf"phases\.1\.scheduler: one_cycle: {said}"):
-        build_scheduler(SchedulerOptions(kind="one_cycle", **options), sgd, 10, 3, "phases.1")
+        build_scheduler(SchedulerOptions(kind="one_cycle", **options), sgd, 10, 3, "phases.1.")
 
 
 @pytest.mark.parametrize("three_phase", [False, True])
@@ -156,6 +157,7 @@ def test_a_cycle_that_is_taken_lasts_an_experience(three_phase, total):
 def test_one_value_is_known_by_one_text():
     plain = OptimizerOptions(kind="sgd", lr=0.1).model_dump_json()
     assert OptimizerOptions(kind="sgd", lr=0.1, momentum=0.0).model_dump_json() == plain
+    assert OptimizerOptions(kind="sgd", lr=10**400).keywords["lr"] == 10**400
     assert (
         OptimizerOptions(kind="adam", lr=1).model_dump_json() == OptimizerOptions(kind="adam", lr=1.0).model_dump_json()
     )
@@ -173,17 +175,24 @@ def test_every_scheduler_is_built_and_lasts_an_experience(kind, every):
     rates = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch wants an optimizer step before each; the rates are the same without
-        for _ in range(length - 1):
+        for _ in range(length):
             rates.append(optimizer.param_groups[0]["lr"])
-            schedule.step()
-    last = optimizer.param_groups[0]["lr"]
-    if kind == "one_cycle":
-        assert last == pytest.approx(0.1 / 25 / 1e4)
-        assert max(rates) <= 0.1 + 1e-12
-    if kind == "cosine":
-        import math
-
-        assert last == pytest.approx(0.1 * (1 + math.cos(math.pi * (length - 1) / length)) / 2)
+            schedule.step()  # also after the last one
+    n = length - 1
+    assert rates[-1] == pytest.approx(
+        {
+            "step": 0.1 * 0.1 ** (n // 2),
+            "multi_step": 0.1 * 0.1**2,
+            "cosine": 0.1 * (1 + math.cos(math.pi * n / length)) / 2,
+            "exponential": 0.1 * 0.9**n,
+            "linear": 0.1 * (1 / 3 + 2 / 3 * min(n / 5, 1)),
+            "constant": 0.1 / 3 if n < 5 else 0.1,
+            "polynomial": 0.1 * max(1 - n / 5, 0),
+            "one_cycle": 0.1 / 25 / 1e4,
+            "cosine_warm_restarts": 0.1 * (1 + math.cos(math.pi * (n % 3) / 3)) / 2,
+        }[kind]
+    )
+    assert max(rates) <= 0.1 + 1e-12
 
 
 @pytest.mark.parametrize(
@@ -196,6 +205,9 @@ def test_every_scheduler_is_built_and_lasts_an_experience(kind, every):
         ({"kind": "one_cycle", "max_lr": 1, "anneal_strategy": "log"}, "give cos or linear; got 'log'"),
         ({"kind": "step", "step_size": 0}, "give more than 0; got 0"),
         ({"kind": "cosine", "T_max": 0}, "give more than 0; got 0"),
+        ({"kind": "one_cycle", "max_lr": 1, "div_factor": 0}, "give more than 0; got 0"),
+        ({"kind": "one_cycle", "max_lr": 1, "final_div_factor": 0}, "give more than 0; got 0"),
+        ({"kind": "constant", "factor": 0}, "give more than 0; got 0"),
         ("cosin", "did you mean 'cosine'?"),
     ],
 )
