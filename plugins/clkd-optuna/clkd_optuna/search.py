@@ -117,7 +117,7 @@ def search(wanted: Wanted, plugins: Plugins, tell: Tell) -> Chosen:
     steps = [] if axis is None else _steps(wanted, axis, judge, plugins)
     judge.check()
     study = Study(out, about)
-    low = () if axis is None else (as_setting(axis.place, _ends(axis).low),)
+    low = () if axis is None else (_setting(axis.place, _ends(axis).low),)
     study.run(wanted.trials if space.axes else 1, space, lambda settings: judge((*low, *settings)), tell)
     settings, best = study.best()
     score = best
@@ -153,7 +153,7 @@ def _relaxed(
     """The largest value that keeps the accuracy above its share of the best; the smallest where none does."""
     enough = (1 - wanted.threshold) * best.accuracy
     for value in steps:
-        setting = as_setting(place, value)
+        setting = _setting(place, value)
         known = study.relaxed().get(f"{settings} {setting}")
         score = judge((setting, *settings)) if known is None else Score(known[0], int(known[1]))
         study.note_relaxed(f"{settings} {setting}", score)
@@ -184,7 +184,7 @@ def _steps(wanted: Wanted, axis: Axis, judge: Judge, plugins: Plugins) -> list[f
     """
 
     def check(value: float) -> None:
-        load(wanted.scenario, (as_setting(axis.place, value), *judge.always), plugins.registry)
+        load(wanted.scenario, (_setting(axis.place, value), *judge.always), plugins.registry)
 
     steps: list[float] = []
     for value in falling(_ends(axis), wanted.decay):
@@ -236,6 +236,9 @@ def _refuse_wrong(wanted: Wanted, space: Space, axis: Axis | None, judge: Judge,
     for each in (*space.axes, *([axis] if axis else [])):
         ends = each.values
         for value in (ends.low, ends.high) if isinstance(ends, Range) else ends:
-            whole = isinstance(ends, Range) and ends.whole
-            setting = as_setting(each.place, int(value) if whole else value)
-            load(wanted.scenario, (setting, *judge.always), plugins.registry)
+            load(wanted.scenario, (_setting(each.place, value), *judge.always), plugins.registry)
+
+
+def _setting(place: str, value: Any) -> str:
+    """A whole number goes without decimals, since there are places that take no others."""
+    return as_setting(place, int(value) if isinstance(value, float) and value.is_integer() else value)
