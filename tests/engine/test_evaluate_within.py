@@ -132,7 +132,7 @@ def test_stopped_while_losses_look_back_nothing_is_lost(tmp_path: Path, monkeypa
 
 
 def test_each_experience_is_told_the_seconds_so_far(tmp_path: Path) -> None:
-    result = run(tmp_path, "run")
+    result = run(tmp_path, "run", checkpoint={"every_minutes": None})
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     told = [line["metrics"] for line in lines if line["event"] == "experience"]
     for metrics in told:
