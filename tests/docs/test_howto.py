@@ -68,6 +68,7 @@ def test_a_teacher_of_your_own_is_found_and_teaches(home: Path, clkd: Command) -
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_images_of_your_own(home: Path, clkd: Command) -> None:
     draw = blocks(DOCS / "tutorial.md", "python")[0]
     exec(draw.text, {})

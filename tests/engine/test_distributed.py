@@ -149,6 +149,7 @@ def test_saved_by_two_it_goes_on_alone(tmp_path: Path) -> None:
 MISTAKE = "--set memory.size=-1: memory.size: give more than 0; got -1"
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line(tmp_path: Path) -> None:
     said = pair(str(write(tmp_path, "wrong")), "--set", "memory.size=-1", cwd=tmp_path, code=2)
     assert said == ("", f"{MISTAKE}\n")

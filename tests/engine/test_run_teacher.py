@@ -406,6 +406,7 @@ def test_a_head_that_answers_by_what_it_gathered_does_so_as_a_teacher(
     assert right > 0.8 * told > 0.4, "the linear layer has forgotten the first classes"
 
 
+@pytest.mark.slow
 def test_weights_that_the_other_run_began_with_are_not_looked_for(
     plugins: Plugins, tmp_path: Path, cache: Path
 ) -> None:

@@ -140,6 +140,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_it_installs_and_is_found(made: Path, house, tmp_path: Path) -> None:
     house.install(str(made / "clkd-own-metric"))
     listed = {each["name"]: each for each in json.loads(house.clkd("plugins", "--json").stdout)}

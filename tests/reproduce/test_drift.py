@@ -34,6 +34,7 @@ def test_ranges_are_of_rows_that_there_are(name):
     assert set(find(name).expected) <= {row.name for row in find(name).rows}
 
 
+@pytest.mark.slow
 def test_the_quick_rows_stay_where_they_were(capsys):
     assert stays("digits_check", *QUICK) == 0, capsys.readouterr().out
 

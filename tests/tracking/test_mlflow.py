@@ -293,6 +293,7 @@ def test_a_resumed_run_is_the_same_run_with_no_point_twice(drive, make_run, reme
     assert all_points(resumed) == all_points(whole)
 
 
+@pytest.mark.slow
 def test_artifacts_of_an_earlier_end_are_replaced_later_where_the_last_end_could_not(drive, make_run, monkeypatch):
     def full(*about):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -295,6 +295,7 @@ def test_what_cannot_be_brought_in(drive, make_run, nowhere, tmp_path):
         sync(old, f"sqlite:///{tmp_path}/m.db")
 
 
+@pytest.mark.slow
 def test_the_command(empty_store, drive, make_run, tmp_path, monkeypatch, capsys):
     """All runs below ./runs, one that is broken among them."""
     from clkd.cli.main import main
