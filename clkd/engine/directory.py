@@ -131,6 +131,7 @@ def _begin(directory: RunDirectory, run_id: str, name: str, scenario: str) -> No
 
 
 def _says(file: Path, text: str) -> bool:
+    """Whether a file is this scenario."""
     try:
         return file.is_file() and read_text(file) == text
     except UserError:  # it is no scenario at all

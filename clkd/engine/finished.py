@@ -26,9 +26,7 @@ def finished(wanted: str, cache: Path, base: Path) -> tuple[dict[str, Any], dict
     Raises:
         UserError: there is no such run, it is not finished and no experience is named, or it was altered.
     """
-    name, index = split(wanted)
-    if (base / os.path.expanduser(wanted) / MANIFEST).exists():
-        name, index = wanted, None
+    name, index = split(wanted, base)
     place = base / os.path.expanduser(name)
     here = str(place) if (place / MANIFEST).exists() else name
     origin = open_fork(here if index is None else f"{here}@{index}", cache, "run", "or its id")

@@ -58,8 +58,6 @@ def open_fork(wanted: str, cache: Path, option: str = "--from", names: str = NAM
         UserError: there is no such run, or that experience is not finished.
     """
     name, index = split(wanted)
-    if (Path(os.path.expanduser(wanted)) / MANIFEST).exists():  # a directory's own name may end like this
-        name, index = wanted, None
     directory = find(name, cache, option, names)
     manifest = directory.manifest()
     finished = sorted(_finished(directory.checkpoints))
@@ -76,13 +74,15 @@ def open_fork(wanted: str, cache: Path, option: str = "--from", names: str = NAM
     return Fork(directory, manifest, experience, checkpoint.load(directory.checkpoints / f"exp_{experience:03d}"))
 
 
-def split(wanted: str) -> tuple[str, int | None]:
-    """Run and experience.
+def split(wanted: str, base: Path = Path()) -> tuple[str, int | None]:
+    """Run and experience; a run's directory (relative to `base`) is itself, however its name ends.
 
     >>> split("runs/mine@3"), split("last")
     (('runs/mine', 3), ('last', None))
     """
     name, at, index = wanted.rpartition("@")
+    if (base / os.path.expanduser(wanted) / MANIFEST).exists():
+        return wanted, None
     return (name, int(index)) if at and index.isdecimal() else (wanted, None)
 
 

@@ -15,6 +15,7 @@ from clkd.scenario.model import Scenario
 from clkd.scenario.phase import HELD_OUT
 
 SOME = 10_007
+"""Steps, where it is not known how many there will be."""
 
 
 def refuse_optimizers(scenario: Scenario, device: torch.device) -> None:

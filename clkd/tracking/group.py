@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clkd.errors import Interrupted, TrackingError
 from clkd.tracking.base import Tracker
-from clkd.tracking.store import hushed
+from clkd.tracking.store import told
 
 if TYPE_CHECKING:
     from clkd.engine.run import Outcome, Run
@@ -111,11 +111,8 @@ class Trackers(Tracker):
 
 def _report(guest: _Guest, error: Exception) -> None:
     guest.failures += 1
-    lines = str(error).strip().splitlines()
-    reason = hushed(lines[0])[:300] if lines else ""
-    reason = reason if isinstance(error, TrackingError) else f"{type(error).__name__}: {reason}"
     if not guest.told:
         log.warning(
-            "tracker '%s' failed, training goes on without it and tries it again: %s", guest.tracker.name, reason
+            "tracker '%s' failed, training goes on without it and tries it again: %s", guest.tracker.name, told(error)
         )
     guest.told = True

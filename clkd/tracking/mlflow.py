@@ -105,7 +105,7 @@ class MlflowTracker(Tracker):
         self._worker.wake(urgent=True)
         try:
             done = self._worker.wait(lambda: hurry if outcome.hurried() else patience)
-            reason = _reason(self._worker.error) if done else "it takes too long"
+            reason = store.told(self._worker.error) if done else "it takes too long"
             if not done or self._worker.error:
                 log.warning("%s", self._lack(reason))
         finally:
@@ -145,7 +145,9 @@ class MlflowTracker(Tracker):
         if done and not self._worker.error:
             return
         self._worker.close()
-        reason = _reason(self._worker.error) if done else f"MLflow {store.plain(self._destination.uri)} takes too long"
+        reason = (
+            store.told(self._worker.error) if done else f"MLflow {store.plain(self._destination.uri)} takes too long"
+        )
         raise TrackingError(f"tracking is required, but {reason}") from self._worker.error
 
     def _lack(self, reason: str) -> str:
@@ -155,13 +157,6 @@ class MlflowTracker(Tracker):
         lack = f"{missing} of this run's {len(told)} records" if missing else "some of this run's artifacts or models"
         command = f"clkd track sync {shlex.quote(_near(self._run.directory))}"
         return f"MLflow lacks {lack} ({reason}); bring them in with: {command}"
-
-
-def _reason(error: Exception | None) -> str:
-    """One line of an error."""
-    lines = str(error).strip().splitlines()
-    line = store.hushed(lines[0])[:300] if lines else ""
-    return line if isinstance(error, TrackingError) else f"{type(error).__name__}: {line}"
 
 
 def _near(path: Path) -> str:

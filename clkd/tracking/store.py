@@ -82,6 +82,17 @@ def hushed(text: str) -> str:
     return re.sub(r"(?<=://)[^/\s@'\"]+@", "", text)
 
 
+def told(error: Exception | None) -> str:
+    """One line of what went wrong, without a password; what clkd itself raised goes without its type.
+
+    >>> told(ValueError("http://me:secret@here is no address\\nat all"))
+    'ValueError: http://here is no address'
+    """
+    lines = str(error).strip().splitlines()
+    line = hushed(lines[0])[:300] if lines else ""
+    return line if isinstance(error, TrackingError) else f"{type(error).__name__}: {line}"
+
+
 def refusal(error: Exception, uri: str) -> str | None:
     """One line for an error that means that the server does not let us in; None for any other."""
     code = getattr(error, "error_code", None)

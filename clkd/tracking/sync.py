@@ -61,6 +61,5 @@ def sync(directory: Path, uri: str | None = None, noted: Mapping[str, Any] = {})
     except ClkdError:
         raise
     except Exception as error:  # MLflow raises whatever its database or its server made of a request
-        reason = store.hushed(str(error).strip().partition("\n")[0])[:300]
-        raise TrackingError(f"MLflow {store.plain(resolved)} failed: {type(error).__name__}: {reason}") from error
+        raise TrackingError(f"MLflow {store.plain(resolved)} failed: {store.told(error)}") from error
     return Synced(upload.found, upload.brought)

@@ -9,7 +9,6 @@ from addresses import nobody
 
 from clkd.errors import TrackingError
 from clkd.tracking import artifacts, store
-from clkd.tracking.mlflow import _reason
 from clkd.tracking.sync import sync
 
 RESOLVED = """\
@@ -45,7 +44,7 @@ def test_what_went_wrong_is_told_without_it(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "resolved.yaml").write_text(RESOLVED)
     with pytest.raises(TrackingError) as caught:
         sync(tmp_path, "http://me:s3cret@host:5000")
-    for said in (str(caught.value), _reason(error)):
+    for said in (str(caught.value), store.told(error)):
         assert "http://host:5000/api failed" in said
         assert "s3cret" not in said
 
