@@ -7,7 +7,9 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, Protocol
 
 from pydantic import ConfigDict, ValidationError, create_model
@@ -22,6 +24,7 @@ from clkd.options import (
     Options,
     Parsing,
     Part,
+    PartField,
     Place,
     mistakes,
     unknown_key,
@@ -86,20 +89,21 @@ class Entry:
     @cached_property
     def options(self) -> type[Options]:
         """The config model: the registered one, or the factory's own signature read as one."""
-        if self.config:
-            return self.config
+        model = self.config or self._inferred()
+        for fault in (self.taken(model), _unsayable(model), _without_beginning(model)):
+            if fault:
+                raise PluginError(f"{self._whose}: {fault}")
+        return model
+
+    def _inferred(self) -> type[Options]:
         factory = self.load
         try:
-            model = _from_signature(self.name, factory, OFFERS.get(self.kind, NOTHING))
+            return _from_signature(self.name, factory, OFFERS.get(self.kind, NOTHING))
         except NameError as error:  # imported for type checkers only
             raise PluginError(
                 f"{self._whose}: the types of its parameters cannot be read ({error}): import that name outside "
                 "`if TYPE_CHECKING`, or register a config model"
             ) from error
-        for fault in (self.taken(model), _unsayable(model)):
-            if fault:
-                raise PluginError(f"{self._whose}: {fault}")
-        return model
 
     def taken(self, model: type[Options]) -> str | None:
         """What is wrong if an option has the name of a key that every part of this kind has."""
@@ -205,7 +209,7 @@ class Registry:
         found: list[tuple[Place, Any]] = []
         checked: list[Options] = []
         for model in models:
-            own = {key: given.pop(key) for key in list(given) if _reads(model, key)}
+            own = {key: given.pop(key) for key in list(given) if _reads(model, key, known)}
             try:
                 checked.append(model.model_validate(own, context=parsing))
             except ValidationError as error:
@@ -223,6 +227,7 @@ class Registry:
         """
         factory = self.get(part.kind, part.name).load
         options = {name: self._built(getattr(part.options, name)) for name in type(part.options).model_fields}
+        options |= part.options.model_extra or {}
         wanted = inspect.signature(factory).parameters
         if context := offers.get("context"):
             offers = {name: getattr(context, name) for name in (OF_THE_RUN & wanted.keys()) - offers.keys()} | offers
@@ -250,8 +255,9 @@ def _split(kind: str, raw: object) -> tuple[object, dict[str, Any]]:
     return raw[selector], {str(key): value for key, value in raw.items() if key != selector}
 
 
-def _reads(model: type[Options], key: str) -> bool:
-    return key in model.model_fields or model.model_config.get("extra") == "allow"
+def _reads(model: type[Options], key: str, known: list[str]) -> bool:
+    """Whether an option is this model's; one that allows any takes those that no other has."""
+    return key in model.model_fields or (model.model_config.get("extra") == "allow" and key not in known)
 
 
 def noun(kind: str) -> str:
@@ -266,22 +272,42 @@ def _from_signature(name: str, factory: Callable[..., Any], offers: frozenset[st
     for parameter in inspect.signature(factory, eval_str=True).parameters.values():
         if parameter.name in offers or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
-        annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
-        fields[parameter.name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
+        default = ... if parameter.default is parameter.empty else parameter.default
+        untold = type(default) if isinstance(default, PurePath | Enum) else Any  # which a resolved file has as text
+        fields[parameter.name] = (untold if parameter.annotation is parameter.empty else parameter.annotation, default)
     return create_model(f"{name}Options", __base__=_Inferred, **fields)
 
 
 def _unsayable(model: type[Options]) -> str | None:
-    """What is wrong if an option's default is nothing that a scenario could say."""
+    """What is wrong if an option's default is nothing that a scenario could say, as the resolved one will."""
+    said: dict[str, Any] = {}
     for key, option in model.model_fields.items():
+        if option.is_required() or any(isinstance(each, PartField) for each in option.metadata):
+            continue
         try:
-            if not option.is_required():
-                to_jsonable_python(option.get_default(call_default_factory=True))
+            said[key] = to_jsonable_python(option.get_default(call_default_factory=True))
         except PydanticSerializationError:
             return (
                 f"the default of '{key}' is {option.default!r}, which a scenario cannot say: let it be a name or a "
                 "number, or register a config model"
             )
+    try:
+        model.model_validate(said)
+    except ValidationError as error:
+        for item in error.errors():
+            if item["loc"] and (key := str(item["loc"][0])) in said:
+                return (
+                    f"the default of '{key}' is {model.model_fields[key].default!r}, which its own type refuses "
+                    f"({item['msg']}): widen the type, as in `float | None`, or change the default"
+                )
+    return None
+
+
+def _without_beginning(model: type[Options]) -> str | None:
+    """What is wrong if an option is said to name what weights begin with, and cannot be left out."""
+    for key in getattr(model, "begins_with", ()):
+        if key not in model.model_fields or model.model_fields[key].is_required():
+            return f"begins_with names '{key}', which is no option with a default to go back to"
     return None
 
 

@@ -193,18 +193,9 @@ class Signals:
 
     def rows(self, start: int, stop: int) -> Signals:
         """What was said about rows `start:stop`, as views."""
-        cut = slice(start, stop)
-        return Signals(
-            logits=None if self.logits is None else self.logits[cut],
-            class_ids=self.class_ids,
-            features={name: tensor[cut] for name, tensor in self.features.items()},
-            valid=None if self.valid is None else self.valid[cut],
-            known=None if self.known is None else self.known[cut],
-            views=tuple(view.rows(start, stop) for view in self.views),
-            competes=None if self.competes is None else self.competes[cut],
-        )
+        return self.pick(slice(start, stop))
 
-    def pick(self, at: Tensor) -> Signals:
+    def pick(self, at: Tensor | slice) -> Signals:
         """What was said about the rows at positions `at` (int64), as copies."""
         return Signals(
             logits=None if self.logits is None else self.logits[at],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from clkd.cache import cache_directory
 from clkd.cli.common import json_option, plugin_options, plugins_from, print_json, print_table
 from clkd.errors import UserError
 from clkd.locks import HeldError, beside, claimed
+from clkd.page.words import moment
 from clkd.teachers.answers import AlteredError, Answers, allocated, folders, remove, stat_of, used
 
 
@@ -184,4 +184,4 @@ def _teachers(root: Path) -> Iterator[Entry]:
 
 
 def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "?"
+    return moment(seconds) if seconds else "?"

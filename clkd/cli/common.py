@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import click
 
 from clkd.page.words import duration
 from clkd.plugins import Plugins, load_plugins
+from clkd.tracking.points import without_nan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -80,15 +80,12 @@ def plugins_from(plugins_dirs: Sequence[Path], disabled: Sequence[str]) -> Plugi
 
 def print_json(data: Any) -> None:
     """One JSON value on stdout. JSON has no NaN: what was not measured is `null`."""
-    click.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(_legible(json.dumps(without_nan(data), indent=2, ensure_ascii=False, allow_nan=False)))
 
 
-def _plain(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {str(key): _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+def _legible(text: str) -> str:
+    """A folder's name need not be UTF-8: `?` for the bytes that are not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -96,7 +93,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = [head, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]
     for row in table:
-        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        click.echo(_legible(line.rstrip()))
 
 
 def time_left(seconds: float, done: int, count: int) -> str:

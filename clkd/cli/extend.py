@@ -10,7 +10,7 @@ from typing import Literal
 
 import click
 
-from clkd.cli.common import State, json_option, plugin_options, plugins_from, set_option
+from clkd.cli.common import json_option, plugin_options, plugins_from, set_option
 from clkd.cli.run import carry_out
 from clkd.scenario.request import RunRequest
 
@@ -77,9 +77,6 @@ def command(
         origin=run,
         json=as_json,
         quiet=quiet,
-        verbose=context.ensure_object(State).verbose,
-        plugins_dirs=plugins_dirs,
-        disabled=disabled,
         command=shlex.join(["clkd", *sys.argv[1:]]),
     )
     carry_out(request, plugins)

@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 import click
 
-from clkd.cli.common import State, alone, json_option, plugin_options, plugins_from, print_json, set_option
+from clkd.cache import cache_directory
+from clkd.cli.common import alone, json_option, plugin_options, plugins_from, print_json, set_option
 from clkd.cli.seeds import SeedsCommand, seeds_option
 from clkd.errors import UserError
 from clkd.plugins import Plugins
 from clkd.scenario.load import load
 from clkd.scenario.request import RunRequest
+from clkd.scenario.settings import Setting
 
 
 @click.command("run", cls=SeedsCommand)
@@ -86,9 +88,6 @@ def command(
         origin=origin,
         json=as_json,
         quiet=quiet,
-        verbose=context.ensure_object(State).verbose,
-        plugins_dirs=plugins_dirs,
-        disabled=disabled,
         command=shlex.join(["clkd", *sys.argv[1:]]),
     )
     plugins = plugins_from(plugins_dirs, disabled)
@@ -116,11 +115,13 @@ def _carry_out_each(requests: Sequence[RunRequest], plugins: Plugins) -> None:
         UserError: the scenario has one place for all of them.
     """
     first = requests[0]
-    if (
-        first.scenario is not None
-        and load(first.scenario, first.settings, plugins.registry).scenario.output is not None
-    ):
+    if _output(first, plugins) is not None:
         raise UserError("output: several seeds are several runs, and this names one place: leave it out")
+    if first.origin is not None:  # the first seed's run is `last` when the second one begins
+        from clkd.engine.origin import pinned  # loads torch
+
+        origin = pinned(first.origin, cache_directory())
+        requests = [replace(request, origin=origin) for request in requests]
     results = [_done(request, plugins, several=True) for request in requests]
     if not all(results):
         return
@@ -130,6 +131,14 @@ def _carry_out_each(requests: Sequence[RunRequest], plugins: Plugins) -> None:
         click.echo("\n\n".join(f"seed {r.seed}:\n{preview_text(p)}" for r, p in zip(requests, results, strict=True)))
     elif not first.quiet:
         click.echo(f"mean and spread: clkd compare {' '.join(result['run_id'] for result in results)}", err=True)
+
+
+def _output(request: RunRequest, plugins: Plugins) -> object:
+    """Where the run is told to lie. (Of a run that another one goes on from, the place is its own.)"""
+    if request.scenario is not None:
+        return load(request.scenario, request.settings, plugins.registry).scenario.output
+    said = [setting.value for setting in map(Setting.read, request.settings) if setting.place == ("output",)]
+    return said[-1] if said else None
 
 
 def _done(request: RunRequest, plugins: Plugins, several: bool = False) -> dict[str, Any]:

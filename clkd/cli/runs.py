@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +12,7 @@ from clkd.cache import cache_directory
 from clkd.cli.common import json_option, print_json, print_table
 from clkd.compare.select import all_runs, check_key, chosen, kept, ordered
 from clkd.compare.summary import Summary, is_fraction
+from clkd.page.words import moment
 from clkd.tracking.points import percent
 
 
@@ -62,7 +62,7 @@ def _cells(run: Summary, metric: str, fraction: bool) -> tuple[str, ...]:
         run.data or "-",
         percent(value) if value is None or fraction else f"{value:.4g}",
         "-" if seconds is None else f"{seconds:.0f}",
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created)),
+        moment(run.created),
         os.path.relpath(run.path),
     )
 

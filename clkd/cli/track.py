@@ -53,9 +53,20 @@ def _brought(directory: RunDirectory, uri: str | None) -> Synced:
     noted = directory.manifest().get("tracking", {}).get("mlflow", {})
     try:
         with claimed(directory.path / LOCK, "bringing it into MLflow"):
-            return sync(directory.path, uri, noted)
+            synced = sync(directory.path, uri, noted)
+            if synced.found and "run_id" not in noted:
+                _note(directory, synced)
+            return synced
     except HeldError:
         return Synced()
+
+
+def _note(directory: RunDirectory, synced: Synced) -> None:
+    """Where the run is found from now on; it does not become the `last` one by that."""
+    file, tracking = directory.path / MANIFEST, directory.manifest().get("tracking", {})
+    was = file.stat()
+    directory.update(tracking={**tracking, "mlflow": synced.found})
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
 
 
 def _directories(runs: tuple[str, ...]) -> list[RunDirectory]:

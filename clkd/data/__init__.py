@@ -1,6 +1,6 @@
 """Data: where images and labels come from, and the store they are kept in.
 
-A data set is found (`sources`), decoded once into memory-mapped tensors (`store`), and augmented in whole batches on
+A data set is found (`source`), decoded once into memory-mapped tensors (`store`), and augmented in whole batches on
 the device (`augment`). `prepare` does the first two; the rest of clkd sees only a `Store`.
 """
 

@@ -43,6 +43,8 @@ class Augment:
     ) -> None:
         self.mean, self.std, self.crop, self.flip, self.strong, self.mix = mean, std, crop, flip, strong, mix
         self.views = views if crop or flip else 1
+        self.invented = False
+        """Whether rows come that nobody has seen, whose number is below 0."""
 
     def to(self, device: torch.device | str) -> Augment:
         """The same augmentation for rows on `device`."""
@@ -103,7 +105,10 @@ class Augment:
         """Each row in its fixed view of that number (`[B]` int64, from 0): the same for one row in every run."""
         if not (self.crop or self.flip):
             return rows.seen_as(self.plain(rows.x), number)
-        return rows.seen_as(self.plain(self.apply(rows.x, self._view_of(rows.sample_id, number))), number)
+        ids = rows.sample_id
+        if self.invented:  # they have no number of their own: their pixels tell them apart
+            ids = torch.where(ids < 0, rows.x.flatten(1).sum(1), ids)
+        return rows.seen_as(self.plain(self.apply(rows.x, self._view_of(ids, number))), number)
 
     def _view_of(self, sample_id: Tensor, number: Tensor) -> Tensor:
         """`[B]` views, spread evenly: a multiplicative hash of the row and the number, made on the device."""

@@ -21,7 +21,7 @@ CHANGES = ("rotate", "shear", "translate", "contrast", "brightness", "posterize"
 class Strong:
     """Makes strong views of weak ones, which are normalised already. Options are those of `scenario.augment.Strong`.
 
-    In the order of the options: turned, slanted and moved in one (bilinear; black comes in), contrast about the row's
+    One after another: turned, slanted and moved in one (bilinear; black comes in), contrast about the row's
     own mean and brightness (both clipped to black and white), fewer bits, what is bright inverted, a square of the
     data's mean, noise.
 

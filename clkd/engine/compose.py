@@ -41,7 +41,7 @@ from clkd.options import (
 )
 from clkd.scenario.measures import ReportOptions, ShiftOptions
 from clkd.scenario.model import StudentOptions
-from clkd.scenario.names import named_after
+from clkd.scenario.names import term_name
 from clkd.schedules.base import Schedule
 from clkd.seeding import derive, generator
 from clkd.signals import Needs
@@ -92,19 +92,16 @@ class Composer(Groundwork):
         refuse_schedules(scenario, stream[self.past.trained if self.past else 0 :], self.device)
         student, peers = self._student(scenario.student, context, scenario.seed), self._peers(context)
         members = self._members({STUDENT: student, **peers})
+        transfer, transfer_weight = self._transfer(context, stream)
         parts = Parts(
             student=student,
             augment=ground.augment,
             terms=[self._term(part, context, place) for place, part in enumerate(scenario.losses)],
             teachers=self._teachers(replace(context, untrained=True), members),
-            memory=build(
-                scenario.memory,
-                context=context,
-                student=student,
-            ),
+            memory=build(scenario.memory, context=context, student=student),
             retrieval=self._retrieval(),
-            transfer=self._transfer(context, stream).to(self.device),
-            transfer_weight=self._transfer_weight(scenario.transfer),
+            transfer=transfer.to(self.device),
+            transfer_weight=transfer_weight,
             peers=peers,
             own_views=tuple(name for name, peer in scenario.peers.items() if peer.own_view),
             members=members,
@@ -114,6 +111,7 @@ class Composer(Groundwork):
             stream=stream,
             boundaries=scenario.stream.boundaries,
         )
+        parts.augment.invented = parts.memory.invents
         parts.transfer.prepare(parts.student)
         self._tell_of_norms(parts.students.values())
         if parts.student.hear and scenario.train.gradient_shares and not self.ranks.alone:
@@ -235,7 +233,7 @@ class Composer(Groundwork):
         assert isinstance(shared, TermOptions), "the registry gives every loss its shared keys"
         sides = tuple(Side.read(side) for side in shared.between or (STUDENT,))
         loss = self.registry.build(part, context=context, seed=derive(self.scenario.seed, "loss", place))
-        return Term(term_name(part), loss, sides, self._scheduled(shared.weight), shared.if_undefined == "skip")
+        return Term(term_name(part.dump()), loss, sides, self._scheduled(shared.weight), shared.if_undefined == "skip")
 
     def _retrieval(self) -> Retrieval:
         shared = self.scenario.memory.shared
@@ -243,23 +241,19 @@ class Composer(Groundwork):
         built: Retrieval = self.registry.build(shared.retrieval) if shared.retrieval else Retrieval()
         return built
 
-    def _transfer(self, context: Context, stream: Stream) -> Transfer:
-        """One strategy, or several as one."""
+    def _transfer(self, context: Context, stream: Stream) -> tuple[Transfer, float | Schedule]:
+        """One strategy and its weight, or several as one, which holds theirs; a weight that learns has to be held."""
         chosen = self.scenario.transfer
         offers = {"context": context, "experiences": tuple(stream), "task_labels": stream.task_labels}
-        if not isinstance(chosen, SeveralParts):
-            built: Transfer = self.registry.build(chosen, **offers)
-            return built
-        names = [member.name for member in chosen.members]
+        members = chosen.members if isinstance(chosen, SeveralParts) else (chosen,)
+        weights = [self._transfer_weight(member) for member in members]
+        if chosen is members[0] and not isinstance(weights[0], nn.Module):
+            return self.registry.build(chosen, **offers), weights[0]
+        names = [member.name for member in members]
         own = [name if names.index(name) == i else f"{name}_{i}" for i, name in enumerate(names)]
         seeds = [derive(self.scenario.seed, "transfer", i) for i in range(len(own))]
-        return Several(
-            {
-                name: self.registry.build(member, seed=seed, **offers)
-                for name, member, seed in zip(own, chosen.members, seeds, strict=True)
-            },
-            {name: self._transfer_weight(member) for name, member in zip(own, chosen.members, strict=True)},
-        )
+        built = [self.registry.build(each, seed=seed, **offers) for each, seed in zip(members, seeds, strict=True)]
+        return Several(dict(zip(own, built, strict=True)), dict(zip(own, weights, strict=True))), 1.0
 
     def _transfer_weight(self, part: Part) -> float | Schedule:
         shared = part.shared
@@ -271,14 +265,6 @@ class Composer(Groundwork):
             return float(value)
         schedule: Schedule = self.registry.build(value)
         return schedule
-
-
-def term_name(part: Part) -> str:
-    """`kd`, or `kd_external` when it is said of a teacher: what logs and errors call a term."""
-    shared = part.shared
-    assert isinstance(shared, TermOptions), "the registry gives every loss its shared keys"
-    others = [Side.read(side).model for side in shared.between or ()]
-    return shared.name or named_after(part.name, others)
 
 
 def request_taps(parts: Parts) -> None:

@@ -183,7 +183,7 @@ def _index(cache: Path) -> Path:
 def _remember(directory: RunDirectory, cache: Path) -> None:
     """An index for `--resume`, which a run can do without."""
     try:
-        with _index(cache).open("a", encoding="utf-8") as file:
+        with _index(cache).open("a", encoding="utf-8", errors="surrogateescape") as file:
             file.write(f"{directory.path}\n")
     except OSError as error:
         log.warning("%s cannot be written (%s): this run is found by its directory only", _index(cache), error.strerror)
@@ -192,4 +192,4 @@ def _remember(directory: RunDirectory, cache: Path) -> None:
 def _remembered(cache: Path) -> list[Path]:
     if not _index(cache).is_file():
         return []
-    return [Path(line) for line in _index(cache).read_text(encoding="utf-8", errors="replace").splitlines()]
+    return [Path(line) for line in _index(cache).read_text(encoding="utf-8", errors="surrogateescape").splitlines()]

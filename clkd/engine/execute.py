@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import logging
@@ -280,14 +281,16 @@ class _Execution:
     def _note_tracking(self) -> None:
         """What trackers found out: so that a resumed run finds its MLflow run again."""
         if self.ranks.first and self.noted != self.run.tracking:
-            self.noted = dict(self.run.tracking)
+            self.noted = copy.deepcopy(self.run.tracking)
             self.directory.update(tracking=self.noted)
 
     def _save(self) -> None:
+        self._note_tracking()
         self._count_time()
         self.saver.end(self.run.record.trained - 1, gather(self.run, self.composed.parts, self.loop))
 
     def _save_within(self) -> None:
+        self._note_tracking()
         self._count_time()
         self.saver.step(gather_within(self.run, self.composed.parts, self.loop, self.saver.entry))
 

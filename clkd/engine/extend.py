@@ -41,9 +41,12 @@ def extension(
     plain = parse((fork.directory.path / "resolved.yaml").read_text(encoding="utf-8")).data["stream"]
     _refuse_unfinished(run, fork)
     own = plain["split"]["by"]
+    split = _split(by, own, experiences, classes)
+    if split["by"] == "class" and by is None and plain["split"].get("labels") == "place":
+        split["labels"] = "place"  # else its classes would be new ones beside the run's places
     new = {
         "dataset": shaped(dataset(data, registry), registry, fork),
-        "split": _split(by, own, experiences, classes),
+        "split": split,
         "new_domain": by == "domain" or (by is None and own == "domain"),
     }
     return [*plain.get("extensions", []), new]

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from clkd.engine.carry import padded
-from clkd.engine.compose import Composition, rehearse_growth, term_name
+from clkd.engine.compose import Composition, rehearse_growth
 from clkd.engine.evaluate import evaluate, known_experiences
+from clkd.engine.groundwork import augment_options
 from clkd.engine.loop import Loop
 from clkd.engine.material import Past, differing
 from clkd.engine.origin import Fork, State
@@ -31,10 +32,12 @@ from clkd.errors import UserError
 from clkd.experience import Experience
 from clkd.memory.table import EXTRA
 from clkd.metrics.base import Record
+from clkd.models.heads import Fixed
 from clkd.models.student import Student
 from clkd.optimizers import OPTIMIZERS, build_optimizer
 from clkd.options import Options, Part
 from clkd.scenario.model import Scenario
+from clkd.scenario.names import term_name
 from clkd.seeding import generator
 
 log = logging.getLogger("clkd.engine")
@@ -47,7 +50,7 @@ def take_over(fork: Fork, before: Scenario, run: Run, composed: Composition, loo
         UserError: what was learned does not fit what was composed.
     """
     fresh = copy.deepcopy(composed.parts.student)
-    state = _Carry(fork.state, before, run.scenario, composed).state()
+    state = _Carry(fork.state, before, run.scenario, composed, fork.manifest["stream"][0]["augment"]).state()
     restore(state, run, composed.parts, loop)
     _take_optimizer(fork.state["optimizer"], before, composed, loop)
     last = composed.stream[fork.experience]
@@ -68,6 +71,8 @@ class _Carry:
     before: Scenario
     now: Scenario
     composed: Composition
+    standard: Mapping[str, Any]
+    """How the data is augmented where the scenario leaves it at that."""
 
     def state(self) -> State:
         parts = self.composed.parts
@@ -108,7 +113,7 @@ class _Carry:
         """What a term had learned, if it is still of the same kind and shape."""
         saved = self.saved["terms"].get(term.name)
         fresh = {**term_state(term), "specs": None}
-        kinds = [{term_name(part): part.name for part in each.losses} for each in (self.before, self.now)]
+        kinds = [{term_name(part.dump()): part.name for part in each.losses} for each in (self.before, self.now)]
         if saved is None or kinds[0].get(term.name) != kinds[1][term.name]:
             return fresh
         weight = {"weight": fresh["weight"]} if "weight" in fresh else {}
@@ -118,9 +123,13 @@ class _Carry:
 
     def _fits(self, term: Term, saved: State) -> bool:
         trial = copy.deepcopy(term.loss)
-        if saved["specs"] is not None:
-            a, b = saved["specs"]
-            trial.bind(spec_of(a), spec_of(b) if b else None)
+        try:
+            if saved["specs"] is not None:
+                a, b = saved["specs"]
+                trial.bind(spec_of(a), spec_of(b) if b else None)
+        except (KeyError, UserError):  # a layer that was not read then, or classes that were too few for it
+            log.info("losses: %s starts afresh, since it compares something else now", term.name)
+            return False
         if _shapes(trial.state_dict()) == _shapes(saved["state"]):
             return True
         log.info("losses: %s starts afresh, since its parameters have another shape now", term.name)
@@ -145,13 +154,26 @@ class _Carry:
             if key != "size":
                 raise UserError(f"memory.{key}: cannot change, since the rows that are kept came by it")
         saved: State = self.saved["memory"]
-        stored, views = saved.get("table", {}).get(f"{EXTRA}view"), self.composed.parts.augment.views or 1
-        if stored is not None and int(stored.max()) >= views:
+        self._refuse_other_views(saved.get("table", {}).get(f"{EXTRA}view"))
+        return saved
+
+    def _refuse_other_views(self, stored: Tensor | None) -> None:
+        """What was said about a view is compared with that view again: its number must name the same picture."""
+        if stored is None:
+            return
+        views = self.composed.parts.augment.views or 1
+        if int(stored.max()) >= views:
             raise UserError(
                 f"stream.augment.views: {views} are too few, since the rows that are kept were stored in "
                 f"{int(stored.max()) + 1} views: give as many, or go on with memory: none"
             )
-        return saved
+        old, new = (augment_options(each, self.standard) for each in (self.before, self.now))
+        for key in ("crop", "flip"):
+            if getattr(old, key) != getattr(new, key):
+                raise UserError(
+                    f"stream.augment.{key}: cannot change, since the rows that are kept were stored with what was said "
+                    "of them in views that it makes: keep it, or go on with memory: none"
+                )
 
     def _transfer(self) -> State:
         """What strategies of the same names had learned, if it fits: some are made for what they are to read."""
@@ -170,6 +192,11 @@ class _Carry:
 def _carried(place: str, student: Student, saved: State) -> State:
     """A head that has columns from the start keeps those that it has beyond the origin's."""
     layout, fresh = saved["layout"], student.layout()
+    if min(layout["born"], default=0) < 0 and not isinstance(student.head, Fixed):
+        raise UserError(
+            f"{place}: the origin's head has columns for classes to come, which another head would never take for "
+            "theirs: keep the head fixed"
+        )
     state = dict(saved["state"])
     more = [i for i, c in enumerate(fresh["class_ids"]) if c not in layout["class_ids"]]
     if more:

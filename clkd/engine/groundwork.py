@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -94,9 +95,7 @@ class Groundwork:
         return TeacherCache.of(self.cache / "answers", rows, ground.material.stream, ground.augment, **about)
 
     def _augment(self, store: Store) -> Augment:
-        wanted = self.scenario.stream.augment
-        chosen = {"standard": dict(store.augment), "none": {}}.get(wanted) if isinstance(wanted, str) else None
-        options = wanted if isinstance(wanted, AugmentOptions) else AugmentOptions.model_validate(chosen)
+        options = augment_options(self.scenario, store.augment)
         if (options.crop or options.flip) and len(store.shape) != 3:
             raise UserError(
                 f"stream.augment: crop and flip are for images, but rows are vectors of shape {store.shape}: use `none`"
@@ -154,6 +153,14 @@ class Groundwork:
         """What determines rows as a teacher sees them, augmentation aside."""
         own = self.scenario.stream.normalize != "data"  # else the statistics are the data's, and so in its fingerprint
         return f"{store.fingerprint}/{store.mean.tolist()}/{store.std.tolist()}" if own else store.fingerprint
+
+
+def augment_options(scenario: Scenario, standard: Mapping[str, Any]) -> AugmentOptions:
+    """What is augmented in words; `standard` is what the data set has as its own."""
+    wanted = scenario.stream.augment
+    if isinstance(wanted, AugmentOptions):
+        return wanted
+    return AugmentOptions.model_validate(dict(standard) if wanted == "standard" else {})
 
 
 def _all_rows(x: torch.Tensor, y: torch.Tensor, resident: bool) -> Rows:

@@ -10,7 +10,7 @@ from typing import Any
 
 from clkd.engine.directory import SCENARIO, RunDirectory, create, find, new_run_id
 from clkd.engine.material import Past
-from clkd.engine.origin import Fork, open_fork
+from clkd.engine.origin import Fork, open_fork, pinned
 from clkd.engine.provenance import RESOLVED, check_plugins, check_scenario, check_state, digest, plugins_of
 from clkd.engine.saver import Saved, newest
 from clkd.errors import UserError
@@ -92,7 +92,9 @@ def _claimed(directory: RunDirectory | None, request: RunRequest, ranks: Ranks) 
 
 
 def _new(request: RunRequest, registry: Registry, cache: Path, ranks: Ranks) -> Job:
-    fork = open_fork(request.origin, cache) if request.origin else None
+    # Of what is `last`, the first rank's word counts: it makes a newer one soon.
+    origin = ranks.tell(pinned(request.origin, cache)) if request.origin else None
+    fork = open_fork(origin, cache) if origin else None
     loaded = _loaded(request, registry, fork)
     run_id = new_run_id()
     limit = request.limit_batches or (fork.manifest["limit_batches"] if fork else None)

@@ -18,7 +18,7 @@ from clkd.engine.course import Course
 from clkd.engine.guard import Guard, NonFiniteError, refuse_broken_weights
 from clkd.engine.parts import Parts
 from clkd.engine.planned import epochs_of
-from clkd.engine.shares import named as metrics_of
+from clkd.engine.shares import metrics_of
 from clkd.engine.step import Step
 from clkd.experience import Experience, Rows
 from clkd.optimizers import build_optimizer, build_scheduler

@@ -93,4 +93,5 @@ def _untrained(model: Part) -> Part:
     """The same without the options that name what weights begin with."""
     fields = type(model.options).model_fields
     names = getattr(type(model.options), "begins_with", ())
-    return replace(model, options=model.options.model_copy(update={name: fields[name].default for name in names}))
+    defaults = {name: fields[name].get_default(call_default_factory=True) for name in names}
+    return replace(model, options=model.options.model_copy(update=defaults))

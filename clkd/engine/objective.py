@@ -14,7 +14,7 @@ from clkd.engine.term import STUDENT
 from clkd.errors import UserError
 from clkd.models.statistics import Statistics
 from clkd.ranks import ALONE, Ranks
-from clkd.schedules.base import Progress, value_of
+from clkd.schedules.base import Progress
 from clkd.signals import Batch, Signals
 
 
@@ -62,14 +62,19 @@ class Objective(nn.Module):
         weighted: dict[str, Tensor] = {}
         for term in self.terms:
             if (value := term(batch, said, self.progress)) is not None:
-                values[term.name] = value = self.ranks.part(value, *term.counts(batch, whole))
-                weighted[term.name] = term.weighted(value, self.progress, said[term.a.model])
+                counts = term.counts(batch, whole)
+                values[term.name] = self.ranks.part(value, *counts)
+                # Weighed before: what a weight adds of its own is shared as the term's rows are.
+                weighted[term.name] = self.ranks.part(term.weighted(value, self.progress, said[term.a.model]), *counts)
         self.transfer.progress = self.progress
         if (shift := self.transfer(batch, student)) is not None:
-            values["transfer"] = shift = self.ranks.part(shift, len(batch), len(whole))
+            counts = len(batch), len(whole)
+            values["transfer"] = self.ranks.part(shift, *counts)
             for name, value in self.transfer.told.items():
-                values[f"transfer/{name}"] = self.ranks.part(value, len(batch), len(whole))
-            weighted["transfer"] = value_of(self.parts.transfer_weight, self.progress, student) * shift
+                values[f"transfer/{name}"] = self.ranks.part(value, *counts)
+            weighted["transfer"] = self.ranks.part(
+                self.transfer.weighed(self.parts.transfer_weight, shift, student), *counts
+            )
         return _sum(list(weighted.values())), values, weighted, student.detached()
 
     def _said(self, name: str, batch: Batch, views: Mapping[str, Tensor], ranks: Ranks) -> Signals:

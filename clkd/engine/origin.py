@@ -57,21 +57,32 @@ def open_fork(wanted: str, cache: Path, option: str = "--from", names: str = NAM
     Raises:
         UserError: there is no such run, or that experience is not finished.
     """
+    directory, experience = _place(wanted, cache, option, names)
+    manifest = directory.manifest()
+    if "stream" not in manifest:
+        raise UserError(f"{option} {wanted}: an older clkd made this run and did not note its data: resume it once")
+    return Fork(directory, manifest, experience, checkpoint.load(directory.checkpoints / f"exp_{experience:03d}"))
+
+
+def pinned(wanted: str, cache: Path, option: str = "--from") -> str:
+    """The same run and experience by its place, whichever run is `last` a while later, and however far it has come."""
+    directory, experience = _place(wanted, cache, option, NAMES)
+    return f"{directory.path}@{experience}"
+
+
+def _place(wanted: str, cache: Path, option: str, names: str) -> tuple[RunDirectory, int]:
     name, index = split(wanted)
     directory = find(name, cache, option, names)
-    manifest = directory.manifest()
     finished = sorted(_finished(directory.checkpoints))
     if not finished:
         raise UserError(
             f"{option} {wanted}: this run has finished no experience yet, so there is nothing to go on from"
         )
-    if "stream" not in manifest:
-        raise UserError(f"{option} {wanted}: an older clkd made this run and did not note its data: resume it once")
     experience = finished[-1] if index is None else index
     if experience not in finished:
         hint = did_you_mean(str(index), map(str, finished))
         raise UserError(f"{option} {wanted}: no checkpoint of experience {experience} ({hint})")
-    return Fork(directory, manifest, experience, checkpoint.load(directory.checkpoints / f"exp_{experience:03d}"))
+    return directory, experience
 
 
 def split(wanted: str, base: Path = Path()) -> tuple[str, int | None]:

@@ -146,7 +146,7 @@ class Parts:
             if not (views and wanted and teacher.ready and teacher.frozen and teacher.recall):
                 continue
             if self.cache:
-                found = self.cache.recall(name, teacher, needs, experience, self.memory, views)
+                found = self.cache.recall(name, teacher, needs, experience, self.memory, views, self.look)
                 if teacher.ranks.highest(not found) == 0:  # all ranks recall in the same way
                     continue
             size = (len(experience.train) + len(self.memory)) * views * _bytes_per_row(teacher, needs)
@@ -209,6 +209,13 @@ class Parts:
             yield
         finally:
             self.look = look
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """The student in eval mode and without gradients; what is drawn within is not missed afterwards."""
+        self.student.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            yield
 
     def end_student(self, experience: Experience, trained: bool = True) -> None:
         """Those who may still change the student: transfer first, then losses about rows, then heads. After them it is

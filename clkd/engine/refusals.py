@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 from clkd.engine.parts import Parts
 from clkd.errors import UserError
+from clkd.losses.simkd import SimKD
 from clkd.memory.base import Memory
 from clkd.memory.retrieval import Retrieval
+from clkd.models.slda import StreamingLDA
 from clkd.scenario.phase import PhaseOptions
 from clkd.signals import Needs
 from clkd.streams.base import Stream
 from clkd.teachers.stored import Stored
 from clkd.transfer.base import Transfer
+from clkd.transfer.batch_norm import AdaBN, layers
 from clkd.transfer.domains import LOGITS, Between
 from clkd.transfer.fusion import Interpolate, misnamed
 from clkd.transfer.several import Several
@@ -29,6 +32,8 @@ def refuse(parts: Parts, stream: Stream) -> None:
     refuse_further_views(parts)
     refuse_across_tasks(parts)
     refuse_misnamed(parts)
+    refuse_still(parts)
+    refuse_unjudged(parts)
 
 
 def refuse_phases(parts: Parts, phases: Sequence[PhaseOptions]) -> None:
@@ -70,7 +75,7 @@ def refuse_mixed(parts: Parts) -> None:
                 f"losses.{place}: {term.name} reads one label of a row, and a mixed row has two: use cross_entropy or "
                 "a loss between student and teacher about all rows, or leave out stream.augment.mix"
             )
-    if parts.memory.needs:
+    if parts.memory.needs or (parts.memory.stores and parts.augment.mix.rows == "all"):
         raise UserError(
             f"memory: {type(parts.memory).__name__} goes by what the student says of single rows, and here it sees "
             "them mixed: leave out stream.augment.mix, or use a memory that goes by labels and stores nothing"
@@ -179,6 +184,29 @@ def refuse_misnamed(parts: Parts) -> None:
     for strategy in _strategies(parts):
         if isinstance(strategy, Interpolate) and (mistake := misnamed(parts.student, strategy.previous)):
             raise UserError(f"transfer: interpolate: previous: {mistake}")
+
+
+def refuse_still(parts: Parts) -> None:
+    """What a head gathered is about one backbone: statistics that move under it would make it stale."""
+    if not isinstance(parts.student.head, StreamingLDA) or not layers(parts.student):
+        return
+    for strategy in _strategies(parts):
+        if isinstance(strategy, AdaBN):
+            raise UserError(
+                "transfer: adabn gives batch norm the newest domain's statistics, and the head slda answers by what it "
+                "gathered of a backbone that stands still: use another head, such as ncm"
+            )
+
+
+def refuse_unjudged(parts: Parts) -> None:
+    """A share of the weights is chosen by what the student answers, which one loss decides only afterwards."""
+    chooses = any(isinstance(each, Interpolate) and each.previous == "validation" for each in _strategies(parts))
+    for place, term in enumerate(parts.terms):
+        if chooses and isinstance(term.loss, SimKD):
+            raise UserError(
+                f"losses.{place}: {term.name} writes the head when an experience ends, and transfer: interpolate "
+                "chooses before that by what the head answers: give `previous` a number"
+            )
 
 
 def _strategies(parts: Parts) -> list[Transfer]:

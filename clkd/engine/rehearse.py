@@ -59,10 +59,13 @@ def refuse_undefined(parts: Parts, stream: Sequence[Experience], start: int = 0)
     """
     found: dict[str, dict[int, str]] = {}
     for scene in rehearse(parts, stream, start):
+        if scene.experience.index < start:  # trained already, by what was there then
+            continue
         for name, reason in scene.undefined.items():
             found.setdefault(name, {})[scene.experience.index] = reason
-        if scene.experience.index >= start:
-            _refuse_silence(scene)
+        _refuse_silence(scene)
+        if parts.gradient is not None:
+            _refuse_untrained(scene)
     refused = []
     for place, term in enumerate(parts.terms):
         term.undefined = found.get(term.name, {})
@@ -98,6 +101,33 @@ def _refuse_silence(scene: Scene) -> None:
             f"{scene.experience.index} ({'; '.join(filter(None, (silent, waits))) or 'all are about replayed rows'}): "
             "add one about new rows, such as cross_entropy"
         )
+    if not (any(_moves(scene.parts, term) for term in heard) or _transfer_moves(scene.parts)):
+        raise UserError(
+            f"losses: in experience {scene.experience.index} they could train nothing: the backbone stands still, and "
+            "none reads logits: add one that does, such as cross_entropy"
+        )
+
+
+def _refuse_untrained(scene: Scene) -> None:
+    """With a gradient policy, replayed rows say where the student must not go, and train nothing."""
+    for term in scene.parts.active():
+        if (term.a.rows or "").startswith("replay") and any(p.requires_grad for p in term.parameters()):
+            raise UserError(
+                f"losses: {term.name} learns something of its own from replayed rows, and with train.gradient these "
+                "train nothing: let it be about all rows (without @replay), or leave out train.gradient"
+            )
+
+
+def _moves(parts: Parts, term: Term) -> bool:
+    """Whether a gradient of the term reaches anything."""
+    backbone = not parts.students[term.a.model].still
+    return backbone or term.loss.reads(0).logits or any(p.requires_grad for p in term.parameters())
+
+
+def _transfer_moves(parts: Parts) -> bool:
+    transfer = parts.transfer
+    learns = not parts.student.still or transfer.reads().logits or any(p.requires_grad for p in transfer.parameters())
+    return transfer.speaks and learns
 
 
 def _copied(parts: Parts) -> Parts:

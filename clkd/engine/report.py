@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,13 +64,13 @@ class Reporter:
         """Before the student grows for the last of these experiences, which are all up to it."""
         self._before = None
         if experiences[-1].index > 0:
-            with self._aside(), closing(self._pass(experiences)) as looked:
+            with self.parts.aside(), closing(self._pass(experiences)) as looked:
                 self._before = [right for *_, right in looked]
 
     def end(self, experiences: Sequence[Experience]) -> dict[str, Any]:
         """The report, as plain data: once the student is final, while teachers are still those that taught."""
         last = experiences[-1]
-        with self._aside():
+        with self.parts.aside():
             student, teachers, silent = self._compare(experiences)
             layers = alignment(self.parts, self.options, self._distinct(experiences), self.seed, self.ranks)
         old = () if self._before is None else last.old_classes
@@ -85,13 +85,6 @@ class Reporter:
             "teachers": told,
             "cka": layers,
         }
-
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        device = self.parts.device
-        self.parts.student.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
 
     # Going through the rows
 

@@ -48,10 +48,10 @@ def _norm(value: Tensor, parameters: list[torch.nn.Parameter]) -> Tensor:
     return torch.stack(gradients).norm() if gradients else torch.zeros_like(value)
 
 
-def named(means: Mapping[str, float], constant: Mapping[str, float]) -> dict[str, float]:
+def metrics_of(means: Mapping[str, float], constant: Mapping[str, float]) -> dict[str, float]:
     """An epoch's means as they are logged: every term raw and weighted, and the shares that were looked at.
 
-    >>> named({"kd": 2.0, "loss": 1.0}, {"kd": 0.5})
+    >>> metrics_of({"kd": 2.0, "loss": 1.0}, {"kd": 0.5})
     {'train/loss_kd': 2.0, 'train/loss': 1.0, 'train/weighted_kd': 1.0}
     """
     told = {name: value for name, value in means.items() if "/" not in name}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +56,7 @@ class ShiftWatch:
         Returns what the monitor says of its rows, as plain data; None where there is nothing to compare them with.
         """
         *past, new = experiences
-        with self._aside():
+        with self.parts.aside():
             known = {
                 domain: self._features(rows, new.index, domain, named=False) for domain, rows in _domains(past).items()
             }
@@ -81,7 +80,7 @@ class ShiftWatch:
         """What was found, as plain data. In the first experience there is nothing to compare."""
         assert self._before is not None, "asked before training, too"
         new = experiences[-1]
-        with self._aside():
+        with self.parts.aside():
             after = self._distances(experiences)
         return {
             "experience": new.index,
@@ -138,13 +137,6 @@ class ShiftWatch:
             coin = torch.rand(int(sample_id.max()) + 1, generator=generator(self.seed, "shift halves")) < 0.5
             at = at[coin[sample_id] == bool(half)]
         return at[torch.randperm(len(at), generator=generator(self.seed, "shift", *purpose))[:count]].sort().values
-
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        device = self.parts.device
-        self.parts.student.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
 
 
 def told(shift: dict[str, Any], record: Record, experiences: Sequence[Experience]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -122,9 +122,18 @@ class TeacherCache:
         self._held.clear()
 
     def recall(
-        self, name: str, teacher: Teacher, needs: Needs, experience: Experience, memory: Memory, views: int
+        self,
+        name: str,
+        teacher: Teacher,
+        needs: Needs,
+        experience: Experience,
+        memory: Memory,
+        views: int,
+        look: Callable[[], None] = lambda: None,
     ) -> bool:
         """Let `teacher` recall all that it will be asked in `experience`; what is not there yet is asked now.
+
+        Before each block of answers it is `look`ed up whether to stop; those that are there stay.
 
         False if it has to answer in another way: it is not one to keep, or there is no room.
         """
@@ -140,7 +149,7 @@ class TeacherCache:
             for domain, samples in wanted.items():
                 source = Source(name, teacher, kept, self._warp(domain))
                 files.append(self.file(source))
-                if not self._fill(files[-1], source, samples, views, tally):
+                if not self._fill(files[-1], source, samples, views, tally, look):
                     return self._give_up(
                         name, f"answers would take more than the {bound() / 1e9:g} GB or the disk allow"
                     )
@@ -195,7 +204,8 @@ class TeacherCache:
             "arithmetic": {"precision": resolved(train["precision"], self.device), "compile": train["compile"]},
             "matmul": torch.get_float32_matmul_precision(),
             "teacher": self._identities[source.name],
-            "model": _model(self.origin["scenario"]["teachers"][source.name]),
+            # What its network is made by, wherever its weights come from.
+            "model": self.origin["scenario"]["teachers"][source.name].get("model"),
             "data": self.data["fingerprint"],
             "augment": {"crop": self.augment.crop, "flip": self.augment.flip},
             "domain": repr(source.warp),
@@ -222,7 +232,9 @@ class TeacherCache:
             about = {"teacher": source.name, "data": self.data["name"], **layout}
             return Answers.create(folder, {**about, "facts": facts, "origin": {**self.origin, "scenario": own}})
 
-    def _fill(self, answers: Answers, source: Source, samples: Tensor, views: int, tally: Tally) -> bool:
+    def _fill(
+        self, answers: Answers, source: Source, samples: Tensor, views: int, tally: Tally, look: Callable[[], None]
+    ) -> bool:
         """Ask about every block that these rows are in and that is not there; False if there is no room for them."""
         places = [(view, block) for view in range(views) for block in self.blocks.holding(samples)]
         with alone(beside(answers.folder), f"asking teacher {source.name}"):
@@ -236,7 +248,7 @@ class TeacherCache:
             tally.hits += int((~lost[:, wanted]).sum())
             if missing and not make_room(self.root, answers, missing):
                 return False
-            self._ask(answers, source, missing, tally)
+            self._ask(answers, source, missing, tally, look)
         return True
 
     def _missing(self, answers: Answers, places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -250,10 +262,18 @@ class TeacherCache:
             log.warning("%s was altered (%d blocks): its teacher is asked again", answers.folder, len(spoilt))
         return sorted(absent + spoilt)
 
-    def _ask(self, answers: Answers, source: Source, missing: list[tuple[int, int]], tally: Tally) -> None:
+    def _ask(
+        self,
+        answers: Answers,
+        source: Source,
+        missing: list[tuple[int, int]],
+        tally: Tally,
+        look: Callable[[], None],
+    ) -> None:
         started = time.perf_counter()
         rows = 0
         for view, block in missing:
+            look()
             content = self.answer(source, view, block)
             answers.write(view, block, content.numpy().tobytes())
             rows += len(content)
@@ -297,8 +317,3 @@ class TeacherCache:
         own = [domains.index(repr(warp)) if repr(warp) in domains else len(files) for warp in self.warps]
         ids = torch.tensor(teacher.spec().class_ids, device=device)
         return Cached(tables, base.to(device), torch.tensor(own, device=device), self.blocks, kept, ids)
-
-
-def _model(part: Mapping[str, Any]) -> Any:
-    """What a teacher's network is made by, wherever its weights come from."""
-    return part.get("model")

@@ -30,7 +30,7 @@ def verify(folder: Path, registry: Registry, cache: Path, rows: int) -> str | No
         answers = Answers.open(folder)
     except AlteredError as error:
         return f"altered: {error}"
-    places = [divmod(place, len(answers.blocks)) for place, mark in enumerate(answers.marks()) if mark]
+    places = answers.answered()
     spoilt = [place for place in places if not answers.intact(*place)]
     if spoilt:
         return f"altered: {len(spoilt)} of {len(places)} blocks are not what was written"

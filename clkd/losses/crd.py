@@ -57,7 +57,7 @@ class CRD(Loss):
         self.queue = EmbeddingQueue(queue, dim)
         self.embeddings = nn.ModuleList()
         self._widths: tuple[int, int] | None = None
-        self._fresh: tuple[Tensor, Tensor, Tensor] | None = None
+        self._fresh: tuple[int | None, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def bind(self, a: Spec, b: Spec | None) -> None:
         assert b is not None, "crd has two sides"
@@ -74,7 +74,7 @@ class CRD(Loss):
         student = self._embedded(0, a.features[self.taps[0]])
         teacher = self._embedded(1, b.features[self.taps[1]].detach())
         queue = self.queue.to(teacher.device)
-        self._fresh = teacher.detach(), batch.sample_id, batch.y
+        self._fresh = self._step, (teacher.detach(), batch.sample_id, batch.y)
         return contrast(
             student,
             torch.cat([teacher, queue.keys.to(teacher.dtype)]),
@@ -90,9 +90,14 @@ class CRD(Loss):
         return F.normalize(self.embeddings[side](averaged(full_precision(features), ())), dim=1)
 
     def after_step(self, student: Student) -> None:
-        if self._fresh is not None:
-            self.queue.push(*self._fresh)
-            self._fresh = None
+        if self._fresh is not None and self._fresh[0] == self._step:  # else its step was skipped
+            self.queue.push(*self._fresh[1])
+        self._fresh = None
+
+    @property
+    def _step(self) -> int | None:
+        """Which step it is, where anybody counts them."""
+        return self.progress.step if self.progress else None
 
     def get_extra_state(self) -> dict[str, Any]:
         """The queue is no buffer: what each process has in it is its own."""

@@ -49,7 +49,18 @@ class EmbeddingQueue:
         return {"keys": self.keys, "sample_id": self.sample_id, "label": self.label, "next": self.next}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state, which stays its owner's."""
+        """Go on from a state, which stays its owner's; of one of another size, with the latest that have room."""
+        size, old = len(self.keys), len(state["keys"])
         self.keys, self.sample_id, self.label = (state[name].clone() for name in ("keys", "sample_id", "label"))
         self.sample_id[~self.keys.any(1)] = EMPTY  # which earlier versions said by -1
         self.next = state["next"]
+        if size != old:
+            self._resize(size)
+
+    def _resize(self, size: int) -> None:
+        order = (self.next + torch.arange(len(self.keys), device=self.keys.device)) % max(len(self.keys), 1)
+        oldest_first = order[self.sample_id[order] != EMPTY]
+        held = [tensor[oldest_first] for tensor in (self.keys, self.sample_id, self.label)]
+        fresh = EmbeddingQueue(size, self.keys.shape[1]).to(self.keys.device)
+        self.keys, self.sample_id, self.label, self.next = fresh.keys, fresh.sample_id, fresh.label, 0
+        self.push(held[0], held[1], held[2])

@@ -92,6 +92,8 @@ class OFDOptions(PairsOptions):
 
     align: Align = "auto"
     """The projector from the student's width to the teacher's, as in `features`."""
+    layer_weights: tuple[NotNegative, ...] | None = None
+    """How much each of `layers` counts; by default 1 for the last, and half as much for each one before it."""
 
 
 class ReviewOptions(PairsOptions):

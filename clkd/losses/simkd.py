@@ -56,11 +56,15 @@ class SimKD(Classified):
                 f"simkd: the teacher does not know class {', '.join(map(str, sorted(missing)))}, so its classifier "
                 f"cannot serve the student: use a teacher that was trained on all classes of the stream"
             )
-        for whose, classifier in (("student", student.head), ("teacher", self.classifier())):
-            if not is_linear(classifier):
+        # A head that answers by something else later is as linear as any other while nothing was gathered.
+        head = student.head
+        plain = head.is_linear and not getattr(head, "align", False) and not getattr(head, "positive", False)
+        for whose, serves in (("student", plain and is_linear(head)), ("teacher", is_linear(self.classifier()))):
+            if not serves:
+                kind = type(head if whose == "student" else self.classifier()).__name__
                 raise UserError(
-                    f"simkd: the {whose}'s classifier ({type(classifier).__name__}) is not a linear layer with a bias: "
-                    f"use the head linear, fixed or multi"
+                    f"simkd: the {whose}'s classifier ({kind}) is not a linear layer with a bias that stays as it is: "
+                    f"use the head linear (without align and positive), fixed or multi"
                 )
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from clkd.metrics.average import mean
 from clkd.metrics.base import Metric, Record
-
-
-def per_class_accuracy(confusion: list[list[int]]) -> list[float]:
-    """The share of each class's rows that was recognised (its recall); NaN for classes without rows.
-
-    >>> per_class_accuracy([[3, 1], [0, 0]])
-    [0.75, nan]
-    """
-    return [row[c] / sum(row) if sum(row) else math.nan for c, row in enumerate(confusion)]
 
 
 class MacroF1(Metric):

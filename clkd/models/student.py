@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from clkd.frozen import freeze
-from clkd.models.cost import parameter_count
 from clkd.models.dry_run import dry_run
 from clkd.models.heads import Grown, Head
 from clkd.models.taps import Runner, Taps
@@ -154,11 +153,6 @@ class Student(nn.Module):
         if not self.task_aware or len(set(self.born)) < 2:
             return None
         return torch.tensor(self.born, device=self.class_ids_tensor.device)
-
-    @property
-    def parameters_count(self) -> int:
-        """Numbers in all parameters of backbone and head."""
-        return parameter_count(self)
 
     def spec(self, feature: str | None = None) -> Spec:
         """Its columns, and the shape of one feature without the batch.

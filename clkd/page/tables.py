@@ -22,7 +22,7 @@ def table(caption: str, head: Sequence[Content], rows: Sequence[Sequence[Content
         tag(
             "tr",
             tag("th", row[0], scope="row"),
-            [_plain(each, kind) for each, kind in zip(row, kinds, strict=True)][1:],
+            [tag("td", each, class_=kind) for each, kind in zip(row, kinds, strict=True)][1:],
         )
         for row in rows
     ]
@@ -32,10 +32,6 @@ def table(caption: str, head: Sequence[Content], rows: Sequence[Sequence[Content
 
 def _is_number(cell: Content) -> bool:
     return cell is None or re.fullmatch(r"[-+\d.,e %]*", str(cell)) is not None
-
-
-def _plain(cell: Content, kind: str | None) -> Markup:
-    return tag("td", cell, class_=kind)
 
 
 def _caption(words: str) -> Markup:

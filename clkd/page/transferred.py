@@ -10,9 +10,9 @@ from clkd.page.markup import Content, tag
 from clkd.page.shifted import shifted
 from clkd.page.story import Rows, Story
 from clkd.page.tables import heat, table
-from clkd.page.words import count, listed, nats, signed
+from clkd.page.words import count, listed, signed
 from clkd.tracking.points import percent
-from clkd.tracking.reports import Report, agreement_by_class, heard
+from clkd.tracking.reports import Report, agreement_by_class, heard, nats
 
 MOST_CLASSES = 40
 """Classes up to which each is told; of more, those that changed most."""

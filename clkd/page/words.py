@@ -64,11 +64,6 @@ def thousands(value: float) -> str:
     return f"{value:,.1f}{unit}" if unit else f"{value:,.0f}"
 
 
-def nats(value: float | None) -> str:
-    """A divergence, or a dash."""
-    return "-" if value is None else f"{value:.3g}"
-
-
 def count(value: int | None) -> str:
     """Rows, or a dash where there is nothing to count."""
     return "-" if value is None else f"{value:,}"

@@ -24,6 +24,7 @@ MOST_LINES = 50
 """Mistakes that are told at once."""
 _LAST = (10**9, 0)
 MIXED = ("student", "train")
+PARTS = ("memory", "transfer")
 """Sections that every scenario has."""
 
 
@@ -110,6 +111,9 @@ class _Draft:
         own = self.document.data
         named = [(own.get("method"), "")] + [(each.value, each.text) for each in settings if each.place == ("method",)]
         method = _copy(self._method(*named[-1], registry))
+        for section in PARTS:  # a bare name's options can be changed, too
+            if isinstance(name := method.get(section), str) and name != "none" and section in own:
+                method[section] = {"kind": name}
         mixed = [section for section, theirs in method.items() if _mixes(section, theirs, own.get(section))]
         self.data = {**_copy(DEFAULTS), **method, **own} | {key: {**method[key], **own[key]} for key in mixed}
         self.given = dict.fromkeys(leaves(own), "file")

@@ -51,7 +51,7 @@ def check_names(data: Mapping[str, Any], registry: Registry) -> Iterator[Problem
         yield from _check_members(("teachers", name, "members"), name, teacher, models, used)
     yield from _check_teachers(teachers, used)
     yield from _check_peers(models, losses)
-    yield from _checkterm_names(losses)
+    yield from _check_term_names(losses)
 
 
 def _check_term(place: Place, loss: Any, models: Models, registry: Registry, used: set[str]) -> Iterator[Problem]:
@@ -152,7 +152,7 @@ def _is_name(name: Any) -> bool:
     return isinstance(name, str) and name.replace("_", "").replace("-", "").isalnum()
 
 
-def _checkterm_names(losses: Sequence[Any]) -> Iterator[Problem]:
+def _check_term_names(losses: Sequence[Any]) -> Iterator[Problem]:
     """Logs, errors and checkpoints know a term by its name."""
     names: dict[str, int] = {}
     for i, loss in enumerate(losses):

@@ -22,9 +22,7 @@ class RunRequest:
         resume: a run's directory, its id, or `last`.
         origin: the run that a new one goes on from, as `resume` names it, perhaps with `@EXPERIENCE`.
         json: print one JSON object on stdout, and nothing else.
-        quiet, verbose: less or more on stderr.
-        plugins_dirs: directories of plugin files.
-        disabled: plugins to leave out.
+        quiet: less on stderr.
         command: what was typed.
     """
 
@@ -41,9 +39,6 @@ class RunRequest:
     origin: str | None = None
     json: bool = False
     quiet: bool = False
-    verbose: bool = False
-    plugins_dirs: tuple[Path, ...] = ()
-    disabled: tuple[str, ...] = ()
     command: str = ""
 
     @property

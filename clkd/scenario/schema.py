@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import DefsRef, GenerateJsonSchema, JsonRef
+from pydantic.json_schema import DefsRef, GenerateJsonSchema, JsonRef, JsonSchemaValue
 
 from clkd.errors import UserError, did_you_mean
 from clkd.optimizers import OPTIMIZERS, SCHEDULERS
@@ -27,6 +27,10 @@ class _Generator(GenerateJsonSchema):
             self.json_to_defs_refs[JsonRef(f"#/$defs/{kind}")] = DefsRef(kind)
             self.definitions[DefsRef(kind)] = {}
             self._prioritized_defsref_choices[DefsRef(kind)] = [DefsRef(kind)]
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
+        """Anything: a type that only Python knows, of one plugin's option, does not take everybody's schema away."""
+        return {}
 
 
 def _of(model: type[BaseModel]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from clkd.signals import Signals, confined
 class Adaptive(Schedule):
     """`low + (high − low) · m`, m from 0 to 1 a measure of the student's answers; no gradient goes through it.
 
-    The mean is over all rows of the batch, replayed ones too. With several processes each looks at its own rows. Where
-    rows are told their task (head `multi`), its classes alone count.
+    The mean is over all rows of the batch, replayed ones too, and for a temperature over those of its term. With
+    several processes each looks at its own rows. Where rows are told their task (head `multi`), its
+    classes alone count.
     """
 
     reads_signals = True

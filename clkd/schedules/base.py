@@ -58,12 +58,3 @@ class Schedule:
     def weigh(self, loss: Tensor, progress: Progress, signals: Signals | None = None) -> Tensor:
         """What a term adds to the sum where this is its weight."""
         return self(progress, signals) * loss
-
-
-def value_of(scheduled: float | Schedule, progress: Progress, signals: Signals | None = None) -> float | Tensor:
-    """What a number, or a schedule, says now.
-
-    >>> value_of(0.5, Progress())
-    0.5
-    """
-    return scheduled(progress, signals) if isinstance(scheduled, Schedule) else scheduled

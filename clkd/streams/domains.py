@@ -169,7 +169,10 @@ def _between(one: DomainLook, other: DomainLook, share: float) -> Looking:
 
 def _mixture(one: DomainLook, other: DomainLook, share: float) -> Looking:
     (before, name), (after, next_name) = _look(one.kind, one.strength), _look(other.kind, other.strength)
-    return Mixed(before, after, round(share, 6)), f"{1 - share:.0%} {name}, {share:.0%} {next_name}"
+    told = f"{1 - share:.0%} {name}, {share:.0%} {next_name}"
+    if repr(before) > repr(after):  # on the way back it is the same mixture, of the same rows
+        before, after, share = after, before, 1 - share
+    return Mixed(before, after, round(share, 6)), told
 
 
 def _permuted(i: int, seed: int, first_plain: bool) -> tuple[Warp | None, str]:

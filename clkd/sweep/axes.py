@@ -36,7 +36,13 @@ class Range:
             drawn = math.exp(source.uniform(math.log(self.low), math.log(self.high)))
         else:
             drawn = source.uniform(self.low, self.high)
-        return round(drawn) if self.whole else float(f"{drawn:.{DIGITS}g}")
+        return round(drawn) if self.whole else self._rounded(drawn)
+
+    def _rounded(self, drawn: float) -> float:
+        """Never out of the range, and with so many digits more as its ends have in common."""
+        narrow = max(abs(self.low), abs(self.high)) / (self.high - self.low)
+        digits = DIGITS + max(0, math.floor(math.log10(narrow)))
+        return min(max(float(f"{drawn:.{digits}g}"), self.low), self.high)
 
 
 @dataclass(frozen=True, slots=True)

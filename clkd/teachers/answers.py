@@ -19,8 +19,8 @@ import os
 import shutil
 import zlib
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Answers:
         try:
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             told = meta.pop("digest")
-            answers = cls(folder, meta, list(_starts(meta["blocks"])))
+            answers = cls(folder, meta, list(accumulate(meta["blocks"], initial=0))[:-1])
             size, marks = (_size(folder / name) for name in ("answers.bin", "present.bin"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise AlteredError(f"{type(error).__name__}: {error}") from error
@@ -120,10 +120,15 @@ class Answers:
         """For each view and block, view by view: 0, or the checksum of its answers."""
         return array("I", (self.folder / "present.bin").read_bytes())
 
+    def answered(self) -> list[tuple[int, int]]:
+        """The blocks that are there, as (view, block)."""
+        count = len(self.blocks)
+        return [divmod(place, count) for place, mark in enumerate(self.marks()) if mark]
+
     def rows(self) -> int:
         """Answers that are there: each row counts once for each view."""
         blocks = self.blocks
-        return sum(blocks[place % len(blocks)] for place, mark in enumerate(self.marks()) if mark)
+        return sum(blocks[block] for _, block in self.answered())
 
     def span(self, view: int, block: int) -> tuple[int, int]:
         """Where a block's answers begin in the file, and how many bytes they are."""
@@ -166,13 +171,6 @@ class Answers:
 def _size(file: Path) -> int:
     with file.open("rb") as opened:  # which a folder in its place is not
         return os.fstat(opened.fileno()).st_size
-
-
-def _starts(blocks: list[int]) -> Iterator[int]:
-    start = 0
-    for rows in blocks:
-        yield start
-        start += rows
 
 
 def _mark(content: bytes) -> int:
@@ -235,8 +233,7 @@ def make_room(root: Path, answers: Answers, missing: list[tuple[int, int]]) -> b
     was killed meanwhile is not asked for again.
     """
     asked, held = set(missing), allocated(answers.folder)
-    marked = [divmod(at, len(answers.blocks)) for at, mark in enumerate(answers.marks()) if mark]
-    whole = max(held, sum(answers.span(*place)[1] for place in asked | set(marked)))
+    whole = max(held, sum(answers.span(*place)[1] for place in asked | set(answers.answered())))
     with alone(root / ".lock", "making room"):
         others = {folder: allocated(folder) for folder in folders(root) if folder != answers.folder}
         over = max(sum(others.values()) + whole - bound(), whole - held - shutil.disk_usage(root).free)

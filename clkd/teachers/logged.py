@@ -214,7 +214,8 @@ def _loaded(folder: Path, uri: str, device: torch.device, trust: bool) -> nn.Mod
     from mlflow.models import get_model_info
 
     try:
-        if not trust and "code" in _flavour(get_model_info(str(folder))):
+        flavour = get_model_info(str(folder)).flavors.get("pytorch", {})
+        if not trust and flavour.get("code") is not None:  # a folder that loading would put on Python's path
             raise UserError(f"the model '{uri}' brings code of its own: set `trust: true` if you know what it does")
         with _pickles(trust):
             # Naming the module keeps MLflow from importing one that the model names, before it looks at anything else.
@@ -236,11 +237,6 @@ def _on(module: nn.Module, folder: Path, device: torch.device) -> nn.Module:
 
     moved: nn.Module = move_to_device_pass(torch.export.load(folder / PROGRAM), str(device)).module()
     return moved
-
-
-def _flavour(info: Any) -> dict[str, Any]:
-    """What the model says of itself as a PyTorch model: `code` is a folder that loading would put on Python's path."""
-    return {key: value for key, value in info.flavors.get("pytorch", {}).items() if value is not None}
 
 
 @contextmanager

@@ -18,7 +18,6 @@ class Recall:
     were not shown are counted there, and `check` tells of them later.
 
     Args:
-        class_ids: `[C]` of the answers' columns.
         shown: batches of the same rows in view 0, then in view 1, …, each with what the teacher said about it.
     """
 
@@ -55,11 +54,6 @@ class Recall:
     def covers(self, needs: Needs) -> bool:
         """Whether everything that is asked for was kept."""
         return (self.logits is not None or not needs.logits) and set(needs.features) <= set(self.features)
-
-    def nbytes(self) -> int:
-        """Bytes of all answers."""
-        kept = [self.slots, *self.features.values(), *([] if self.logits is None else [self.logits])]
-        return sum(tensor.nbytes for tensor in kept)
 
     def check(self) -> None:
         """Raises `ClkdError` if rows were asked for that had not been shown."""

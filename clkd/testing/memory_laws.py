@@ -121,10 +121,10 @@ def state(make: Make, size: int) -> None:
     _show(memory, first)
     other.load_state_dict(memory.state_dict())
     for experience in rest:
-        assert material.equal(memory.state_dict(), other.state_dict()), f"states differ before {experience.index}"
+        _assert_alike(memory, other, f"before {experience.index}")
         _show(memory, experience)
         _show(other, experience)
-    assert material.equal(memory.state_dict(), other.state_dict()), "states differ at the end"
+    _assert_alike(memory, other, "at the end")
 
 
 def resumed(make: Make, size: int) -> None:
@@ -140,13 +140,13 @@ def resumed(make: Make, size: int) -> None:
                 list(_offer(other, second, slice(step, step + 1)))
         memory.end(second, material.student())
         other.end(second, material.student())
-        assert material.equal(memory.state_dict(), other.state_dict()), f"states differ, taken after batch {stop}"
+        _assert_alike(memory, other, f"taken after batch {stop}")
 
 
 def seeded(make: Make, size: int) -> None:
     """Two that are made alike and shown the same hold the same."""
     for (one, _), (other, _) in zip(_life(make()), _life(make()), strict=True):
-        assert material.equal(one.state_dict(), other.state_dict()), "they hold different rows"
+        _assert_alike(one, other, "of two that were shown the same")
 
 
 def snapshot(make: Make, size: int) -> None:
@@ -158,6 +158,9 @@ def snapshot(make: Make, size: int) -> None:
     taken = memory.state_dict()
     _show(memory, second)
     assert material.equal(taken, again.state_dict()), "the state moved with the memory"
+    other = make()
+    other.load_state_dict(taken)
+    _assert_alike(other, again, "taken before the memory went on")
 
 
 class Law(Protocol):
@@ -193,6 +196,17 @@ def _inside(thing: Any) -> list[Any]:
         return list(thing)
     slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
     return [*getattr(thing, "__dict__", {}).values(), *(getattr(thing, name, None) for name in slots)]
+
+
+def _assert_alike(one: Memory, other: Memory, when: str) -> None:
+    """Neither their states nor what they hold differ: a state may leave out all that there is."""
+    assert material.equal(one.state_dict(), other.state_dict()), f"states differ, {when}"
+    assert len(one) == len(other), f"{len(one)} and {len(other)} rows, {when}: does the state have them all?"
+    assert one.histogram() == other.histogram(), f"histograms differ, {when}: does the state have all labels?"
+    a, b = (memory.sample(max(len(one), 1), _draws()) for memory in (one, other))
+    for name in ("x", "y", "sample_id", "domain", "experience", "extra"):
+        alike = material.equal(getattr(a, name, None), getattr(b, name, None))
+        assert alike, f"rows differ in {name}, {when}: does the state have it?"
 
 
 def _draws() -> torch.Generator:

@@ -67,7 +67,9 @@ def _made(tiny: Tiny, part: Part) -> tuple[Callable[..., Any], dict[str, Any]]:
     """What makes a fresh one, and what its laws have to be told about it."""
     factory = tiny.registry.get(part.kind, part.name).load
     offers = _offers(tiny, part.kind)
-    about: dict[str, Any] = {"part": factory}
+    # A function has no opt-outs of its own: those of what it makes count.
+    says = hasattr(factory, "contract_optouts") or part.kind in ("models", "streams")
+    about: dict[str, Any] = {"part": factory if says else type(tiny.registry.build(part, **offers))}
     if part.kind == "memories":
         about["size"] = getattr(part.options, "size", SIZE)
     if part.kind == "datasets":
@@ -88,7 +90,7 @@ def _validated(part: Part, validation: float) -> Part:
 def _offers(tiny: Tiny, kind: str) -> dict[str, Any]:
     """What a factory of this kind is offered in a run."""
     context, experiences = tiny.context, tuple(stream())
-    if kind in ("losses", "memories", "transfers"):
+    if kind in ("losses", "memories", "transfers", "metrics"):
         names = tuple(map(str, range(len(material.CLASSES))))
         context, experiences = replace(context, class_names=names, shape=material.SHAPE), tuple(material.experiences())
     everything = {

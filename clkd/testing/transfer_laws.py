@@ -51,8 +51,10 @@ def precision(make: Make) -> None:
 
 
 def state(make: Make) -> None:
-    """A fresh strategy that takes the state of another gives the same value, bit for bit."""
+    """A fresh strategy that takes the state of another, amid an experience, gives the same value, bit for bit."""
     one, other = _begun(make), make()
+    for _ in range(2):  # it may count, or gather what it was told
+        one(material.batch(), _said(make))
     other.load_state_dict(one.state_dict())
     _begin(other)
     other.load_state_dict(one.state_dict())

@@ -54,11 +54,6 @@ class Trackers(Tracker):
         """Seconds spent recording so far, without the console."""
         return sum(guest.seconds for guest in self._guests if guest.tracker.name != "console")
 
-    @property
-    def console(self) -> float:
-        """Seconds spent telling the terminal."""
-        return sum(guest.seconds for guest in self._guests if guest.tracker.name == "console")
-
     def start(self, run: Run) -> None:
         for guest in self._guests:
             self._call(guest, "start", run)

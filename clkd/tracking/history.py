@@ -20,7 +20,7 @@ def class_accuracy(events: Iterable[Event]) -> Curves:
     {'cat': {0: 1.0, 1: 0.5}}
     """
     found = ((e["experience"], e["metrics"]) for e in events if e["event"] == EXPERIENCE)
-    return _curves(found, CLASSES, len(CLASSES))
+    return _curves(found, CLASSES)
 
 
 def loss_terms(events: Iterable[Event]) -> Curves:
@@ -32,15 +32,15 @@ def loss_terms(events: Iterable[Event]) -> Curves:
     """
     told = [(e["step"], e["metrics"]) for e in events if e["event"] == EPOCH]
     whole = {at: values[LOSS] for at, values in told if values.get(LOSS) is not None}
-    return {**({"loss": whole} if whole else {}), **_curves(told, TERMS, len(TERMS))}
+    return {**({"loss": whole} if whole else {}), **_curves(told, TERMS)}
 
 
-def _curves(told: Iterable[tuple[int, dict[str, Any]]], prefix: str, cut: int) -> Curves:
+def _curves(told: Iterable[tuple[int, dict[str, Any]]], prefix: str) -> Curves:
     curves: Curves = {}
     for at, values in told:
         for name, value in values.items():
             if name.startswith(prefix) and value is not None:
-                curves.setdefault(name[cut:], {})[at] = value
+                curves.setdefault(name.removeprefix(prefix), {})[at] = value
     return curves
 
 

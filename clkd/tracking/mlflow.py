@@ -74,7 +74,8 @@ class MlflowTracker(Tracker):
         """Begin to bring in what there is; of a run that is resumed, also what an earlier process could not."""
         state = run.tracking.get("mlflow", {})
         uri = store.resolve_uri(self._uri or active_uri(), state.get("uri"))
-        noted = state.get("experiment_id") if state.get("uri") == uri else None
+        state = state if state.get("uri") == uri else {}  # another store's numbers mean nothing in this one
+        noted = state.get("experiment_id")
         run.tracking["mlflow"] = {**state, "uri": uri}
         self._run = run
         self._destination = Destination(

@@ -170,7 +170,7 @@ def _teacher(name: str, told: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}: nothing to compare: {told['skipped']}"
         return
     yield f"{name}: {told['rows']:,} rows of classes that both know"
-    yield f"  agreement {percent(told['agreement'])} %, KL {_nats(told['kl'])} nats"
+    yield f"  agreement {percent(told['agreement'])} %, KL {nats(told['kl'])} nats"
     yield f"  {'':<14}{'teacher right':>14}{'teacher wrong':>14}"
     yield f"  {'student right':<14}{told['both_right']:>14,}{told['only_student_right']:>14,}"
     yield f"  {'student wrong':<14}{told['only_teacher_right']:>14,}{told['neither_right']:>14,}"
@@ -187,10 +187,11 @@ def _classes(classes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, each in classes.items():
         flips = [_sum(each, "gained"), _sum(each, "lost")]
         agreement = percent(each["agreement"])
-        yield f"  {name:<{width}}{each['rows']:>8,}{agreement:>11}{_nats(each['kl']):>9}{flips[0]:>14}{flips[1]:>14}"
+        yield f"  {name:<{width}}{each['rows']:>8,}{agreement:>11}{nats(each['kl']):>9}{flips[0]:>14}{flips[1]:>14}"
 
 
-def _nats(value: float | None) -> str:
+def nats(value: float | None) -> str:
+    """A divergence, or a dash."""
     return "-" if value is None else f"{value:.3g}"
 
 

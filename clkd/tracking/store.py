@@ -51,17 +51,17 @@ def resolve_uri(uri: str | None, stored: str | None = None) -> str:
 
 def database(uri: str) -> Path | None:
     """The file of a SQLite store."""
-    return _database(uri) if uri.startswith(SQLITE) else None
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
 
 
 def plain(uri: str) -> str:
     """The URI as it may be printed: without a password.
 
-    >>> plain("http://me:secret@here:5000")
-    'http://here:5000'
+    >>> plain("http://me:secret@here:5000"), plain("postgresql://me:secret@here/runs")
+    ('http://here:5000', 'postgresql://here/runs')
     """
     parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if is_server(uri) else uri
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 
 def page(experiment_id: str, run_id: str | None = None) -> str:
@@ -121,8 +121,8 @@ def check_reachable(uri: str) -> None:
         TrackingError: no answer within three seconds, or the server reports a failure of its own; a SQLite database
             that cannot be opened.
     """
-    if uri.startswith(SQLITE):
-        _check_database(_database(uri))
+    if path := database(uri):
+        _check_database(path)
     if not is_server(uri):
         return
     parts = urlsplit(uri)
@@ -239,10 +239,10 @@ def open_client(uri: str) -> MlflowClient:
     for chatty in ("mlflow", "alembic"):
         logger = logging.getLogger(chatty)
         logger.setLevel(max(logger.level, logging.WARNING))
-    if not uri.startswith(SQLITE):
+    path = database(uri)
+    if path is None:
         return MlflowClient(tracking_uri=uri)
-    database = _database(uri)
-    with alone(database.with_name(f".{database.name}.lock"), f"opening {database}"):  # MLflow's own first start races
+    with alone(path.with_name(f".{path.name}.lock"), f"opening {path}"):  # MLflow's own first start races
         return MlflowClient(tracking_uri=uri)
 
 
@@ -291,11 +291,8 @@ def choose_experiment(client: MlflowClient, wanted: str | None, name: str, uri: 
 
 
 def _artifacts(name: str, uri: str) -> str | None:
-    if not uri.startswith(SQLITE):
+    path = database(uri)
+    if path is None:
         return None
     safe = re.sub(r"[^\w.-]|^\.+$", "_", name)  # dots alone would lead out of the folder
-    return (_database(uri).parent / "mlartifacts" / safe).as_uri()
-
-
-def _database(uri: str) -> Path:
-    return Path(uri.removeprefix(SQLITE).partition("?")[0])
+    return (path.parent / "mlartifacts" / safe).as_uri()

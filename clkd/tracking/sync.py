@@ -34,8 +34,9 @@ def sync(directory: Path, uri: str | None = None, noted: Mapping[str, Any] = {})
 
     Args:
         directory: the run's, from any machine.
-        uri: of the store; by default the scenario's, else `$MLFLOW_TRACKING_URI`, else
-        noted: what its tracker noted (`uri`, `experiment_id`) when it was trained, else `sqlite:///mlflow.db` here.
+        uri: of the store; by default the scenario's, else `$MLFLOW_TRACKING_URI`, else the one that is `noted`, else
+            `sqlite:///mlflow.db` here.
+        noted: what its tracker noted (`uri`, `experiment_id`) when it was trained.
 
     Raises:
         UserError: the directory holds no record.

@@ -77,3 +77,11 @@ class Transfer(nn.Module):
             return option
         assert self.progress is not None, "whoever gives a strategy a schedule also sets progress before each step"
         return option(self.progress, a)
+
+    def weighed(self, weight: float | Schedule, value: Tensor, a: Signals) -> Tensor:
+        """What it adds to the loss: `weight · value`, or what a schedule makes of it; a weight of one leaves the value,
+        bit for bit."""
+        if not callable(weight):
+            return value if weight == 1.0 else weight * value
+        assert self.progress is not None, "whoever gives a strategy a schedule also sets progress before each step"
+        return weight.weigh(value, self.progress, a)

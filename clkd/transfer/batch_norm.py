@@ -104,9 +104,11 @@ def _around(seen: Seen, experience: int) -> Iterator[Batch]:
 def reestimate(student: Student, rows: Iterable[Batch]) -> None:
     """Give all batch-norm layers the mean of each batch's statistics, larger batches counting more; nothing else moves.
 
-    All other layers are in eval mode. A batch of a single row has no variance, and is left out. Of statistics of each
-    domain's own, those of the rows' domain are taken anew.
+    All other layers are in eval mode. Of a backbone that stands still, nothing moves. A batch of a single row has no
+    variance, and is left out. Of statistics of each domain's own, those of the rows' domain are taken anew.
     """
+    if student.still:  # all that was gathered is about the statistics that there are
+        return
     kept, runner = layers(student), student.runner
     modes, momenta = {module: module.training for module in student.modules()}, [layer.momentum for layer in kept]
     student.eval()

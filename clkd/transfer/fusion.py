@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -80,9 +81,9 @@ class Interpolate(Transfer):
         new = [born == experience.index for born in student.born]
         for name, tensor in fusible(student).items():
             own = share_of(name, share)
-            before = self._before.get(name)
-            fits = before is not None and before.shape == tensor.shape and tensor.is_floating_point()
-            fused = torch.lerp(after[name], before, own) if fits and before is not None else after[name].clone()
+            before, fused = self._before.get(name), after[name].clone()
+            if before is not None and tensor.is_floating_point() and (rows := common(name, before, tensor)):
+                fused[rows] = torch.lerp(after[name][rows], before[rows], own)
             if len(new) and name.startswith("head.") and tensor.dim() and len(tensor) == len(new):
                 fused[new] = after[name][new]
             tensor.copy_(fused)
@@ -116,10 +117,13 @@ class Average(Transfer):
             total, count = torch.zeros_like(tensor), torch.zeros_like(tensor)
             for classes, born, each in self.selves:
                 by_class = name.startswith("head.") and tensor.dim() and len(each[name]) == len(classes)
-                if not by_class and each[name].shape != tensor.shape:
+                rows = common(name, each[name], tensor)
+                if not by_class and rows is None:
                     continue
                 learned = [row for row, came in enumerate(born) if came >= 0]
-                theirs, ours = (learned, [place[classes[row]] for row in learned]) if by_class else (..., ...)
+                theirs: Any
+                ours: Any
+                theirs, ours = (learned, [place[classes[row]] for row in learned]) if by_class else (rows, rows)
                 total[ours] += each[name].to(tensor)[theirs]
                 count[ours] += 1
             tensor.copy_(torch.where(count > 0, total / count.clamp(min=1), tensor))
@@ -142,6 +146,15 @@ def fusible(student: Student) -> Weights:
     and statistics that go on being gathered would count rows that they have lost."""
     gathered = {f"head.{name}" for name, _ in student.head.named_buffers()}
     return {name: tensor for name, tensor in student.state_dict().items() if name not in gathered}
+
+
+def common(name: str, before: Tensor, now: Tensor) -> slice | EllipsisType | None:
+    """The part of a tensor that an earlier self had: all of it, or the first rows, where domains have been added to a
+    layer's statistics since; None if it was another one."""
+    if before.shape == now.shape:
+        return ...
+    grown = now.dim() > 0 and before.dim() == now.dim() and before.shape[1:] == now.shape[1:] and len(before) < len(now)
+    return slice(len(before)) if grown and not name.startswith("head.") else None
 
 
 def share_of(name: str, share: float | Mapping[str, float]) -> float:

@@ -60,7 +60,7 @@ class Several(Transfer):
             strategy.progress = self.progress
             if (value := strategy(batch, a)) is not None:
                 self.told[name] = value.detach()
-                weighted = strategy.now(self.weights[name], a) * value
+                weighted = strategy.weighed(self.weights[name], value, a)
                 total = weighted if total is None else total + weighted
         return total
 

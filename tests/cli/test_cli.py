@@ -230,7 +230,7 @@ def test_run_hands_over_what_was_typed(clkd, plain, executed, monkeypatch):
         "train.epochs=2", "name=b", "seed=3", 'device="cpu"', 'tracking.mode="off"', 'tracking.uri="sqlite:///x.db"',
     ]  # fmt: skip
     assert (request.limit_experiences, request.limit_batches, request.dry_run) == (2, 5, True)
-    assert (request.quiet, request.verbose, request.json, request.resume) == (True, True, False, None)
+    assert (request.quiet, request.json, request.resume) == (True, False, None)
     assert request.command.startswith("clkd run plain.yaml --set train.epochs=2")
     clkd("run", "--resume", "last", "-q")
     assert (calls[1].resume, calls[1].scenario, calls[1].settings) == ("last", None, [])

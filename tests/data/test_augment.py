@@ -1,11 +1,14 @@
 """Whole-batch augmentation is torchvision's, pixel for pixel and draw for draw."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from clkd import vision
 from clkd.data.augment import Augment
 from clkd.errors import UserError
+from clkd.signals import Batch
 
 MEAN, STD = torch.tensor([0.49, 0.48, 0.45]), torch.tensor([0.25, 0.24, 0.26])
 VIEWS = 81 * 2
@@ -105,3 +108,22 @@ def test_vectors_are_standardised_only() -> None:
 def test_it_moves() -> None:
     moved = Augment(MEAN, STD, 2, True).to("meta")
     assert (moved.mean.device.type, moved.std.device.type, moved.crop, moved.flip) == ("meta", "meta", 2, True)
+
+
+def test_rows_that_nobody_saw_have_as_many_fixed_views_as_others() -> None:
+    """All have the number -1: their pixels tell them apart. A view of the same picture stays the same."""
+    x = torch.zeros(300, 1, 8, 8, dtype=torch.uint8)
+    x[:, :, 0, 0] = 200 + torch.arange(300)[:, None] % 50
+    x[:, :, 4, 4] = (torch.arange(300) // 50)[:, None].to(torch.uint8) + 1
+    ids = torch.full((300,), -1)
+    rows = Batch(x=x, y=ids, sample_id=ids, domain=ids, experience=ids, new=0)
+    augment = Augment(torch.zeros(1), torch.ones(1), crop=2, flip=True, views=1)
+    one = torch.zeros_like(ids)
+    assert len(augment.fixed(rows, one).x.ne(0).flatten(1).unique(dim=0)) == 1, "the number alone tells nothing"
+    augment.invented = True
+    seen = augment.fixed(rows, one).x
+    assert len(seen.ne(0).flatten(1).unique(dim=0)) > 20
+    assert torch.equal(seen, augment.fixed(rows, one).x)
+    known = replace(rows, sample_id=torch.arange(300))
+    again = Augment(torch.zeros(1), torch.ones(1), crop=2, flip=True, views=1)
+    assert torch.equal(augment.fixed(known, one).x, again.fixed(known, one).x), "other rows are as they were"

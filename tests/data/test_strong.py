@@ -215,3 +215,34 @@ def test_without_choosing_all_are_made() -> None:
     whole = strong(**ALL, noise=0.1)
     assert whole.given == ("rotate", "shear", "contrast", "brightness", "posterize", "solarize", "cutout", "noise")
     assert all((each == 1).all() for each in whole._chosen(plain, generator(0)).values())
+
+
+@pytest.mark.parametrize("given", [{"shear": 25.0}, {"translate": 0.3}, {"rotate": 20.0}])
+def test_each_way_of_moving_is_made_where_it_is_given_alone(given: dict[str, float]) -> None:
+    plain, draws, zero = Augment(MEAN, STD).plain(rows().x), generator(0), torch.zeros(6)
+    angle = torch.rand(6, 5, generator=draws)[:, 0]
+    slant, right, low = torch.rand(6, 3, generator=draws).unbind(1)
+    (name, most), made = next(iter(given.items())), strong(**given)
+    around = [(2 * drawn - 1) * most for drawn in (angle, slant, right, low)]
+    told = {"rotate": [around[0], zero, zero, zero], "shear": [zero, around[1], zero, zero]}
+    expected = made._moved(plain, *told.get(name, [zero, zero, *around[2:]]))
+    assert torch.equal(made(plain, generator(0)), expected)
+    assert not torch.allclose(expected, plain, atol=0.1)
+
+
+NINE = {**ALL, "translate": 0.2, "noise": 0.1}
+OTHERWISE = {**{name: value / 2 for name, value in NINE.items()}, "posterize": 3, "cutout": 2}
+
+
+@pytest.mark.parametrize("name", NINE)
+def test_a_change_alters_the_rows_alone_that_it_was_chosen_for(name: str) -> None:
+    """How strong it is, is nothing to the others."""
+    plain = Augment(MEAN, STD).plain(rows(200).x)
+    made, other = strong(**NINE, choose=1), strong(**{**NINE, name: OTHERWISE[name]}, choose=1)
+    draws = generator(0)
+    torch.rand(200, 5, generator=draws)
+    chosen = made._chosen(plain, draws)[name] > 0
+    same = (made(plain, generator(0)) == other(plain, generator(0))).flatten(1).all(1)
+    assert same[~chosen].all()
+    assert 10 < int(chosen.sum()) < 50
+    assert float(same[chosen].double().mean()) < 0.3

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from clkd.engine.directory import create
+from clkd.cli.main import main
+from clkd.engine.directory import create, find
 from clkd.engine.execute import execute
 from clkd.errors import UserError
 from clkd.plugins import Plugins
@@ -45,3 +47,21 @@ def test_what_a_run_would_write_over_is_told(tmp_path: Path, name: str) -> None:
         create(str(tmp_path / "mine"), "tiny", "0" * 12, tmp_path, "name: tiny")
     assert {path.name for path in (tmp_path / "mine").iterdir()} - {".lock"} == {name}
     assert place.is_dir() or place.read_bytes() == b"years of work \xff"
+
+
+def test_a_run_below_a_folder_that_is_not_utf_8_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    try:
+        home.mkdir()
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    monkeypatch.setenv("CLKD_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    made = create(str(home / "run"), "tiny", "0" * 12, tmp_path / "cache", "name: tiny")
+    assert find("0" * 12, tmp_path / "cache").path == made.path == home / "run"
+    monkeypatch.chdir(home)
+    for words in (["runs"], ["runs", "--json"]):
+        assert main(words) == 0
+        assert "0" * 12 in capsys.readouterr().out

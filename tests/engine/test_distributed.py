@@ -337,6 +337,62 @@ def test_batches_of_kept_rows_alone_train_as_in_one_process(tmp_path: Path) -> N
     assert_equal_runs(tmp_path, "alone", "both")
 
 
+@pytest.mark.slow
+def test_a_learned_weight_is_that_of_one_process_where_a_rank_has_no_label(tmp_path: Path) -> None:
+    """Few rows have one: in many steps all of them are with one rank, and none in others."""
+    changes = {
+        "stream": {**SCENARIO["stream"], "labelled": 0.15},
+        "teachers": {"previous": "previous"},
+        "losses": [
+            {"kind": "cross_entropy", "weight": "uncertainty"},
+            {"kind": "kd", "between": ["student", "previous"], "weight": {"kind": "uncertainty", "value": 0.5}},
+        ],
+        "train": {**SCENARIO["train"], "batch_size": 8, "replay_batch_size": 4, "epochs": 3},
+    }
+    one(scenario=write(tmp_path, "alone", **changes))
+    pair(str(write(tmp_path, "both", **changes)), "--tracking", "offline", cwd=tmp_path)
+    assert_equal_runs(tmp_path, "alone", "both")
+    terms = [checkpoint.load(checkpoint.latest(tmp_path / name / "checkpoints"))["terms"] for name in ("alone", "both")]
+    for name in ("cross_entropy", "kd_previous"):
+        ours, theirs = (each[name]["weight"]["log_variance"].item() for each in terms)
+        assert ours == pytest.approx(theirs, rel=1e-3)
+        assert abs(ours) > 0.05, "it has learned something"
+
+
+CORRUPTS = """
+import os
+from typing import ClassVar
+import torch
+from clkd import Loss, Options, hookimpl
+
+class CorruptsOptions(Options):
+    sides: ClassVar[int] = 1
+
+class Corrupts(Loss):
+    sides = 1
+    def forward(self, batch, a, b=None):
+        return a.logits.sum() * 0
+    def end(self, experience, student):
+        with torch.no_grad():
+            student.head.weight.add_(float(os.environ["RANK"]))
+
+@hookimpl
+def clkd_register_losses(register):
+    register("corrupts", Corrupts, config=CorruptsOptions, summary="makes ranks differ")
+"""
+
+
+@pytest.mark.slow
+def test_ranks_that_do_not_hold_the_same_are_told(tmp_path: Path) -> None:
+    """Else the tests above, whose ranks end equal, would prove nothing."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "corrupts.py").write_text(CORRUPTS)
+    run = write(tmp_path, "run", losses=["cross_entropy", "corrupts"], teachers={})
+    _, err = pair(str(run), "--plugins-dir", "plugins", "--tracking", "offline", cwd=tmp_path, code=1)
+    assert "what was trained" in err
+    assert "Traceback" not in err
+
+
 def domains(by: str) -> dict[str, Any]:
     """Three domains, one of which comes back; batches are shared out, but the last one, of a single new row, is not."""
     return {

@@ -362,3 +362,18 @@ def test_new_data_is_cut_as_the_run_was(
 def test_data_that_says_its_experiences_is_not_split_further(by: str | None) -> None:
     with pytest.raises(UserError, match="--experiences 2: the data's own `experience` column says it"):
         _split(by, "given", 2, ())
+
+
+def test_places_stay_places(plugins: Plugins, data: Path) -> None:
+    """More classes of a run that calls them by their place are one domain more, and no class more."""
+    told = {"stream": {"dataset": {"name": "arrays", "path": "old.npz"}}}
+    split = {"by": "class", "classes": [[0, 1], [2, 3]], "labels": "place"}
+    made = {**BASE, **told, "memory": {"kind": "random", "size": 30}, "output": str(data / "cut")}
+    made["stream"]["split"] = split
+    (data / "places.yaml").write_text(to_yaml(made))
+    execute(RunRequest(scenario=data / "places.yaml", quiet=True), plugins)
+    write(data / "pair.npz", range(5, 7))
+    extend(plugins, data / "cut", data / "pair.npz", data / "longer")
+    layout = state(data / "longer")["student"]["layout"]
+    assert layout == {"class_ids": [0, 1], "born": [0, 0]}
+    assert set(state(data / "longer")["memory"]["table"]["domain"].tolist()) == {0, 1, 2}

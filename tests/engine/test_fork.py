@@ -13,6 +13,7 @@ from addresses import nobody
 from states import assert_same, state
 from webpage import Page
 
+from clkd.cli.main import main
 from clkd.engine.execute import execute
 from clkd.engine.origin import open_fork, split
 from clkd.engine.saver import Saver
@@ -145,6 +146,12 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "held parameters": ("losses=[cross_entropy, {kind: ewc, weight: 50}, {kind: si}]", "teachers={}"),
     "a gradient policy": ("train.gradient=agem",),
     "another projector": ("losses.3.align=none",),
+    "other layers": ("losses.3={kind: features, between: [student, previous], layers: [penultimate], align: linear}",),
+    "another kind of classes": ("losses.1.standardize=true",),
+    "a loss that the first experience was too small for": (
+        "losses=[cross_entropy, {kind: kd, between: [student, previous]}, {kind: logit_margin}]",
+        "teachers={previous: previous}",
+    ),
     "larger memory": ("memory.size=100",),
     "smaller memory": ("memory.size=10",),
     "no memory": ("memory=none",),
@@ -337,6 +344,9 @@ def test_a_directory_whose_name_ends_like_an_experience_is_itself(
         assert (found.origin["run"], found.experience) == (manifest["id"], experience)
 
 
+DROPPED = ("memory=none", "teachers={}", "losses=[cross_entropy]")
+
+
 def test_rows_that_were_stored_in_a_view_need_it(plugins: Plugins, tmp_path: Path) -> None:
     stream = {**BASE["stream"], "augment": {"crop": 1, "views": 4}}
     losses = ["cross_entropy", {"kind": "kd", "between": ["student@replay", "stored@replay"], "variant": "mse"}]
@@ -347,6 +357,11 @@ def test_rows_that_were_stored_in_a_view_need_it(plugins: Plugins, tmp_path: Pat
     execute(RunRequest(scenario=tmp_path / "s.yaml", quiet=True, limit_experiences=1), plugins)
     with pytest.raises(UserError, match=r"stream.augment.views: 1 are too few"):
         fork(plugins, f"{tmp_path}/origin@0", tmp_path / "fork", "stream.augment.views=1")
+    for change in ("crop=2", "flip=true"):  # the same number is another picture then
+        key = change.partition("=")[0]
+        with pytest.raises(UserError, match=rf"stream.augment.{key}: cannot change, since the rows that are kept"):
+            fork(plugins, f"{tmp_path}/origin@0", tmp_path / "fork", f"stream.augment.{change}")
+    fork(plugins, f"{tmp_path}/origin@0", tmp_path / "none", "stream.augment.crop=2", *DROPPED)
     assert fork(plugins, f"{tmp_path}/origin@0", tmp_path / "more", "stream.augment.views=5")["status"] == "finished"
 
 
@@ -360,3 +375,39 @@ def test_places_that_were_given_to_other_classes_are_other_rows(plugins: Plugins
         fork(plugins, f"{tmp_path}/origin@0", tmp_path / "fork", "stream.split.classes=[[1, 0], [3, 2]]")
     swapped = fork(plugins, f"{tmp_path}/origin@0", tmp_path / "later", "stream.split.classes=[[0, 1], [3, 2]]")
     assert swapped["status"] == "finished", "what is still to come may be another"
+
+
+@pytest.mark.parametrize("head", ["linear", "multi"])
+def test_columns_for_classes_to_come_are_a_fixed_heads_alone(plugins: Plugins, tmp_path: Path, head: str) -> None:
+    split = {"by": "task", "experiences": 4}
+    student = {**BASE["student"], "head": "fixed"}
+    scenario = {**BASE, "stream": {**BASE["stream"], "split": split}, "student": student}
+    (tmp_path / "s.yaml").write_text(to_yaml({**scenario, "output": str(tmp_path / "origin")}))
+    execute(RunRequest(scenario=tmp_path / "s.yaml", quiet=True), plugins)
+    with pytest.raises(UserError, match="student: the origin's head has columns for classes to come"):
+        fork(plugins, f"{tmp_path}/origin@1", tmp_path / "fork", f"student.head={head}")
+    more = "{dataset: {name: digits, rows_per_class: 10}, split: {by: data, experiences: 1}}"
+    settings = ("student.head=linear", f"stream.extensions=[{more}]", "stream.split.by=class")
+    assert fork(plugins, tmp_path / "origin", tmp_path / "all", *settings)["status"] == "finished", "all have come"
+
+
+def test_seeds_of_a_fork_all_go_on_from_the_run_that_was_named(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though `last` is the first seed's run, when the second one begins."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(to_yaml({**BASE, "tracking": {"mode": "off"}}))
+    assert main(["run", "s.yaml", "-q", "--limit-experiences", "2"]) == 0
+    (first,) = tmp_path.glob("runs/*")
+    told = json.loads((first / "result.json").read_text())
+    capsys.readouterr()
+    for output in ("output=here", "output=~/here"):
+        assert main(["run", "--from", "last", "--seed", "0", "1", "-q", "--set", output]) == 2
+        assert "output: several seeds are several runs, and this names one place" in capsys.readouterr().err
+    assert list(tmp_path.glob("runs/*")) == [first], "nothing was trained"
+    assert main(["run", "--from", "last", "--seed", "0", "1", "--json", "-q"]) == 0
+    forks = json.loads(capsys.readouterr().out)["runs"]
+    assert [each["origin"]["run"] for each in forks] == [told["run_id"]] * 2
+    assert [each["seed"] for each in forks] == [0, 1]
+    assert all(each["compute"]["steps"] > told["compute"]["steps"] for each in forks)
+    assert forks[0]["accuracy_matrix"] != forks[1]["accuracy_matrix"]

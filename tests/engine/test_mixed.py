@@ -134,6 +134,7 @@ def test_a_run_learns_from_mixed_rows_and_says_that_it_mixes(tmp_path: Path, mon
         ),
         ({"memory": {"kind": "reservoir", "size": 20, "store": ["logits"]}}, "goes by what the student says"),
         ({"memory": {"kind": "gss", "size": 20}}, "memory: GSS goes by what the student says"),
+        ({"memory": {"kind": "random", "size": 20, "store": ["logits"]}}, "memory: Random goes by what the student"),
         ({"transfer": "coral"}, "transfer: Coral compares rows"),
         (
             {"transfer": "dsbn", "student": {"model": {"kind": "resnet8", "width": 2}, "head": "linear"}},

@@ -87,6 +87,7 @@ def worth(parts: Parts, batch: Batch) -> dict[str, Tensor]:
     progress = Progress(experience=at, experiences=2, epoch=1, epochs=3)
     parts.student.zero_grad()
     loss, _, weighted, _ = Objective(parts, progress, ALONE)(batch, batch, {})
+    assert ("transfer" in weighted) == parts.transfer.speaks, "else nothing would be proved of the strategy"
     torch.autograd.backward(loss)
     first = next(parts.student.backbone.parameters())
     assert first.grad is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,10 +17,15 @@ from clkd.engine.term import Side, Term
 from clkd.errors import UserError
 from clkd.experience import Experience
 from clkd.frozen import state_hash
+from clkd.gradients.agem import AGEM
 from clkd.losses.base import Loss
 from clkd.losses.classification import CrossEntropy
 from clkd.losses.decoupled import DKD
+from clkd.losses.feature import Features
 from clkd.losses.response import KD
+from clkd.losses.supcon import SupCon
+from clkd.memory.reservoir import Reservoir
+from clkd.models.slda import StreamingLDA
 from clkd.models.student import Student
 from clkd.seeding import generator
 from clkd.signals import Batch, Signals, Spec
@@ -87,6 +93,62 @@ def test_what_has_nothing_to_teach_later_is_refused_first_or_left_out_there(
 def test_what_is_trained_already_is_not_asked(parts: Callable[..., Parts], experiences: list[Experience]) -> None:
     refuse_undefined(parts(Term("x", Zero(), BETWEEN)), experiences[:1])
     refuse_undefined(parts(Term("x", Zero(), BETWEEN)), experiences, start=2)
+
+
+class Late(Loss):
+    """Can be bound from the second experience on."""
+
+    def bind(self, a: Spec, b: Spec | None) -> None:
+        if len(a.class_ids) < 3:
+            raise UserError("late: too few classes")
+
+    def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
+        return a.logits.square().sum(1)
+
+
+def test_nor_is_whether_a_loss_could_have_been_bound_then(
+    parts: Callable[..., Parts], experiences: list[Experience]
+) -> None:
+    with pytest.raises(UserError, match="in experience 0: late: too few classes"):
+        refuse_undefined(parts(Term("x", Late(), (Side("student"),))), experiences)
+    refuse_undefined(parts(Term("x", Late(), (Side("student"),))), experiences, start=1)
+
+
+BETWEEN_FEATURES = (Side("student", "penultimate"), Side("previous", "penultimate"))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize(("loss", "sides"), [(SupCon(), (Side("student"),)), (Features(), BETWEEN_FEATURES)])
+def test_a_backbone_that_stands_still_needs_a_loss_about_logits(
+    loss: Loss, sides: Any, beside: bool, parts: Callable[..., Parts], experiences: list[Experience]
+) -> None:
+    first = Term("first", SupCon(), (Side("student"),))
+    made = parts(first, Term("x", loss, sides))
+    made.student.head = StreamingLDA(made.student.head.weight.shape[1])
+    made.student.request(("penultimate",))
+    if beside:
+        refuse_undefined(made, experiences)
+        return
+    del made.terms[0]  # cross-entropy
+    refuse_undefined(made, experiences[:1])
+    with pytest.raises(UserError, match="in experience 1 they could train nothing: the backbone stands still"):
+        refuse_undefined(made, experiences)
+
+
+@pytest.mark.parametrize("policy", [AGEM(), None])
+@pytest.mark.parametrize("rows", ["replay", "new", None])
+def test_what_a_loss_learns_from_replayed_rows_alone_is_not_trained_beside_a_gradient_policy(
+    rows: str | None, policy: AGEM | None, parts: Callable[..., Parts], experiences: list[Experience]
+) -> None:
+    student, previous = BETWEEN_FEATURES
+    made = parts(Term("x", Features(align="linear"), (replace(student, rows=rows), previous)))
+    made.student.request(("penultimate",))
+    made.memory, made.gradient = Reservoir(10), policy
+    if rows == "replay" and policy:
+        with pytest.raises(UserError, match="x learns something of its own from replayed rows, and with"):
+            refuse_undefined(made, experiences)
+    else:
+        refuse_undefined(made, experiences)
 
 
 def test_one_class_alone_is_no_mistake_for_cross_entropy(

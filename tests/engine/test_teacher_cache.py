@@ -493,3 +493,26 @@ def test_blocks_hold_each_row_once_and_one_class_each() -> None:
 def test_a_file_that_is_not_there_is_altered() -> None:
     with pytest.raises(AlteredError):
         Answers.open(Path("nowhere"))
+
+
+STOPPED = """
+import os, signal, sys
+from clkd.cli.main import main
+from clkd.engine.teacher_cache import TeacherCache
+whole = TeacherCache.answer
+def answer(self, *args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return whole(self, *args)
+TeacherCache.answer = answer
+sys.exit(main(["run", "victim.yaml", "-q"]))
+"""
+
+
+def test_a_signal_while_it_is_filled_is_obeyed_before_the_next_block() -> None:
+    run("sound")
+    shutil.rmtree("cache/answers")
+    write("victim", {})
+    assert python(STOPPED).wait() == 143
+    assert sum(1 for mark in files()[0].marks() if mark) == 1
+    execute(RunRequest(resume="victim", quiet=True), PLUGINS)
+    assert_same_bits("sound", "victim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,10 @@ from torch import nn
 from clkd.errors import UserError
 from clkd.losses.simkd import SimKD, is_linear
 from clkd.losses.srrl import SRRL
+from clkd.models.corrected import BiasCorrected
 from clkd.models.heads import Cosine, Linear, Multi
+from clkd.models.prototypes import NearestMean
+from clkd.models.slda import StreamingLDA
 from clkd.signals import Batch, Signals, Spec
 
 SEEDS = (0, 1, 2)
@@ -122,6 +126,20 @@ def test_simkd_refuses_classifiers_that_are_not_linear(ours, theirs, whose):
     loss.borrow(head(5, (0, 1), theirs))
     with pytest.raises(UserError, match=f"the {whose}'s classifier"):
         loss.begin(None, student(ours, 5, (0, 1)))
+
+
+@pytest.mark.parametrize(
+    "kind", [NearestMean, StreamingLDA, BiasCorrected, partial(Linear, align=True), partial(Linear, positive=True)]
+)
+def test_simkd_refuses_heads_that_do_not_stay_what_is_written_into_them(kind):
+    """Before anything was gathered, each is as linear as another."""
+    loss = SimKD()
+    loss.bind(side(5), side(5))
+    loss.borrow(head(5, (0, 1)))
+    pupil = student(kind, 5, (0, 1))
+    assert is_linear(pupil.head)
+    with pytest.raises(UserError, match=r"the student's classifier .* that stays as it is"):
+        loss.begin(None, pupil)
 
 
 class Scaled(nn.Linear):

@@ -278,3 +278,22 @@ def test_an_opt_out_names_a_law_and_a_reason(optouts, message):
 
     with pytest.raises(AssertionError, match=message):
         check_loss(Excused)
+
+
+class Centred(Loss):
+    """Entropy about a centre that follows the answers: reads no label, and counts."""
+
+    sides = 1
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(()))
+
+    def forward(self, batch, a, b=None):
+        logits = a.logits.float() - self.centre
+        self.centre = 0.9 * self.centre + logits.detach().mean() + 0.1
+        return -(logits.softmax(1) * logits.log_softmax(1)).sum(1) * (1 + self.centre.tanh())
+
+
+def test_a_loss_that_counts_is_not_taken_for_one_that_reads_labels():
+    check(Centred, {"unlabelled": LOSS_LAWS["unlabelled"]})

@@ -10,6 +10,7 @@ import torch
 
 from clkd.losses.crd import CRD
 from clkd.losses.embedding_queue import EMPTY, EmbeddingQueue
+from clkd.schedules.base import Progress
 from clkd.signals import Batch, Signals, Spec
 
 SEEDS = (0, 1, 2)
@@ -161,3 +162,38 @@ def test_a_vector_and_a_map_can_be_contrasted():
         batch(list(range(6)), Y), Signals(None, torch.arange(1), {"stage1": f.mean((2, 3))}), said(rows(5, 1))
     )
     torch.testing.assert_close(with_map, with_means)
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"), [(8, [4, 5, 6, 7, 8, 9]), (4, [6, 7, 8, 9]), (0, []), (6, [4, 5, 6, 7, 8, 9])]
+)
+def test_a_queue_of_another_size_takes_the_latest(size, kept):
+    """As a fork's does, whose option counts."""
+    old, new = bound(queue=6), bound(queue=size)
+    for ids in ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9]):
+        old(batch(ids, [0] * 5), said(rows(3, ids[0], 5)), said(rows(5, ids[0] + 1, 5)))
+        old.after_step(None)
+    new.load_state_dict(old.state_dict())
+    queue, before = new.queue, dict(zip(old.queue.sample_id.tolist(), old.queue.keys, strict=True))
+    assert len(queue.keys) == len(queue.sample_id) == len(queue.label) == size
+    assert sorted(each for each in queue.sample_id.tolist() if each != EMPTY) == kept
+    for row, key in zip(queue.sample_id.tolist(), queue.keys, strict=True):
+        assert row == EMPTY or torch.equal(key, before[row])
+    queue.push(torch.ones(1, 4), torch.tensor([10]), torch.tensor([0]))
+    assert (10 in queue.sample_id) == bool(size)
+    assert 4 not in queue.sample_id or size == 8, "the oldest makes way"
+
+
+def test_a_step_that_was_skipped_leaves_nothing_in_the_queue():
+    """Nor does the next one find it, that has no rows for this loss."""
+    loss = bound()
+    loss.progress = Progress(step=3)
+    loss(batch([0, 1], [0, 1]), said(rows(3, 0, 2)), said(rows(5, 1, 2)))
+    loss.progress.step = 4
+    loss.after_step(None)
+    loss.progress.step = 3
+    loss.after_step(None)
+    assert (loss.queue.sample_id == EMPTY).all()
+    loss(batch([0, 1], [0, 1]), said(rows(3, 0, 2)), said(rows(5, 1, 2)))
+    loss.after_step(None)
+    assert set(loss.queue.sample_id.tolist()) == {0, 1, EMPTY}

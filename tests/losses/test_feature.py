@@ -197,3 +197,27 @@ def test_other_projectors_are_made_even_where_widths_agree(align, count):
     assert loss(batch(), said(rows((3, 2, 5), 0)), said(rows((3, 2, 5), 1))).shape == (4,)
     again = bound(side(3, 2, 5), side(3, 2, 5), align=align)
     assert all(torch.equal(a, b) for a, b in zip(loss.parameters(), again.parameters(), strict=True))
+
+
+def test_projectors_are_what_their_names_say():
+    f, g = rows((3, 2, 5), 0), rows((3, 2, 5), 1)
+    for align in ("mlp", "conv3x3", "hint"):
+        loss = bound(side(3, 2, 5), side(3, 2, 5), align=align)
+        for name, parameter in loss.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter)
+        weights = [parameter.detach().double().numpy() for parameter in loss.parameters()]
+        x = f.double().numpy()
+        if align == "mlp":
+            w, b, v, c = weights
+            hidden = np.maximum(np.einsum("oi,nihw->nohw", w[:, :, 0, 0], x) + b[:, None, None], 0)
+            ours = np.einsum("oi,nihw->nohw", v[:, :, 0, 0], hidden) + c[:, None, None]
+            assert (hidden == 0).any(), "some are cut off"
+        else:
+            w, b = weights
+            size = w.shape[-1] // 2
+            padded = np.pad(x, ((0, 0), (0, 0), (size, size), (size, size)))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, w.shape[2:], axis=(2, 3))
+            ours = np.einsum("oikl,nihwkl->nohw", w, windows) + b[:, None, None]
+        expected = ((ours - g.double().numpy()) ** 2).reshape(4, -1).mean(1)
+        np.testing.assert_allclose(loss(batch(), said(f), said(g)).detach().numpy(), expected, rtol=1e-4)

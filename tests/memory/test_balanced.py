@@ -16,7 +16,10 @@ from clkd.memory.domain_balanced import DomainBalanced
 from clkd.memory.experience_balanced import ExperienceBalanced
 from clkd.memory.herding import Herding
 from clkd.memory.random import Random
+from clkd.models.backbones.mlp import MLP
+from clkd.models.heads import Linear
 from clkd.models.prototypes import NearestMean
+from clkd.models.student import Student
 from clkd.signals import Needs, by_class
 from clkd.testing import material
 
@@ -87,7 +90,7 @@ def test_what_is_stored_is_never_what_a_head_has_gathered():
     student.head = NearestMean(material.WIDTH)
     for each in (first, second):
         student.grow(each.classes, each.index, torch.Generator().manual_seed(each.index))
-        memory.end(each, student)
+        memory.end(each, student.eval())  # as a run leaves it
         student.head.gather([(torch.ones(2, material.WIDTH), torch.tensor(each.classes))])
     kept = memory.sample(60, torch.Generator())
     with torch.no_grad():
@@ -102,7 +105,9 @@ def test_what_is_stored_is_what_the_student_says_in_eval_mode_when_the_experienc
     """And it stays so when later experiences end, by a student that has changed since."""
     names, told = tuple("abcdef"), {}
     memory = kind(12, store=("logits", "penultimate"), class_names=names)
-    student = material.student()
+    network = MLP(material.SHAPE, hidden=(material.WIDTH,), dropout=0.5)
+    student = Student(network, Linear(material.WIDTH), material.SHAPE)
+    student.request(("penultimate",))
     for each in material.experiences():
         student.grow(each.classes, each.index, torch.Generator().manual_seed(each.index))
         with torch.no_grad():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from clkd.memory.reservoir import Reservoir
+from clkd.memory.table import EXTRA
 from clkd.plugins import load_plugins
 from clkd.testing import material
 from clkd.testing.contract import check, check_memory
@@ -146,3 +147,39 @@ def test_each_law_catches_a_memory_that_breaks_it(law):
     with pytest.raises(AssertionError) as caught:
         check(make, {law: lambda made: MEMORY_LAWS[law](made, SIZE)})
     assert f"while checking the law '{law}' of {BROKEN[law].__name__}" in caught.value.__notes__
+
+
+class Stateless(Reservoir):
+    """Forgets to tell of what it holds."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.mark.parametrize("law", ["state", "resumed", "snapshot"])
+def test_a_memory_whose_state_leaves_its_rows_out_is_caught(law):
+    with pytest.raises(AssertionError, match="does the state have"):
+        check(lambda: Stateless(SIZE), {law: lambda made: MEMORY_LAWS[law](made, SIZE)})
+
+
+class Unlisted(Reservoir):
+    """Its state has the rows, but not what it stores beside them."""
+
+    def __init__(self, size):
+        super().__init__(size, store=("logits",), class_names=tuple("abcdef"))
+
+    def state_dict(self):
+        state = super().state_dict()
+        return state | {"table": {name: column for name, column in state["table"].items() if "logits" not in name}}
+
+    def load_state_dict(self, state):
+        rows = state["table"]
+        super().load_state_dict(state | {"table": rows | {f"{EXTRA}logits": torch.zeros(len(rows["y"]), 6)}})
+
+
+def test_so_is_one_whose_state_leaves_out_what_it_stores():
+    with pytest.raises(AssertionError, match="rows differ in extra"):
+        check(lambda: Unlisted(SIZE), {"state": lambda made: MEMORY_LAWS["state"](made, SIZE)})

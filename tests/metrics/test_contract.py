@@ -9,6 +9,7 @@ from clkd.metrics.average import AverageAccuracy
 from clkd.plugins import isolated
 from clkd.testing.contract import check, check_metric
 from clkd.testing.metric_laws import METRIC_LAWS
+from clkd.testing.parts import check_part
 
 REGISTRY = isolated().registry
 SAID = {"intransigence": {"joint": [0.9, 0.9, 0.9]}}
@@ -18,6 +19,11 @@ SAID = {"intransigence": {"joint": [0.9, 0.9, 0.9]}}
 def test_built_in_metrics_keep_the_contract(name):
     part = REGISTRY.parse("metrics", {"kind": name, **SAID.get(name, {})})
     check_metric(lambda: REGISTRY.build(part))
+
+
+@pytest.mark.parametrize("name", REGISTRY.names("metrics"))
+def test_so_they_do_with_all_that_a_run_offers(name, clkd_tiny):
+    check_part(clkd_tiny, "metrics", {"kind": name, **SAID.get(name, {})})
 
 
 class Tensorial(AverageAccuracy):

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from clkd.metrics.base import Record
-from clkd.metrics.classes import per_class_accuracy
 from clkd.metrics.domains import GainNewDomain, LossOldDomains
 from clkd.metrics.intransigence import Intransigence
 from clkd.plugins import load_plugins
@@ -136,11 +135,6 @@ def test_macro_f1_is_the_mean_of_harmonic_means(seed):
     confusion[2, 2] = 0
     made = Record(1, confusion=confusion.tolist())
     assert metric("macro_f1", made) == pytest.approx(f1_by_rows(confusion))
-
-
-def test_per_class_accuracy_is_recall():
-    assert per_class_accuracy([[3, 1, 0], [2, 0, 0], [0, 0, 0]])[:2] == [0.75, 0.0]
-    assert math.isnan(per_class_accuracy([[3, 1, 0], [2, 0, 0], [0, 0, 0]])[2])
 
 
 def test_gain_and_loss_of_domains():

@@ -86,7 +86,8 @@ def test_the_monitor_cries_out_no_more_often_than_it_says(false_alarms: float) -
             known = {d: rows(3 * i + d, 20, 3.0 * d) for d in range(3)}
             found = drift(rows(10**5 + i, 20, 3.0), known, false_alarms, 59, draws(i))
             alarms[kind] += found.alarm
-            assert found.nearest == 1 or found.alarm or found.p > 0
+            assert found.p == max(found.domains.values()) == found.domains[found.nearest]
+            assert found.alarm or found.nearest == 1, "the others lie 3 deviations away"
     sd = (false_alarms * (1 - false_alarms) * 300) ** 0.5
     assert alarms["independent"] < 300 * false_alarms + 4 * sd
     assert alarms["alike"] < 300 * false_alarms + 4 * sd

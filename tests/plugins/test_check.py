@@ -158,3 +158,40 @@ def test_a_part_whose_file_is_not_there_is_not_tried(tmp_path: Path, capsys: pyt
     out = capsys.readouterr().out
     assert re.search(r"filed +not tried +rows\.pt does not exist", out)
     assert out.rstrip().endswith("verdict: broken: moody (1 part tried, 1 not)")
+
+
+EXCUSED = """
+from clkd import Loss, hookimpl
+from clkd.losses.base import common_columns, logits_of
+
+
+class Far(Loss):
+    contract_optouts = {"agreement": "drives models apart", "non_negative": "the further apart, the better"}
+
+    reads_known = True
+
+    def bind(self, a, b):
+        self.at_a, self.at_b = common_columns(a, b)
+
+    def forward(self, batch, a, b=None):
+        squares = (logits_of(a)[:, self.at_a] - logits_of(b)[:, self.at_b].detach()).square()
+        return -(squares if b.known is None else squares.where(b.known[:, self.at_b], 0.0)).mean(1)
+
+
+def made():
+    return Far()
+
+
+@hookimpl
+def clkd_register_losses(register):
+    register("far", made, summary="made by a function")
+"""
+
+
+def test_what_a_class_opts_out_of_counts_where_a_function_makes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "excused.py").write_text(EXCUSED)
+    main(["plugin", "check", str(tmp_path / "excused.py")])
+    out = capsys.readouterr().out
+    assert "17 laws kept, 2 opted out of" in out

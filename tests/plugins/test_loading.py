@@ -10,6 +10,7 @@ from clkd.errors import PluginError, UserError
 from clkd.plugins import load_plugins
 from clkd.registry import OF_THE_RUN, OFFERS, REGISTER_HOOKS
 from clkd.scenario.describe import describe_options
+from clkd.scenario.schema import schema
 
 HEAD = "from clkd import hookimpl\n"
 
@@ -138,6 +139,7 @@ def test_a_factory_gets_its_options_and_the_offers_it_names(found):
         ("rows: 'Sequence[int]' = ()", ".*'Sequence' is not defined"),
         ("gamma=2.0, weight=None", "every loss has a 'weight': rename this option"),
         ("activation=dict", "the default of 'activation' is <class 'dict'>, which a scenario cannot say"),
+        ("margin: float = None", r"the default of 'margin' is None, which its own type refuses \(give a number"),
     ],
 )
 def test_parameters_that_cannot_be_options_are_a_mistake_of_the_plugin(parameters, reason, found):
@@ -195,3 +197,61 @@ def test_what_is_of_the_run_is_offered_wherever_a_context_is(kind, name, found):
 def test_what_is_not_offered_is_an_option(kind, found):
     plugins, _ = found(NEEDS.format("seed") + GIVEN.format(kind))
     assert "seed" in plugins.registry.get(kind, "mine").options.model_fields
+
+
+def test_a_config_models_default_that_its_own_type_refuses_is_told(found):
+    plugins, _ = found(
+        "from typing import Annotated\nfrom pydantic import Field\nfrom clkd import Options\n"
+        "class Mine(Options):\n    top: Annotated[int, Field(gt=0)] = 0\n"
+        "@hookimpl\ndef clkd_register_losses(register): register('mine', dict, config=Mine)"
+    )
+    with pytest.raises(PluginError, match=r"the default of 'top' is 0, which its own type refuses .*more than 0"):
+        plugins.registry.parse("losses", "mine")
+
+
+def test_a_default_without_a_type_is_the_same_after_it_was_written_down(found):
+    plugins, _ = found(
+        "from enum import Enum\nfrom pathlib import Path\n"
+        "class Side(Enum):\n    LEFT = 'left'\n"
+        "class Mine:\n    def __init__(self, folder=Path('models'), side=Side.LEFT): self.got = (folder, side)\n"
+        "@hookimpl\ndef clkd_register_trackers(register): register('mine', Mine)"
+    )
+    first = plugins.registry.parse("trackers", "mine")
+    again = plugins.registry.parse("trackers", first.dump())
+    assert plugins.registry.build(first).got == plugins.registry.build(again).got
+
+
+@pytest.mark.parametrize("named", ["nothing", "checkpoint"])
+def test_what_weights_begin_with_is_an_option_that_can_be_left_out(named, found):
+    plugins, _ = found(
+        "from typing import ClassVar\nfrom clkd import Options\n"
+        f"class Mine(Options):\n    begins_with: ClassVar[tuple[str, ...]] = ('{named}',)\n    checkpoint: str\n"
+        "@hookimpl\ndef clkd_register_models(register): register('mine', dict, config=Mine)"
+    )
+    with pytest.raises(PluginError, match=f"begins_with names '{named}', which is no option with a default"):
+        plugins.registry.parse("models", {"kind": "mine", "checkpoint": "x"})
+
+
+def test_a_config_model_that_allows_any_option_hands_them_all_on_but_those_that_all_parts_have(found):
+    plugins, _ = found(
+        "from pydantic import ConfigDict\nfrom clkd import Options\n"
+        "class Any(Options):\n    model_config = ConfigDict(extra='allow')\n    beta: float = 1.0\n"
+        "def made(**options): return options\n"
+        "@hookimpl\ndef clkd_register_losses(register): register('lib', made, config=Any)"
+    )
+    said = {"kind": "lib", "between": ["student", "previous"], "weight": 0.1, "alpha": 3}
+    part = plugins.registry.parse("losses", said)
+    assert plugins.registry.build(part) == {"beta": 1.0, "alpha": 3}
+    assert (part.shared.weight, part.shared.between) == (0.1, ("student", "previous"))
+    assert plugins.registry.parse("losses", part.dump()) == part
+
+
+def test_a_type_that_only_python_knows_takes_nobodys_schema_away(found):
+    plugins, _ = found(
+        "from collections.abc import Callable\n"
+        "class Mine:\n    def __init__(self, activation: Callable[[int], int] | None = None): ...\n"
+        "@hookimpl\ndef clkd_register_losses(register): register('mine', Mine)"
+    )
+    parts = {each.get("title"): each for each in schema(plugins.registry, "losses")["$defs"]["losses"]["oneOf"]}
+    assert "activation" in parts["mine"]["properties"]
+    assert "temperature" in parts["kd"]["properties"]

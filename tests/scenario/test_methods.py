@@ -288,3 +288,19 @@ def test_a_name_of_another_kind_is_told_where_it_belongs(bare, mistakes):
     assert mistakes(bare("er"), "transfer=ema") == [
         "--set transfer=ema: transfer: transfer 'ema' is not known (that is a teacher)"
     ]
+
+
+def test_single_options_of_every_methods_memory_can_be_changed(bare, registry):
+    """Whether the method says its kind alone or options with it."""
+    changed = 0
+    for method in registry.names("methods"):
+        memory = load(bare(method), settings(method), registry).scenario.memory
+        if memory.name == "none":
+            continue
+        key = {"generator": "latent"}.get(memory.name, "size")
+        read = load(bare(method, f"memory: {{{key}: 21}}\n"), settings(method), registry)
+        assert read.scenario.memory.name == memory.name
+        assert getattr(read.scenario.memory.options, key) == 21
+        assert (read.origins["memory", "kind"], read.origins["memory", key]) == ("method", "file")
+        changed += 1
+    assert changed > 15

@@ -8,7 +8,7 @@ import torch
 
 from clkd.losses.response import kd_rows
 from clkd.plugins import load_plugins
-from clkd.schedules.base import Progress, Schedule, value_of
+from clkd.schedules.base import Progress, Schedule
 from clkd.schedules.imbalance import Imbalance
 from clkd.schedules.new_fraction import NewFraction
 from clkd.schedules.old_fraction import OldFraction
@@ -72,16 +72,6 @@ def test_of_experiences_it_is_the_share_of_those_that_are_over():
     stream = [Progress(i, 5, old_classes=10, seen_classes=10) for i in range(4)]
     assert [NewFraction(of="experiences")(each) for each in stream] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
     assert [OldFraction(2.0, "experiences")(each) for each in stream] == pytest.approx([0, 1, 4 / 3, 1.5])
-
-
-def test_value_of_a_number_is_the_number_and_of_a_schedule_what_it_says():
-    class Logits(Schedule):
-        def __call__(self, progress, signals=None):
-            return signals
-
-    assert value_of(2.0, Progress()) == 2.0
-    said = torch.tensor(3.0)
-    assert value_of(Logits(), Progress(), said) is said
 
 
 @pytest.mark.parametrize("options", [{}, {"epochs": 2}, {"steps": 7}])

@@ -17,7 +17,7 @@ from clkd.streams.corrupted import STRENGTHS, Corrupted, strength_of
 from clkd.streams.digital import pixelated
 from clkd.streams.drawn import Drawn
 from clkd.streams.jpeg import compressed
-from clkd.streams.light import plasma
+from clkd.streams.light import hazed, plasma
 from clkd.streams.noise import LEVELS, table
 
 CPU = torch.device("cpu")
@@ -169,6 +169,16 @@ def test_light_follows_its_formulas(photos: Tensor) -> None:
     got = Corrupted("brightness", 3)(photos[:1])[0].permute(1, 2, 0).numpy().astype(float)
     assert np.abs(got - bright).max() <= 1
     assert (got != bright).mean() < 0.01  # ties
+
+
+def test_haze_is_clouds_over_the_row_scaled_to_its_brightest(photos: Tensor) -> None:
+    """`(x + t · clouds) · m / (m + t)`, m the row's largest number, of all channels (Hendrycks & Dietterich)."""
+    tinted = (photos[:2].double() * torch.tensor([1.0, 0.6, 0.3])[:, None, None]).round().to(torch.uint8)
+    x, side = tinted.permute(0, 2, 3, 1).numpy() / 255.0, tinted.shape[-1]
+    clouds = plasma(Drawn(tinted, "haze"), 1 << (side - 1).bit_length(), 2.0)[:, :side, :side].numpy()[..., None]
+    m = x.max((1, 2, 3), keepdims=True)
+    expected = np.clip((x + 0.7 * clouds) * m / (m + 0.7), 0, 1) * 255
+    assert np.abs(hazed(tinted, 0.7, 2.0).permute(0, 2, 3, 1).numpy() - expected).max() <= 0.5 + 1e-6
 
 
 def test_defocus_is_the_kernels_correlation(photos: Tensor) -> None:

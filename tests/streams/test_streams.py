@@ -372,6 +372,16 @@ def test_a_gradual_mixture_moves_rows_one_way(store: Store) -> None:
         before = moved
 
 
+def test_a_mixture_is_the_same_on_the_way_back(store: Store) -> None:
+    for there in ("haze", "clean"):  # whichever of the two names comes first in the alphabet
+        back = "clean" if there == "haze" else "haze"
+        stream = looks(store, there, back, there, steps=4, drift="mixture")
+        assert [e.train.domain for e in stream] == [0, 1, 2, 3, 4, 3, 2, 1, 0]
+        for i in range(9):
+            assert torch.equal(stream[i].train.ready("cpu").x, stream[8 - i].train.ready("cpu").x)
+        assert stream[7].name == f"25% {stream[4].name}, 75% {stream[0].name}"
+
+
 def test_the_data_s_own_domains_may_come_back(store: Store) -> None:
     columns = {name: replace(getattr(store, name), domain=getattr(store, name).y % 2) for name in ("train", "test")}
     own = replace(store, **columns, domain_names=("ink", "paint"))

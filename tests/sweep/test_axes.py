@@ -79,3 +79,13 @@ def test_a_range_has_no_grid():
     assert Axis.read("a=1..2").values == Range(1, 2, log=False, whole=True)
     with pytest.raises(UserError, match="say how often by --random N"):
         grid(axes("a=1..2"))
+
+
+@pytest.mark.parametrize("text", ["0.99..0.9999", "0.999..0.9999", "log:0.99..0.9999"])
+def test_a_draw_is_never_out_of_its_range_nor_one_of_a_few(text):
+    low, high = map(float, text.removeprefix("log:").split(".."))
+    found = values(f"x={text}")
+    assert all(low <= each <= high for each in found)
+    assert len(set(found)) > 300
+    third = low + (high - low) / 3
+    assert sum(each < third for each in found) == pytest.approx(len(found) / 3, rel=0.15)

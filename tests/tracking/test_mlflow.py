@@ -445,6 +445,15 @@ def test_a_server_that_is_down_costs_no_time(drive, caplog):
     assert "clkd track sync runs/tiny-1" in caplog.text
 
 
+def test_another_store_that_never_answers_is_not_said_to_have_the_run(drive, make_run):
+    """Of a resumed run: the numbers that the first store gave mean nothing there."""
+    run = drive(recorded(), experiences=1)
+    assert run.tracking["mlflow"]["run_id"]
+    with nobody() as address:
+        again = drive(recorded(f"http://{address}"), make_run(id="again", tracking=dict(run.tracking)), experiences=0)
+    assert again.tracking["mlflow"] == {"uri": f"http://{address}"}
+
+
 def test_a_server_that_says_nothing_is_given_up(monkeypatch):
     monkeypatch.setattr(store, "PATIENCE_SECONDS", 0.2)
     begin = time.perf_counter()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from addresses import nobody
 
+from clkd.cli import ui
 from clkd.errors import TrackingError, UserError
 from clkd.locks import claimed
 from clkd.tracking import events, mlflow, store, worker
@@ -303,6 +304,7 @@ def test_the_command(empty_store, drive, make_run, tmp_path, monkeypatch, capsys
     for name in ("a", "b"):
         run = drive(JsonlTracker(), make_run(id=name))
         (run.directory / "run.json").write_text(json.dumps({"id": name}))
+        os.utime(run.directory / "run.json", (1000, 1000))
     broken = make_run(id="broken").directory
     (broken / "run.json").write_text(json.dumps({"id": "broken"}))
     uri = f"sqlite:///{tmp_path}/m.db"
@@ -315,6 +317,10 @@ def test_the_command(empty_store, drive, make_run, tmp_path, monkeypatch, capsys
     told = json.loads(capsys.readouterr().out)
     assert [entry["brought"] for entry in told] == [{}, {}]
     assert {entry["uri"] for entry in told} == {uri}
+    noted = json.loads(Path("runs/a/run.json").read_text())["tracking"]["mlflow"]
+    assert (noted["uri"], noted["run_id"]) == (uri, told[0]["run_id"]), "it is found there from now on"
+    assert ui._place("a", None) == ui.Place(uri, store.page(noted["experiment_id"], noted["run_id"]))
+    assert Path("runs/a/run.json").stat().st_mtime == 1000, "which makes no other run the last one"
     with claimed(Path("runs/a/.lock"), "training it"):
         assert main(["track", "sync", "a", "b", "--tracking-uri", uri]) == 0
     assert capsys.readouterr().out == "runs/a: still being trained, skipped\nruns/b: nothing was missing\n"

@@ -362,3 +362,12 @@ def test_balanced_with_nothing_are_new_rows_alone():
     assert [each.x.tolist() for each in balanced(lambda which: iter(rows[which]), second)] == [
         each.x.tolist() for each in rows["new"]
     ]
+
+
+def test_of_a_backbone_that_stands_still_no_statistic_moves():
+    """What slda gathered is about those that there are."""
+    student = convolutional()
+    before = [statistics(layer) for layer in layers(student)]
+    student._stand_still()
+    reestimate(student, [pictures(8, 1, shift=3.0)])
+    assert material.equal([statistics(layer) for layer in layers(student)], before)

@@ -18,7 +18,7 @@ from clkd.signals import Batch, Needs, Signals
 from clkd.testing import material
 from clkd.transfer.batch_norm import layers, reestimate
 from clkd.transfer.domain_norm import DSBN, Choice, DomainNorm, norms_of
-from clkd.transfer.fusion import accuracy
+from clkd.transfer.fusion import Average, Interpolate, accuracy
 from clkd.transfer.starting_point import Delta
 
 SHAPE = (1, 4, 4)
@@ -236,3 +236,35 @@ def test_importance_is_that_of_a_student_that_has_the_statistics_of_the_rows_dom
         torch.testing.assert_close(importance, found[1][name], rtol=1e-3, atol=1e-6)
     student.eval().signals(x, Needs())
     assert norms_of(student)[0].choice.place.tolist() == [0] * 6, "or likeness would have said the same"
+
+
+@pytest.mark.parametrize("added_first", [True, False])
+def test_fusion_takes_the_statistics_of_domains_that_there_were_before(added_first):
+    """Whether the strategy looked at them before the new domain got its own or after it: the order of the scenario."""
+    student, dsbn, fusion = convolutional(), DSBN(by="domain"), Interpolate(previous=0.25, reestimate=False)
+    dsbn.prepare(student)
+    first, second, _ = material.experiences()
+    dsbn.begin(first, student)
+    for norm in norms_of(student):
+        norm.running_mean[0] = 1.0
+    for strategy in (dsbn, fusion) if added_first else (fusion, dsbn):
+        strategy.begin(second, student)
+    for norm in norms_of(student):
+        norm.running_mean[0], norm.running_mean[1] = 5.0, 9.0
+    fusion.review(lambda which: iter(()), second, student)
+    own = 0.75 * 9 + 0.25 * 1 if added_first else 9.0
+    for norm in norms_of(student):
+        assert torch.equal(norm.running_mean[0], torch.full_like(norm.running_mean[0], 0.75 * 5 + 0.25 * 1))
+        assert torch.equal(norm.running_mean[1], torch.full_like(norm.running_mean[1], own))
+
+
+def test_average_is_over_the_selves_that_knew_a_domain():
+    student, dsbn, fusion = convolutional(), DSBN(by="domain"), Average(last=3, reestimate=False)
+    dsbn.prepare(student)
+    for experience in material.experiences():
+        dsbn.begin(experience, student)
+        for norm in norms_of(student):
+            norm.running_mean[:] = 3.0**experience.index
+        fusion.review(lambda which: iter(()), experience, student)
+    for norm in norms_of(student):
+        assert norm.running_mean[:, 0].tolist() == pytest.approx([13 / 3, 6, 9])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from domain_rows import batch, rows, said
+from torch import nn
 
 from clkd.engine.boundaries import needs_boundaries, refuse_boundaries
 from clkd.engine.explain import composed, explain
@@ -16,6 +17,7 @@ from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import ScenarioErrors, load
 from clkd.scenario.resolve import resolved
+from clkd.schedules.base import Progress, Schedule
 from clkd.transfer.coral import Coral
 from clkd.transfer.discrepancy import one_layer
 from clkd.transfer.several import Several
@@ -151,3 +153,56 @@ def test_of_several_those_that_need_boundaries_are_named(tmp_path):
     made = composed(loaded(tmp_path, given, student=student), load_plugins().registry)
     with pytest.raises(UserError, match=r"but transfer \(AdaBN\), a schedule of transfer \(OldFraction\) need to know"):
         refuse_boundaries(made.parts)
+
+
+class Learned(Schedule, nn.Module):
+    """A weight that is learned, and says itself what a term adds."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def __call__(self, progress: object, signals: object = None) -> torch.Tensor:
+        return self.scale
+
+    def weigh(self, loss: torch.Tensor, progress: object, signals: object = None) -> torch.Tensor:
+        return self.scale * loss - self.scale
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_weight_that_learns_is_trained_moved_and_saved_also_where_the_strategy_is_the_only_one(tmp_path, alone):
+    registry = load_plugins().registry
+    registry.register_for("schedules", "mine", "mine.py")("learned", Learned)
+    path = tmp_path / "s.yaml"
+    given = {"kind": "coral", "weight": "learned"}
+    path.write_text(to_yaml({**BASE, "transfer": given if alone else [given, {"kind": "mmd", "weight": 0.5}]}))
+    parts = composed(load(path, [], registry), registry).parts
+    (weight,) = [each for each in parts.modules().modules() if isinstance(each, Learned)]
+    assert any(each is weight.scale for each in parts.parameters())
+    assert any(torch.equal(each, weight.scale) for each in parts.transfer.state_dict().values())
+    f = rows(9, 4)
+    parts.transfer.progress = Progress()
+    value = parts.transfer(batch(5, 4), said(f))
+    coral = Coral()(batch(5, 4), said(f))
+    others = 0 if alone else 0.5 * one_layer()(batch(5, 4), said(f))
+    torch.testing.assert_close(value, 2 * coral - 2 + others)
+    assert parts.transfer_weight == 1.0
+
+
+def test_statistics_that_move_under_what_a_head_gathered_are_refused(tmp_path):
+    student = {"model": {"kind": "resnet8", "width": 2}, "head": "slda"}
+    with pytest.raises(UserError, match=r"transfer: adabn .* the head slda answers"):
+        composed(loaded(tmp_path, ["coral", "adabn"], student=student), load_plugins().registry)
+    assert composed(loaded(tmp_path, "adabn", student={**student, "head": "ncm"}), load_plugins().registry)
+
+
+def test_a_share_is_not_chosen_by_a_head_that_is_written_afterwards(tmp_path):
+    changes = {
+        "teachers": {"big": {"kind": "fit", "model": {"kind": "mlp", "hidden": [8]}, "epochs": 1}},
+        "losses": [{"kind": "simkd", "between": ["student", "big"]}],
+        "stream": {**BASE["stream"], "split": {**BASE["stream"]["split"], "validation": 0.2}},
+    }
+    registry = load_plugins().registry
+    with pytest.raises(UserError, match=r"losses\.0: simkd_big writes the head .*: give `previous` a number"):
+        composed(loaded(tmp_path, {"kind": "interpolate", "previous": "validation"}, **changes), registry)
+    assert composed(loaded(tmp_path, {"kind": "interpolate", "previous": 0.5}, **changes), registry)

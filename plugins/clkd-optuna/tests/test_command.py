@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from importlib.metadata import entry_points
 
 import clkd_optuna
@@ -89,8 +88,7 @@ def test_help_stays_light():
         "import sys\nfrom clkd.cli.main import main\nmain(['--help'])\n"
         "print([name for name in ('torch', 'optuna', 'sqlalchemy', 'mlflow', 'numpy') if name in sys.modules])"
     )
-    begun = time.process_time()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert time.process_time() - begun < 1
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("[]")
     assert "tune" in done.stdout
