@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from clkd.data.augment import Augment
-from clkd.engine.batches import batches, cut
+from clkd.engine.batches import batches
 from clkd.experience import Experience, Rows
+from clkd.models.precision import casts_kept
 from clkd.models.student import Student
 from clkd.ranks import ALONE, Ranks
 from clkd.signals import Needs
@@ -62,28 +63,27 @@ def evaluate(
     known: dict[tuple[object, ...], Tensor] = {}
     counted: dict[tuple[object, ...], Tensor] = {}
     hits, sizes = [], []
-    for experience in experiences:
-        rows: Rows = getattr(experience, split)
-        key = (id(rows.index), rows.warp, experience.classes)
-        if key not in known and len(rows):
-            fresh = _fresh(rows, counted)
-            known[key] = _hits(
-                student, rows.ready(device), experience, augment, batch_size, confusion, ranks, look, task_labels, fresh
-            )
-        hits.append(known.get(key, confusion.new_zeros(2)))
-        sizes.append(len(rows) or math.nan)
+    with casts_kept():
+        for experience in experiences:
+            rows: Rows = getattr(experience, split)
+            key = (id(rows.index), rows.warp, experience.classes)
+            if key not in known and len(rows):
+                own, fresh = rows.ready(device), _fresh(rows, counted)
+                known[key] = _hits(
+                    student, own, experience, augment, batch_size, confusion, ranks, look, task_labels, fresh
+                )
+            hits.append(known.get(key, confusion.new_zeros(2)))
+            sizes.append(len(rows) or math.nan)
     shares = (ranks.sum(torch.stack(hits)).double().T / torch.tensor(sizes, dtype=torch.double, device=device)).tolist()
     return Evaluation(shares[0], shares[1], ranks.sum(confusion).view(classes, classes).cpu())
 
 
 def _fresh(rows: Rows, counted: dict[tuple[object, ...], Tensor]) -> Tensor | None:
-    """`[n]` bool, the rows that are not among those `counted`, to which they are added; None where all are."""
-    key = (rows.x.data_ptr(), rows.warp)
-    before = counted.get(key)
-    counted[key] = rows.index if before is None else torch.cat([before, rows.index])
-    if before is None:
-        return None
-    fresh = ~torch.isin(rows.index, before)
+    """`[n]` bool, the rows that are not among those `counted` (`[N]` bool by data and look), to which they are added;
+    None where all are."""
+    seen = counted.setdefault((rows.x.data_ptr(), rows.warp), torch.zeros(len(rows.x), dtype=torch.bool))
+    fresh = ~seen[rows.index]
+    seen[rows.index] = True
     return None if bool(fresh.all()) else fresh
 
 
@@ -101,24 +101,25 @@ def _hits(
 ) -> Tensor:
     """`[2]` counts of right answers, class-incremental and task-aware; adds to the flat `confusion` in place, the rows
     that are `fresh` where that is said (`[n]` bool)."""
-    classes = round(len(confusion) ** 0.5)
-    columns = student.class_ids_tensor
-    own = None if set(student.class_ids) <= set(experience.classes) else student.columns_of(experience.classes)
-    right = torch.zeros(2, dtype=torch.long, device=confusion.device)
+    classes, columns = round(len(confusion) ** 0.5), student.class_ids_tensor
+    alone = set(student.class_ids) <= set(experience.classes)
+    others = None if alone else ~student.columns_of(experience.classes)
     order = ranks.own(torch.arange(len(rows)))
+    answers, aware = [columns[:0]], [columns[:0]]
     with closing(batches(rows, order, batch_size, confusion.device)) as coming:
-        for batch, at in zip(coming, cut(order, batch_size), strict=True):
+        for batch in coming:
             look()
             logits = student.signals(augment.plain(batch.x), Needs(), batch.domain).logits
             assert logits is not None, "logits were asked for"
-            answer = columns[logits.argmax(1)]
-            aware = answer if own is None else columns[logits.masked_fill(~own, -torch.inf).argmax(1)]
-            right += torch.stack([(answer == batch.y).sum(), (aware == batch.y).sum()])
-            pairs = batch.y * classes + (aware if task_labels else answer)
-            counts = pairs if fresh is None else pairs[fresh[at.to(fresh.device)].to(pairs.device)]
-            # Those of a class that no row was trained on, in data that extended the stream, have no number: nobody's.
-            confusion += torch.bincount((counts + 1).clamp(min=0), minlength=len(confusion) + 1)[1:]
-    return right
+            answers.append(logits.argmax(1))
+            aware.append(answers[-1] if others is None else logits.masked_fill(others, -torch.inf).argmax(1))
+    answer, told = (columns[torch.cat(each)] for each in (answers, aware))
+    y = rows.y[order.to(rows.y.device)].to(columns.device)
+    pairs = y * classes + (told if task_labels else answer)
+    counts = pairs if fresh is None else pairs[fresh[order].to(pairs.device)]
+    # Those of a class that no row was trained on, in data that extended the stream, have no number: nobody's.
+    confusion += torch.bincount((counts + 1).clamp(min=0), minlength=len(confusion) + 1)[1:]
+    return torch.stack([(answer == y).sum(), (told == y).sum()])
 
 
 def known_experiences(student: Student, experiences: Sequence[Experience]) -> list[Experience]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -10,6 +11,17 @@ import torch
 def autocast(precision: str, device: torch.device) -> torch.dtype | None:
     """What backbones compute in where that is not float32."""
     return torch.bfloat16 if resolved(precision, device) == "bf16" else None
+
+
+@contextmanager
+def casts_kept() -> Iterator[None]:
+    """While many passes are made by weights that stay as they are, autocast casts each of them once, not per pass."""
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
 
 
 def resolved(precision: str, device: torch.device) -> str:

@@ -134,8 +134,8 @@ class Student(nn.Module):
 
     def columns_of(self, classes: Sequence[int]) -> Tensor:
         """`[C]` bool: which columns of the head belong to these classes."""
-        columns = self.class_ids_tensor
-        return torch.isin(columns, torch.tensor(classes, device=columns.device))
+        wanted, device = set(classes), self.class_ids_tensor.device
+        return torch.tensor([c in wanted for c in self.class_ids], dtype=torch.bool, device=device)
 
     @property
     def born(self) -> tuple[int, ...]:

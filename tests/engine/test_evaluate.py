@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clkd.data.augment import Augment
+from clkd.engine.batches import batches
 from clkd.engine.evaluate import evaluate, known_experiences
 from clkd.engine.execute import execute
 from clkd.experience import Experience
@@ -20,6 +25,7 @@ from clkd.ranks import Ranks
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
 from clkd.seeding import generator
+from clkd.signals import Needs
 
 
 @pytest.fixture
@@ -139,3 +145,37 @@ def test_a_run_s_confusion_is_about_the_answers_that_its_accuracy_counts(by: str
     accuracies = result["accuracy_matrix"][-1]
     assert right == pytest.approx(sum(accuracies) / len(accuracies), abs=0.01)  # experiences are about as large
     assert (result["metrics"]["average_accuracy"] == result["metrics"]["average_accuracy_task_aware"]) == (by == "task")
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often each of some tensors is cast."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.counts = {tensor.data_ptr(): 0 for tensor in tensors}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.counts:
+            self.counts[args[0].data_ptr()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_are_cast_once_an_evaluation_and_anew_in_the_next(
+    make_student: Callable[[], Student], experiences: list[Experience], augment: Augment
+) -> None:
+    student = make_student()
+    student.grow(range(4), 0, torch.Generator())
+    student.autocast = torch.bfloat16
+    for scale in (1.0, -2.0):
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.mul_(scale)
+        with Casts(student.backbone.parameters()) as casts:
+            found = evaluate(student, experiences, augment, 5, classes=4)
+        assert set(casts.counts.values()) == {1}
+        with torch.no_grad(), closing(batches(experiences[0].test, torch.arange(48), 5, torch.device("cpu"))) as coming:
+            right = [
+                student.class_ids_tensor[student.signals(augment.plain(rows.x), Needs()).logits.argmax(1)] == rows.y
+                for rows in coming
+            ]
+        assert found.accuracy[0] == torch.cat(right).double().mean()
