@@ -48,7 +48,7 @@ PAIR = ["student", "external"]
 SOURCES = {
     BASE: "cross-entropy alone",
     "kd": "0.1·CE + 0.9·T²KL, T = 4 (RepDistiller)",
-    "features": "1, stage 2, 1 × 1 projector (RepDistiller's 100 made every student diverge)",
+    "features": "1, stage 2, 1 × 1 projector (RepDistiller's 100 made students diverge)",
     "attention": "1000, stages 1 to 3 (RepDistiller)",
     "rkd": "25·distance + 50·angle (the authors, RepDistiller)",
     "dist": "2, T = 1 (torchdistill's, for ImageNet)",

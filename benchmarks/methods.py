@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from clkd import hookimpl
 from clkd.cache import cache_directory
+from clkd.compare.statistics import student_p
 from clkd.engine.compose import Composer, Composition
 from clkd.engine.execute import execute
 from clkd.engine.run import Run
@@ -102,6 +103,8 @@ class Row(NamedTuple):
     label: str
     ours: str
     theirs: str
+    seeds: tuple[int, ...] = ()
+    """Those that the line is about, where they are not the table's."""
 
 
 ROWS = (
@@ -115,7 +118,7 @@ ROWS = (
     Row("si", "`si`, Avalanche's weights copied, Ω cut off at 0 instead of 0.001", "si", "si, unbounded"),
     Row("lwf", "`lwf`", "lwf", "lwf"),
     Row("lwf", "`lwf`, clkd's as its preset", "lwf, preset", "lwf"),
-    Row("gdumb", "`gdumb`", "gdumb", "gdumb"),
+    Row("gdumb", "`gdumb`, seeds 0 to 11", "gdumb", "gdumb", tuple(range(12))),
 )
 METHODS = tuple(dict.fromkeys(row.method for row in ROWS))
 Training = tuple[str, str]
@@ -249,15 +252,16 @@ def key(tool: str, name: str) -> str:
     return hashlib.sha256(json.dumps([tool, made], sort_keys=True).encode()).hexdigest()[:12]
 
 
-def trainings(rows: list[Row]) -> list[Training]:
-    """Each once, the tools in turn."""
-    return list(dict.fromkeys(one for row in rows for one in (("clkd", row.ours), ("Avalanche", row.theirs))))
+def trainings(rows: list[Row], seeds: list[int]) -> list[tuple[str, str, int]]:
+    """Tool, training and seed, each once, the tools in turn."""
+    each = ((row, seed) for row in rows for seed in row.seeds or seeds)
+    return list(dict.fromkeys((*one, s) for row, s in each for one in (("clkd", row.ours), ("Avalanche", row.theirs))))
 
 
-def kept(results: Path, wanted: list[Training]) -> Results:
+def kept(results: Path, wanted: list[tuple[str, str, int]]) -> Results:
     """The lines that are there."""
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    keys = {key(*one) for one in wanted}
+    keys = {key(tool, training) for tool, training, _ in wanted}
     return {(line["tool"], line["training"], line["seed"]): line for line in lines if line["key"] in keys}
 
 
@@ -282,7 +286,8 @@ def table(found: Results, rows: list[Row], seeds: list[int]) -> str:
     heading = f"| | all classes: {accuracies} | task-aware: {accuracies} | seconds: clkd | Avalanche | ratio |"
     lines = [heading, "|---" * 10 + "|"]
     for row in rows:
-        pairs = [(found.get(("clkd", row.ours, s)), found.get(("Avalanche", row.theirs, s))) for s in seeds]
+        own = row.seeds or seeds
+        pairs = [(found.get(("clkd", row.ours, s)), found.get(("Avalanche", row.theirs, s))) for s in own]
         both = [(ours, theirs) for ours, theirs in pairs if ours and theirs]
         if len(both) > 1:
             cells = [*compared(both, "accuracy"), *compared(both, "task_aware"), *timed(both)]
@@ -291,15 +296,20 @@ def table(found: Results, rows: list[Row], seeds: list[int]) -> str:
 
 
 def compared(pairs: list[tuple[dict[str, Any], dict[str, Any]]], what: str) -> list[str]:
-    """Both tools' accuracies and clkd's less Avalanche's, bold where it is more than its noise.
-
-    That is 2.78 standard errors, which chance exceeds once in twenty times with five seeds.
-    """
+    """Both tools' accuracies and clkd's less Avalanche's, bold where chance gives as much not once in twenty times."""
     ours, theirs = ([100 * line[what] for line in side] for side in zip(*pairs, strict=True))
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     mean, error = statistics.mean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
     difference = f"{mean:+.1f} ± {error:.1f}"
-    return [spread(ours), spread(theirs), f"**{difference}**" if abs(mean) > 2.78 * error else difference]
+    return [
+        spread(ours),
+        spread(theirs),
+        f"**{difference}**" if _more_than_chance(mean, error, len(pairs)) else difference,
+    ]
+
+
+def _more_than_chance(mean: float, error: float, pairs: int) -> bool:
+    return student_p(mean / error, pairs - 1) < 0.05 if error else mean != 0
 
 
 def spread(values: list[float]) -> str:
@@ -323,12 +333,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "methods.jsonl")
     given = parser.parse_args()
     rows = [row for row in ROWS if row.method in given.methods]
-    wanted = trainings(rows)
+    wanted = trainings(rows, given.seeds)
     found = kept(given.results, wanted) if given.write or given.table else {}
     if not given.table:
         learn = partial(train, plugins=load_plugins(), results=given.results if given.write else None)
-        missing = [(*one, seed) for seed in given.seeds for one in wanted if (*one, seed) not in found]
-        found |= {place: learn(*place) for place in missing}
+        found |= {place: learn(*place) for place in wanted if place not in found}
     print(table(found, rows, given.seeds))
     print(f"\nseeds {', '.join(map(str, given.seeds))}; {machine()}; `python benchmarks/methods.py --write`")
 

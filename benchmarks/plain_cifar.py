@@ -25,7 +25,11 @@ from clkd.engine.compose import Composer
 from clkd.plugins import load_plugins
 from clkd.scenario.load import load
 
-BATCH, LR, WIDTH, ALPHA = 32, 0.03, 8, {"er": 0.0, "der": 0.3, "derpp": 0.1}
+BATCH, WIDTH = 32, 8
+LR = {"er": 0.1, "der": 0.03, "derpp": 0.03}
+ALPHA = {"er": {}, "der": {200: 0.3, 500: 0.3, 5120: 0.3}, "derpp": {200: 0.1, 500: 0.2, 5120: 0.1}}
+"""By rows in memory, as in `clkd/reproduce/tables/seq_cifar10.yaml`; other sizes have those of 500."""
+BETA = {200: 0.5, 500: 0.5, 5120: 1.0}
 SCENARIO = Path(__file__).parents[1] / "scenarios" / "paper" / "seq_cifar10_er.yaml"
 SMALL = ["stream.dataset={name: cifar10, rows_per_class: 500}"]
 MEAN = torch.tensor([0.4914, 0.4822, 0.4465]).view(1, 3, 1, 1)
@@ -96,10 +100,11 @@ def loss_of(method: str, model: nn.Module, memory: Memory, x: Tensor, y: Tensor)
         said = model(view(torch.cat([x, memory.x[at]])))
         return F.cross_entropy(said, torch.cat([y, memory.y[at]])), said[: len(x)]
     said = model(view(x))
-    loss = F.cross_entropy(said, y) + ALPHA[method] * F.mse_loss(model(view(memory.x[at])), memory.z[at])
+    alpha, beta = ALPHA[method].get(memory.size, ALPHA[method][500]), BETA.get(memory.size, BETA[500])
+    loss = F.cross_entropy(said, y) + alpha * F.mse_loss(model(view(memory.x[at])), memory.z[at])
     if method == "derpp":
         at = memory.draw()
-        loss = loss + 0.5 * F.cross_entropy(model(view(memory.x[at])), memory.y[at])
+        loss = loss + beta * F.cross_entropy(model(view(memory.x[at])), memory.y[at])
     return loss, said
 
 
@@ -109,7 +114,7 @@ def run(method: str, size: int, epochs: int, seed: int) -> float:
     stream = Composer(scenario, registry, torch.device("cpu"), cache_directory(), Path.cwd()).compose().stream
     torch.manual_seed(seed)
     model, memory = network(), Memory(size)
-    optimizer = torch.optim.SGD(model.parameters(), LR)
+    optimizer = torch.optim.SGD(model.parameters(), LR[method])
     for experience in stream:
         rows = experience.train
         x, y = rows.x[rows.index].float(), rows.y

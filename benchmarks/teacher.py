@@ -4,15 +4,18 @@
 
 CIFAR-10, 250 images of each class, crop and flip, cross-entropy + KD (T = 4). `off` draws every view anew and asks the
 teacher in each step. With V views the teacher is asked about each row V times at most, and never again by later runs:
-the first seed of a row fills the cache, the others find it full. Whole `clkd run` processes, seeds in the outer loop,
-so that all rows share the moods of the machine; the teacher is fitted before the clock starts. Finished runs are kept
-in the output directory, so an interrupted table goes on. Data is looked for in `$CLKD_DATA`.
+the first seed of a row fills the cache, the others find it full. Each row has answers of its own: those of one view are
+among those of eight. Whole `clkd run` processes, seeds in the outer loop, so that all rows share the moods of the
+machine; the teacher is fitted before the clock starts. Finished runs are kept in the output directory, so an
+interrupted table goes on. Data is looked for in `$CLKD_DATA`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -21,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from contest import machine
+
+from clkd.cache import cache_directory
 
 SCENARIO = """\
 name: teacher_cache
@@ -44,14 +49,30 @@ ROWS: dict[str, list[str]] = {
 }
 
 
+def own_cache(output: Path, row: str) -> Path:
+    """A row's cache: data and teachers are the usual one's, answers its own, and none at first."""
+    place = output / f"cache_{plain(row)}"
+    place.mkdir(exist_ok=True)
+    for name in ("data", "teachers"):
+        if not (place / name).exists():
+            (place / name).symlink_to(cache_directory() / name)
+    return place
+
+
+def plain(row: str) -> str:
+    """A row's name as that of a file."""
+    return row.replace(" ", "_").replace(",", "")
+
+
 def run(output: Path, row: str, seed: int) -> dict[str, Any]:
     """One run's accuracy and wall time, from its file if it is there."""
-    kept = output / f"{row.replace(' ', '_').replace(',', '')}_{seed}.json"
+    kept = output / f"{plain(row)}_{seed}.json"
     if not kept.exists():
         settings = [word for setting in ROWS[row] for word in ("--set", setting)]
         command = [sys.executable, "-m", "clkd", "run", "scenario.yaml", "--seed", str(seed), *settings, "--json", "-q"]
+        own = {**os.environ, "CLKD_CACHE": str(own_cache(output, row).absolute())}
         start = time.perf_counter()
-        done = subprocess.run(command, cwd=output, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, cwd=output, env=own, stdout=subprocess.PIPE, text=True, check=True)
         wall = time.perf_counter() - start
         accuracy = json.loads(done.stdout)["metrics"]["average_accuracy"]
         kept.write_text(json.dumps({"accuracy": 100 * accuracy, "seconds": wall}))
@@ -82,7 +103,8 @@ def main() -> None:
         spread = f"{statistics.mean(accuracy):.1f} ± {statistics.stdev(accuracy):.1f}"
         total = first + sum(later)
         print(f"| {row} | {spread} | {first:.0f} | {statistics.median(later):.0f} | {total:.0f} | {base / total:.2f} |")
-    print(f"\n{machine()}; `python benchmarks/teacher.py --seeds {' '.join(map(str, given.seeds))}`")
+    rows = "" if given.rows == list(ROWS) else " --rows " + shlex.join(given.rows)
+    print(f"\n{machine()}; `python benchmarks/teacher.py --seeds {' '.join(map(str, given.seeds))}{rows}`")
 
 
 if __name__ == "__main__":

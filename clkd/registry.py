@@ -281,8 +281,10 @@ def _from_signature(name: str, factory: Callable[..., Any], offers: frozenset[st
 def _unsayable(model: type[Options]) -> str | None:
     """What is wrong if an option's default is nothing that a scenario could say, as the resolved one will."""
     said: dict[str, Any] = {}
+    judged = {key for each in model.__pydantic_decorators__.field_validators.values() for key in each.info.fields}
     for key, option in model.model_fields.items():
-        if option.is_required() or any(isinstance(each, PartField) for each in option.metadata):
+        # A validator of its own may look at options that are not there yet.
+        if option.is_required() or key in judged or any(isinstance(each, PartField) for each in option.metadata):
             continue
         try:
             said[key] = to_jsonable_python(option.get_default(call_default_factory=True))
@@ -297,9 +299,11 @@ def _unsayable(model: type[Options]) -> str | None:
         for item in error.errors():
             if item["loc"] and (key := str(item["loc"][0])) in said:
                 return (
-                    f"the default of '{key}' is {model.model_fields[key].default!r}, which its own type refuses "
-                    f"({item['msg']}): widen the type, as in `float | None`, or change the default"
+                    f"the default of '{key}' is {said[key]!r}, which its own type refuses ({item['msg']}): widen the "
+                    "type, as in `float | None`, or change the default"
                 )
+    except Exception:  # so may a validator of the whole model: a scenario that leaves nothing out will show
+        return None
     return None
 
 

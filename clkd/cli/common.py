@@ -80,10 +80,10 @@ def plugins_from(plugins_dirs: Sequence[Path], disabled: Sequence[str]) -> Plugi
 
 def print_json(data: Any) -> None:
     """One JSON value on stdout. JSON has no NaN: what was not measured is `null`."""
-    click.echo(_legible(json.dumps(without_nan(data), indent=2, ensure_ascii=False, allow_nan=False)))
+    click.echo(legible(json.dumps(without_nan(data), indent=2, ensure_ascii=False, allow_nan=False)))
 
 
-def _legible(text: str) -> str:
+def legible(text: str) -> str:
     """A folder's name need not be UTF-8: `?` for the bytes that are not."""
     return text.encode("utf-8", "replace").decode()
 
@@ -94,7 +94,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]
     for row in table:
         line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        click.echo(_legible(line.rstrip()))
+        click.echo(legible(line.rstrip()))
 
 
 def time_left(seconds: float, done: int, count: int) -> str:

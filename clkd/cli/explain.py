@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clkd.cli.common import json_option, plugin_options, plugins_from, print_json, set_option
+from clkd.cli.common import json_option, legible, plugin_options, plugins_from, print_json, set_option
 from clkd.scenario.load import load
 
 
@@ -31,4 +31,4 @@ def command(
     if as_json:
         print_json(told)
     else:
-        click.echo(text(told))
+        click.echo(legible(text(told)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from clkd.cache import cache_directory
-from clkd.cli.common import json_option, print_json
+from clkd.cli.common import json_option, legible, print_json
 from clkd.compare.select import chosen
 from clkd.engine.directory import RunDirectory, find
 from clkd.errors import UserError, did_you_mean, writing
@@ -71,7 +71,7 @@ def _written(wanted: Sequence[str], out: Path | None) -> list[Path]:
 
 def _show(pages: Sequence[Path], opened: bool) -> None:
     for path in pages:
-        click.echo(os.path.relpath(path))
+        click.echo(legible(os.path.relpath(path)))
         if opened and not webbrowser.open(path.absolute().as_uri()):
             click.echo("no browser here: open the file yourself", err=True)
 
@@ -81,7 +81,7 @@ def _print(directory: RunDirectory, experience: int | None, as_json: bool) -> No
     if as_json:
         print_json(report)
     else:
-        click.echo(reports.text(report))
+        click.echo(legible(reports.text(report)))
 
 
 def _report(directory: RunDirectory, experience: int | None) -> reports.Report:

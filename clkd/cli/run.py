@@ -12,7 +12,7 @@ from typing import Any, Literal
 import click
 
 from clkd.cache import cache_directory
-from clkd.cli.common import alone, json_option, plugin_options, plugins_from, print_json, set_option
+from clkd.cli.common import alone, json_option, legible, plugin_options, plugins_from, print_json, set_option
 from clkd.cli.seeds import SeedsCommand, seeds_option
 from clkd.errors import UserError
 from clkd.plugins import Plugins
@@ -105,7 +105,7 @@ def carry_out(request: RunRequest, plugins: Plugins) -> None:
     if request.json:
         print_json(result)
     elif request.dry_run:
-        click.echo(preview_text(result))
+        click.echo(legible(preview_text(result)))
 
 
 def _carry_out_each(requests: Sequence[RunRequest], plugins: Plugins) -> None:
@@ -128,7 +128,8 @@ def _carry_out_each(requests: Sequence[RunRequest], plugins: Plugins) -> None:
     if first.json:
         print_json({"runs": results})
     elif first.dry_run:
-        click.echo("\n\n".join(f"seed {r.seed}:\n{preview_text(p)}" for r, p in zip(requests, results, strict=True)))
+        told = (f"seed {r.seed}:\n{preview_text(p)}" for r, p in zip(requests, results, strict=True))
+        click.echo(legible("\n\n".join(told)))
     elif not first.quiet:
         click.echo(f"mean and spread: clkd compare {' '.join(result['run_id'] for result in results)}", err=True)
 

@@ -12,6 +12,7 @@ from clkd.cli.common import State, json_option, print_json
 from clkd.engine.directory import LOCK, MANIFEST, RunDirectory, find
 from clkd.errors import ClkdError, UserError
 from clkd.locks import HeldError, claimed
+from clkd.tracking.store import plain
 from clkd.tracking.sync import Synced, sync
 
 
@@ -41,7 +42,8 @@ def sync_(context: click.Context, runs: tuple[str, ...], tracking_uri: str | Non
             click.echo(f"clkd: {os.path.relpath(directory.path)}: {error}", err=True)
             code = max(code, error.exit_code)
             continue
-        told.append({"run": str(directory.path), **synced.found, "brought": dict(synced.brought)})
+        found = {**synced.found, **({"uri": plain(synced.found["uri"])} if synced.found else {})}
+        told.append({"run": str(directory.path), **found, "brought": dict(synced.brought)})
         if not as_json:
             click.echo(f"{os.path.relpath(directory.path)}: {_said(synced)}")
     if as_json:

@@ -18,7 +18,8 @@ from clkd.errors import UserError, did_you_mean, one_line
 Columns = dict[str, NDArray[Any]]
 
 MOST_CLASSES = 100_000
-NAMES = {f"{column}{split}" for column in ("x", "y", "experience", "domain") for split in ("", "_train", "_test")}
+COLUMNS = ("x", "y", "experience", "domain")
+NAMES = {f"{column}{split}" for column in COLUMNS for split in ("", "_train", "_test")}
 
 
 @dataclass(kw_only=True)
@@ -36,6 +37,7 @@ class Arrays(Source):
     def _read(self, path: Path, scratch: Path) -> Raw:
         arrays = _load(path)
         names = arrays.pop("class_names", None)
+        _refuse_others(path, arrays)
         if "x" in arrays:
             whole = _split(path, arrays, "", self.unlabelled)
             kept, held = holdout(whole.y, self.test_fraction)
@@ -58,6 +60,18 @@ def _load(path: Path) -> Columns:
     for name in sorted(set(arrays) - NAMES - {"class_names"}):
         raise UserError(f"{path}: unknown array '{name}', {did_you_mean(name, [*NAMES, 'class_names'])}")
     return arrays
+
+
+def _refuse_others(path: Path, arrays: Columns) -> None:
+    """Rows are split already, or they are not: what is named in the other way nobody would read."""
+    suffixes = ("",) if "x" in arrays else ("_train", "_test")
+    read = {f"{column}{suffix}" for column in COLUMNS for suffix in suffixes}
+    for name in sorted(set(arrays) - read):
+        beside = "x" if "x" in arrays else "x_train"
+        raise UserError(
+            f"{path}: array '{name}' beside '{beside}': give x_train, y_train, x_test and y_test, or x and y, and "
+            "other columns with the same endings"
+        )
 
 
 def _split(path: Path, arrays: Columns, suffix: str, unlabelled: bool = False) -> Split:
@@ -114,12 +128,22 @@ def _class_names(path: Path, names: NDArray[Any] | None, train: Tensor, test: Te
         raise UserError(f"{path}: no training row has a label")
     if count > MOST_CLASSES:
         raise UserError(f"{path}: label {count - 1} is too large: number the classes from 0, up to {MOST_CLASSES:,}")
-    given = [str(i) for i in range(count)] if names is None else [str(name) for name in names]
+    given = [str(i) for i in range(count)] if names is None else _texts(path, names)
     largest = max(int(train.max()), int(test.max()))
     if largest >= len(given):
         source = "class_names has" if names is not None else "the training rows have"
         raise UserError(f"{path}: label {largest} is too large: {source} {len(given)} classes, numbered from 0")
     return tuple(given)
+
+
+def _texts(path: Path, names: NDArray[Any]) -> list[str]:
+    """Names of text or, as other tools write them, of bytes."""
+    if names.ndim != 1:
+        raise UserError(f"{path}: class_names has shape {names.shape}: give a list of names")
+    try:
+        return [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: class_names holds bytes that are no UTF-8: give text") from error
 
 
 def _kind(x: Tensor) -> str:

@@ -182,6 +182,6 @@ def _pictures(archive: Path, contents: dict[str, bytes], split: str) -> dict[str
     found: dict[str, list[Packed]] = {}
     for path in sorted(contents):
         parts = PurePath(path).parts
-        if parts[-3:-2] == (split,) and is_image(path):
+        if parts[-3:-2] == (split,) and is_image(parts[-1]):
             found.setdefault(parts[-2], []).append(Packed(f"{archive}: {path}", contents[path]))
     return found

@@ -20,7 +20,10 @@ def convert(raw: Raw, size: int | None, channels: int | None, rows_per_class: in
         UserError: `size` or `channels` was asked of vectors.
     """
     if (size or channels) and len(raw.train.x.shape) != 4:
-        raise UserError("size and channels are for images, but these rows are vectors: leave them out")
+        raise UserError(
+            f"size and channels are for images, but these rows are vectors of {raw.train.x.shape[1]} features: leave "
+            "them out, or give images where a run was trained on images"
+        )
     train = raw.train if rows_per_class is None else raw.train.rows(first_of_each(raw.train.y, rows_per_class))
     return replace(raw, train=_reshape(train, size, channels), test=_reshape(raw.test, size, channels))
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from clkd import vision
 from clkd.data.source import Found, Published, Raw, Split
-from clkd.errors import UserError, one_line
+from clkd.errors import FULL, UserError, one_line, writing
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -65,6 +65,9 @@ class Mnist(Published):
             try:
                 x, y = read_image_file(str(_plain(images, scratch))), read_label_file(str(_plain(labels, scratch)))
             except Exception as error:  # torchvision and gzip raise almost anything for bytes that are not theirs
+                if isinstance(error, OSError) and error.errno in FULL:  # while unpacking: it is no fault of the files
+                    with writing(scratch):
+                        raise
                 reason = one_line(str(error), 200)
                 raise UserError(
                     f"{images} and {labels.name} cannot be read as IDX files ({reason}); fetch them again"

@@ -201,10 +201,10 @@ class UnreadableError(Exception):
 
 def _of_eight_bits(image: Image.Image) -> Image.Image:
     """The same with 8 bits a pixel: Pillow's own conversion cuts 16 bits off at 255, which leaves white."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older versions of Pillow
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError("its pixels are numbers of 32 bits, whose range nobody knows: save it with 8 or 16 bits")
+        raise ValueError("its pixels are signed or of 32 bits, and nobody knows their range: save it with 8 or 16 bits")
     return image
 
 

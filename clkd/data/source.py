@@ -203,14 +203,13 @@ class Published(Source):
                 return found
         name, address = self.origin()
         reason = _download(name, address, self.download, places.downloads)
-        if reason:
-            raise UnavailableError(
-                f"{name} is not in {', '.join(map(str, places.folders()))}, and downloading it failed ({reason}); "
-                "set CLKD_DATA or the data set's `root` to a folder that holds it, or declare `offline: digits`"
-            )
-        found = self.look_in(places.downloads)
-        assert found, f"{name} was just downloaded to {places.downloads / name}"
-        return found
+        if found := self.look_in(places.downloads):  # though it failed: another process may have brought it meanwhile
+            return found
+        assert reason, f"{name} was just downloaded to {places.downloads / name}"
+        raise UnavailableError(
+            f"{name} is not in {', '.join(map(str, places.folders()))}, and downloading it failed ({reason}); "
+            "set CLKD_DATA or the data set's `root` to a folder that holds it, or declare `offline: digits`"
+        )
 
 
 _failed: dict[str, str] = {}

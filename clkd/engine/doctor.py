@@ -153,7 +153,7 @@ def plugins() -> Iterator[Finding]:
 def data() -> Iterator[Finding]:
     """Whether the folder that `$CLKD_DATA` names is there."""
     named = os.environ.get("CLKD_DATA")
-    if named and not Path(named).expanduser().is_dir():
+    if named and not Path(os.path.expanduser(named)).is_dir():
         yield Finding(
             "bad", "data", f"CLKD_DATA names {named}, which is no folder", "set it to one that holds data sets"
         )

@@ -81,7 +81,8 @@ def evaluate(
 def _fresh(rows: Rows, counted: dict[tuple[object, ...], Tensor]) -> Tensor | None:
     """`[n]` bool, the rows that are not among those `counted` (`[N]` bool by data and look), to which they are added;
     None where all are."""
-    seen = counted.setdefault((rows.x.data_ptr(), rows.warp), torch.zeros(len(rows.x), dtype=torch.bool))
+    none = torch.zeros(len(rows.x), dtype=torch.bool, device=rows.index.device)
+    seen = counted.setdefault((rows.x.data_ptr(), rows.warp), none)
     fresh = ~seen[rows.index]
     seen[rows.index] = True
     return None if bool(fresh.all()) else fresh
@@ -116,7 +117,7 @@ def _hits(
     answer, told = (columns[torch.cat(each)] for each in (answers, aware))
     y = rows.y[order.to(rows.y.device)].to(columns.device)
     pairs = y * classes + (told if task_labels else answer)
-    counts = pairs if fresh is None else pairs[fresh[order].to(pairs.device)]
+    counts = pairs if fresh is None else pairs[fresh[order.to(fresh.device)].to(pairs.device)]
     # Those of a class that no row was trained on, in data that extended the stream, have no number: nobody's.
     confusion += torch.bincount((counts + 1).clamp(min=0), minlength=len(confusion) + 1)[1:]
     return torch.stack([(answer == y).sum(), (told == y).sum()])

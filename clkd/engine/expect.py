@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from clkd.engine.compose import Composition
 from clkd.engine.late import late
+from clkd.engine.term import STUDENT
 from clkd.experience import Experience
 from clkd.losses.simkd import SimKD
 from clkd.models.prototypes import Answering
@@ -34,7 +35,9 @@ def expected(scenario: Scenario, composed: Composition) -> Iterator[str]:
             f"until an experience ends, {named} answers by what it gathered before, so that anytime accuracy counts its"
             " new classes as wrong"
         )
-    if scenario.train.evaluate_every and any(isinstance(term.loss, SimKD) for term in composed.parts.terms):
+    own = [term.loss for term in composed.parts.terms if term.a.model == STUDENT]
+    headless = any(isinstance(loss, SimKD) for loss in own) and not any(loss.reads(0).logits for loss in own)
+    if scenario.train.evaluate_every and headless:
         yield "until an experience ends, simkd trains no head, so that anytime accuracy counts new classes by chance"
     yield from _unused(scenario, len(stream))
     yield from late(scenario, stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -192,15 +193,15 @@ def _ends(experience: Experience, scenario: Scenario) -> tuple[Progress, Progres
     """The first and the last step of the experience."""
     steps = max(-(-len(experience.train) // scenario.train.batch_size), 1)
     epochs = max(scenario.train.epochs, -(-scenario.train.min_steps // steps))
-    about = {
-        "experience": experience.index,
-        "experiences": experience.count,
-        "epochs": epochs,
-        "epoch_steps": steps,
-        "old_classes": len(experience.old_classes),
-        "seen_classes": len(experience.seen),
-    }
-    return Progress(**about), Progress(**about, epoch=epochs - 1, epoch_step=steps - 1)
+    first = Progress(
+        experience=experience.index,
+        experiences=experience.count,
+        epochs=epochs,
+        epoch_steps=steps,
+        old_classes=len(experience.old_classes),
+        seen_classes=len(experience.seen),
+    )
+    return first, replace(first, epoch=epochs - 1, epoch_step=steps - 1)
 
 
 def _teacher(teacher: Teacher, parts: Parts, rows: int, recalls: bool) -> dict[str, Any]:

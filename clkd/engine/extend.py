@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def dataset(data: str, registry: Registry) -> dict[str, Any]:
     names = registry.names("datasets")
     if name in names:
         return {"name": name, **(_options(rest, data) if colon else {})}
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))  # unlike Path's own, it leaves a `~` that is no home as it is
     if path.is_dir():
         return {"name": "image_folder", "path": str(path.absolute())}
     if path.is_file():
@@ -107,7 +108,7 @@ def _options(text: str, data: str) -> dict[str, Any]:
             found[key.strip()] = parse(value).data
         except DocumentError as error:
             raise UserError(f"NEW_DATA {data}: {error.reason}") from error
-    places = {key: str(Path(str(found[key])).expanduser().absolute()) for key in PATHS if key in found}
+    places = {key: str(Path(os.path.expanduser(str(found[key]))).absolute()) for key in PATHS if key in found}
     return {**found, **places}
 
 

@@ -32,7 +32,6 @@ from clkd.errors import UserError
 from clkd.experience import Experience
 from clkd.memory.table import EXTRA
 from clkd.metrics.base import Record
-from clkd.models.heads import Fixed
 from clkd.models.student import Student
 from clkd.optimizers import OPTIMIZERS, build_optimizer
 from clkd.options import Options, Part
@@ -123,6 +122,11 @@ class _Carry:
 
     def _fits(self, term: Term, saved: State) -> bool:
         trial = copy.deepcopy(term.loss)
+        if saved["specs"] is not None:
+            told = [side and side["feature"] for side in saved["specs"]]
+            if told != [side and side.feature for side in (term.a, term.b)]:
+                log.info("losses: %s starts afresh, since it compares something else now", term.name)
+                return False
         try:
             if saved["specs"] is not None:
                 a, b = saved["specs"]
@@ -192,7 +196,7 @@ class _Carry:
 def _carried(place: str, student: Student, saved: State) -> State:
     """A head that has columns from the start keeps those that it has beyond the origin's."""
     layout, fresh = saved["layout"], student.layout()
-    if min(layout["born"], default=0) < 0 and not isinstance(student.head, Fixed):
+    if min(layout["born"], default=0) < 0 <= min(fresh["born"], default=0):
         raise UserError(
             f"{place}: the origin's head has columns for classes to come, which another head would never take for "
             "theirs: keep the head fixed"

@@ -31,6 +31,7 @@ from clkd.scenario.model import Scenario
 from clkd.scenario.resolve import resolved
 from clkd.schedules.base import Progress
 from clkd.tracking.fetch import fetch
+from clkd.tracking.store import plain as hide
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,9 @@ class Groundwork:
             return None
         store, train = ground.material.store, ground.context.train
         plain = resolved(self.scenario)
-        # Tracking is left out: an address may hold a password, and the cache is shared.
         scenario = {key: plain[key] for key in ("name", "seed", "stream", "student", "teachers", "train")}
+        if uri := plain["tracking"]["uri"]:  # where a teacher may lie; the cache is shared, so without a password
+            scenario["tracking"] = {"uri": hide(uri)}
         data = {"name": store.name, "fingerprint": self._normalized(store)}
         about = {"data": data, "origin": {"scenario": scenario, "base": str(self.base)}, "device": self.device}
         # Which rows are asked about together depends on all labels of the data, so that files fit whatever is hidden.

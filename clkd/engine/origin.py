@@ -67,7 +67,7 @@ def open_fork(wanted: str, cache: Path, option: str = "--from", names: str = NAM
 def pinned(wanted: str, cache: Path, option: str = "--from") -> str:
     """The same run and experience by its place, whichever run is `last` a while later, and however far it has come."""
     directory, experience = _place(wanted, cache, option, NAMES)
-    return f"{directory.path}@{experience}"
+    return f"{directory.path}/@{experience}"  # with the `/`, it is never the name of another run's directory
 
 
 def _place(wanted: str, cache: Path, option: str, names: str) -> tuple[RunDirectory, int]:

@@ -115,6 +115,7 @@ class Parts:
             classes = [c for c, born in zip(student.class_ids, student.born, strict=True) if born == index]
             fresh.grow(classes, index, generator(seed, "head", index))
         student.load_state_dict(fresh.state_dict())
+        student.head.forget()
 
     def ready(self, term: Term, experience: Experience) -> None:
         """Bind a term to what both its sides are now, and let it begin. Raises `UserError` where it cannot."""

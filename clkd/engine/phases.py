@@ -73,6 +73,8 @@ class Phases:
         start, run = 0, self.run
         if (arrival := self.loop.arrival) is not None:
             arrival.fill()
+            for student in self.parts.students.values():  # as the training that an earlier process did left them
+                student.eval()
             start, self.parts.kept = arrival.place, True
         else:
             self.loop.train(experience, replaced)
@@ -95,7 +97,7 @@ class Phases:
             on_epoch=lambda experience, means: main.on_epoch(experience, renamed(means, phase.name)),
             on_step=main.on_step,
             ranks=main.ranks,
-            progress=replace(main.progress),
+            progress=replace(main.progress, phase=True),
             rows=main.rows,
             guarded=main.guarded,
             first=run.epoch,
@@ -153,10 +155,12 @@ def _parts(phase: PhaseOptions, parts: Parts, experience: Experience) -> PhasePa
     for term in made.active():
         if isinstance(parts.teachers.get(term.teacher or ""), BeforePhase):
             made.ready(term, experience)
-    if not made.active():
+    heard = [term.loss for term in made.active() if not term.loss.regularises]
+    still = phase.trains != "all" or parts.student.still
+    if not heard or (still and not any(loss.reads(0).logits for loss in heard)):
         raise ClkdError(
-            f"phases: {phase.name}: none of its losses has anything to say in experience {experience.index}: start it "
-            f"later (from_experience: {experience.index + 1}), or add a loss that needs no teacher"
+            f"phases: {phase.name}: none of its losses can teach what it trains in experience {experience.index}: "
+            f"start it later (from_experience: {experience.index + 1}), or add a loss that needs no teacher"
         )
     return made
 

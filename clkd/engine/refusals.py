@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clkd.engine.parts import Parts
+from clkd.engine.term import STUDENT
 from clkd.errors import UserError
 from clkd.losses.simkd import SimKD
 from clkd.memory.base import Memory
@@ -78,7 +79,8 @@ def refuse_mixed(parts: Parts) -> None:
     if parts.memory.needs or (parts.memory.stores and parts.augment.mix.rows == "all"):
         raise UserError(
             f"memory: {type(parts.memory).__name__} goes by what the student says of single rows, and here it sees "
-            "them mixed: leave out stream.augment.mix, or use a memory that goes by labels and stores nothing"
+            "them mixed: leave out stream.augment.mix, or use a memory that goes by labels and stores nothing (with "
+            "stream.augment.mix.rows: new, one that is filled when an experience ends may store)"
         )
     if parts.transfer.reads() != Needs(logits=False):
         raise UserError(
@@ -202,7 +204,7 @@ def refuse_unjudged(parts: Parts) -> None:
     """A share of the weights is chosen by what the student answers, which one loss decides only afterwards."""
     chooses = any(isinstance(each, Interpolate) and each.previous == "validation" for each in _strategies(parts))
     for place, term in enumerate(parts.terms):
-        if chooses and isinstance(term.loss, SimKD):
+        if chooses and isinstance(term.loss, SimKD) and term.a.model == STUDENT:
             raise UserError(
                 f"losses.{place}: {term.name} writes the head when an experience ends, and transfer: interpolate "
                 "chooses before that by what the head answers: give `previous` a number"

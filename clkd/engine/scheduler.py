@@ -27,7 +27,7 @@ from clkd.metrics.base import Metric
 from clkd.models.cost import parameter_count
 from clkd.models.student import Student
 from clkd.streams.base import Stream
-from clkd.tracking import confusions, reports, shifts
+from clkd.tracking import confusions, models, reports, shifts
 from clkd.tracking.group import Trackers
 
 
@@ -58,6 +58,8 @@ class Scheduler:
     def go(self) -> bool:
         """Train what is left of the stream. True when its end was reached."""
         end = min(len(self.stream), self.limit or len(self.stream))
+        if self.export and self.run.record.trained == len(self.stream):  # asked for only now, or it failed before
+            self._export_missing()
         for experience in self.stream[self.run.record.trained : end]:
             self.look()
             if not self.run.unevaluated:
@@ -74,6 +76,13 @@ class Scheduler:
             self.hook.clkd_experience_end(run=self.run, experience=experience, result=result)
             self.save()
         return self.run.record.trained == len(self.stream)
+
+    def _export_missing(self) -> None:
+        """Of a finished run that is gone on with, the student as it is."""
+        last = self.stream[len(self.stream) - 1]
+        if self.export and last.index not in models.folders(self.run.directory):
+            with self._timed("export"):
+                self.export(last)
 
     def _train(self, experience: Experience) -> None:
         experience = self.parts.cut(experience)

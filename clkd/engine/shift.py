@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,7 @@ class ShiftWatch:
             known = {domain: layers for domain, layers in known.items() if layers}
             incoming = self._features([new.train], new.index, "incoming", named=False) if known else {}
             self._before = {"drift": None, "distances": self._distances(experiences)}
+            self._tell_unseen(past, new, known if incoming else {})
         if known and incoming:
             draws = generator(self.seed, "drift", new.index)
             found = drift(incoming, known, self.options.false_alarms, self.options.permutations, draws)
@@ -75,6 +76,15 @@ class ShiftWatch:
                 )  # fmt: skip
             return said
         return None
+
+    def _tell_unseen(self, past: Sequence[Experience], new: Experience, known: Collection[int]) -> None:
+        """An alarm is about the domains that were looked at: of others, no or too few test rows are left."""
+        unseen = sorted({each.train.domain for each in past} - set(known))
+        if unseen:
+            log.warning(
+                "shift: experience %d (%s) is not compared with domain %s: of one of them there are fewer than %d rows",
+                new.index, new.name, ", ".join(map(str, unseen)), FOLDS,
+            )  # fmt: skip
 
     def end(self, experiences: Sequence[Experience]) -> dict[str, Any]:
         """What was found, as plain data. In the first experience there is nothing to compare."""

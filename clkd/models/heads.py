@@ -112,6 +112,9 @@ class Head(nn.Module):
         """Whether it counts on a backbone that stands still in this experience."""
         return False
 
+    def forget(self) -> None:
+        """Its weights were made anew: what it gathered by the old ones counts no more."""
+
     def corrections(self) -> list[nn.Parameter]:
         """Parameters that ordinary training leaves alone, since they have a phase of their own (`trains: bias`)."""
         return []

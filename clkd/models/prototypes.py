@@ -38,6 +38,9 @@ class Answering(Head):
         """`[B, D]` to `[B, C]`, from what was gathered."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        self.answers = False
+
     def layout(self) -> dict[str, Any]:
         return {**super().layout(), "answers": self.answers}
 

@@ -9,7 +9,7 @@ from clkd.compare.text import markdown_table
 from clkd.disk import write_whole
 from clkd.errors import UserError, writing
 from clkd.reproduce.results import Line
-from clkd.reproduce.table import Table
+from clkd.reproduce.table import Published, Table
 from clkd.scenario.document import read_text
 
 HEAD = ("row", "published", "ours", "seeds", "difference", "standard errors", "agrees", "expected", "seconds a run")
@@ -21,7 +21,7 @@ def cells(line: Line) -> tuple[str, ...]:
     off = line.mean - line.published[0] if line.mean is not None and line.published else None
     return (
         line.row,
-        "–" if line.published is None else f"{line.published[0]:.2f} ± {line.published[1]:.2f}",
+        _published(line.published),
         "–" if line.mean is None else f"{line.mean:.2f}" + ("" if line.sd is None else f" ± {line.sd:.2f}"),
         str(line.seeds),
         "–" if off is None else f"{off:+.2f}",
@@ -30,6 +30,13 @@ def cells(line: Line) -> tuple[str, ...]:
         _range(line),
         "–" if line.seconds is None else f"{line.seconds:.0f}",
     )
+
+
+def _published(published: Published | None) -> str:
+    if published is None:
+        return "–"
+    mean, spread = published
+    return f"{mean:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
 
 
 def _range(line: Line) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from clkd.compare.statistics import in_standard_errors, standard_deviation
 from clkd.disk import write_whole
 from clkd.errors import UserError, writing
-from clkd.reproduce.table import Row, Table
+from clkd.reproduce.table import Published, Row, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Line:
     """
 
     row: str
-    published: tuple[float, float] | None
+    published: Published | None
     mean: float | None
     sd: float | None
     seeds: int
@@ -100,7 +100,7 @@ def line(table: Table, row: Row, results: Sequence[Result]) -> Line:
     sd = standard_deviation(values)
     published, expected = row.cell.published, table.expected.get(row.name)
     errors = None
-    if published and mean is not None and sd is not None:
+    if published and published[1] is not None and mean is not None and sd is not None:
         theirs = published[1] / (math.sqrt(table.options.seeds or 1) if table.options.spread == "sd" else 1)
         errors = in_standard_errors(mean, sd / math.sqrt(len(values)), published[0], theirs)
     return Line(
@@ -113,5 +113,5 @@ def line(table: Table, row: Row, results: Sequence[Result]) -> Line:
         seconds=statistics.fmean(result.seconds for result in results) if results else None,
         expected=expected,
         holds=None if mean is None or expected is None else expected[0] <= mean <= expected[1],
-        why=row.cell.why,
+        why=". ".join(filter(None, (row.cell.why.rstrip("."), row.cell.provenance))),
     )

@@ -20,14 +20,15 @@ SHIPPED = Path(__file__).parents[2] / "scenarios"
 """clkd's own scenarios, which come with its source."""
 Settings = dict[str, Any]
 """Places of the scenario (`losses.1.weight`) and their values."""
-Pair = tuple[float, float]
+Published = tuple[float, float | None]
 
 
 class Cell(Options):
     """One number of a table, and ours."""
 
-    published: Pair | None = None
-    """Mean and spread in percent, as printed; none where the paper has no such number."""
+    published: Published | None = None
+    """Mean and spread in percent, as printed; none where the paper has no such number, and no spread where it is not
+    known."""
     why: str = ""
     """Why it differs, where it does; or why a low number is the right one."""
     provenance: str = ""

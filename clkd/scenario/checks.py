@@ -97,6 +97,15 @@ def _check_phases(scenario: Scenario) -> Iterator[Problem]:
         for k, name in enumerate(phase.losses):
             if problem := _phase_loss(name, phase, scenario):
                 yield (*place, "losses", k), problem
+    spoken = {name for phase in scenario.phases for name in phase.losses}
+    for i, (name, loss) in enumerate((term_name(each.dump()), each.dump()) for each in scenario.losses):
+        for model in map(model_of, loss.get("between") or ()):
+            teacher = scenario.teachers.get(model)
+            if teacher and teacher.name == "before_phase" and name not in spoken:
+                yield (
+                    ("losses", i),
+                    f"'{model}' speaks in phases alone, and none names '{name}': add it to phases.N.losses",
+                )
 
 
 def _phase_loss(name: str, phase: PhaseOptions, scenario: Scenario) -> str | None:
@@ -107,13 +116,20 @@ def _phase_loss(name: str, phase: PhaseOptions, scenario: Scenario) -> str | Non
     sides = terms[name].dump().get("between") or ()
     if any("@replay" in side for side in sides):
         return f"'{name}' is about replayed rows, and a phase has none: all its rows count as new"
-    trained = {STUDENT, *scenario.peers}
-    hears = {name for name, part in scenario.teachers.items() if trained & set(getattr(part.options, "members", ()))}
+    hears = {name for name in scenario.teachers if _heard(name, scenario)}
     if others := sorted({model_of(side) for side in sides} & (hears | set(scenario.peers))):
         return f"'{name}' needs '{others[0]}' to be trained as well, and a phase trains the student alone"
     if phase.rows == HELD_OUT and any(model_of(side) != STUDENT for side in sides):
         return f"'{name}' asks a teacher, who is not asked about held-out rows: name losses of the student alone"
     return None
+
+
+def _heard(name: str, scenario: Scenario, above: frozenset[str] = frozenset()) -> set[str]:
+    """The students that an ensemble repeats, by itself or by way of others."""
+    members = set(getattr(scenario.teachers[name].options, "members", ()))
+    deeper = (members & scenario.teachers.keys()) - above - {name}
+    own = members & {STUDENT, *scenario.peers}
+    return own.union(*(_heard(each, scenario, above | {name}) for each in deeper))
 
 
 def _check_views(scenario: Scenario) -> Iterator[Problem]:
@@ -122,7 +138,7 @@ def _check_views(scenario: Scenario) -> Iterator[Problem]:
     strong = getattr(scenario.stream.augment, "strong", None)
     if strong and strong.rows != "none":
         for name, teacher in scenario.teachers.items():
-            trained = {STUDENT, *scenario.peers} & set(getattr(teacher.options, "members", ()))
+            trained = _heard(name, scenario)
             if trained and getattr(teacher.shared, "sees", "student") != "student":
                 yield ("teachers", name, "sees"), f"it hears '{min(trained)}', who sees the strong view: leave this out"
         return

@@ -24,8 +24,9 @@ MOST_LINES = 50
 """Mistakes that are told at once."""
 _LAST = (10**9, 0)
 MIXED = ("student", "train")
-PARTS = ("memory", "transfer")
 """Sections that every scenario has."""
+PARTS = ("memory", "transfer")
+"""Sections that are one part."""
 
 
 class ScenarioErrors(UserError):  # noqa: N818  # it is many

@@ -132,7 +132,7 @@ def lwf() -> Fragment:
     """Learning without Forgetting (Li & Hoiem 2016): labels teach the new classes only, the previous self the others.
 
     T = 2 and a weight of 1 as in the paper. Without rows of the past it is known to forget much in class-incremental
-    streams (about 20 % on five-way splits), and to do well where the task is told.
+    streams (about 20 % on five-way splits where all classes compete), and to do well where the task is told.
     """
     return {
         "teachers": PREVIOUS,

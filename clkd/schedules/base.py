@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class Progress:
     """Where training stands. `step` counts over the whole stream; `epoch_step` within the epoch. `forgetting` is what
-    validation rows showed before this experience: how far accuracy on earlier ones fell, from 0 to 1."""
+    validation rows showed before this experience: how far accuracy on earlier ones fell, from 0 to 1. In a `phase`,
+    epochs and steps are the phase's own."""
 
     experience: int = 0
     experiences: int = 1
@@ -26,6 +27,7 @@ class Progress:
     old_classes: int = 0
     seen_classes: int = 1
     forgetting: float = 0.0
+    phase: bool = False
 
     @property
     def experience_step(self) -> int:

@@ -43,7 +43,7 @@ class Ramp(Schedule):
 
     def _share(self, progress: Progress) -> float:
         if self.experiences is not None:
-            within = progress.experience_step / progress.experience_steps
+            within = 1.0 if progress.phase else progress.experience_step / progress.experience_steps
             return min(1.0, (progress.experience + within) / self.experiences)
         return min(1.0, progress.experience_step / self._length(progress))
 

@@ -133,6 +133,9 @@ def _own(store: Store, order: Sequence[int] | None) -> list[Chunk]:
             f"by: domain needs transform or domains, or data that names each row's domain, which {store.name} does not"
         )
     known = torch.unique(train).tolist()
+    strange = sorted(set(torch.unique(test).tolist()) - set(known))
+    if strange and order is None:
+        raise UserError(f"by: domain: domain {strange[0]} has test rows and no training rows: leave them out")
     for each in order or ():
         if each not in known:
             raise UserError(f"order: there is no domain {each}, the data has {', '.join(map(str, known))}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clkd.context import Context
-from clkd.errors import UserError, did_you_mean
+from clkd.errors import UserError, did_you_mean, one_line
 from clkd.frozen import freeze
 from clkd.options import Part, ViewOptions
 from clkd.signals import Needs, Signals, Spec
@@ -68,9 +68,11 @@ def torchvision(
     file = Path(weights) if Path(weights).is_absolute() else context.base / weights
     if file.exists():
         state = read_weights(file)
-        last = [
-            name for name, layer in library.models.get_model(model).named_modules() if isinstance(layer, nn.Linear)
-        ][-1]
+        layers = library.models.get_model(model).named_modules()
+        linear = [name for name, layer in layers if isinstance(layer, nn.Linear)]
+        if not linear:
+            raise UserError(f"{model} has no linear output layer, by which the number of classes in {file} is known")
+        last = linear[-1]
         module = library.models.get_model(model, weights=None, num_classes=_outputs(state, last, file))
         _fill(module, state, file)
     else:
@@ -92,10 +94,29 @@ class Foreign(NetworkTeacher):
         copy: Copy | None = None,
         program: str = "",
     ) -> None:
-        probe = torch.zeros(2, *context.shape, device=context.device)
-        with torch.no_grad():
-            outputs = module(probe if view is None else view(probe)).shape[1]
+        outputs = _outputs_for(module, context, view)
         super().__init__(Speaker(module, class_ids(classes, outputs, context), context.device, program), view, copy)
+
+
+def _outputs_for(module: nn.Module, context: Context, view: View | None) -> int:
+    """How many logits it gives of a row.
+
+    Raises:
+        UserError: it cannot take such rows, or gives something else.
+    """
+    probe = torch.zeros(2, *context.shape, device=context.device)
+    try:
+        with torch.no_grad():
+            said = module(probe if view is None else view(probe))
+    except Exception as error:  # a stranger's layers may raise anything
+        reason = one_line(" ".join(str(error).split()), 200)
+        raise UserError(
+            f"the model does not take rows of shape {context.shape} ({type(error).__name__}: {reason}): say by `view` "
+            "what it sees, such as {size: 224}"
+        ) from error
+    if not isinstance(said, torch.Tensor) or said.dim() != 2:
+        raise UserError("the model is no classifier: it does not give a vector of logits for each row")
+    return said.shape[1]
 
 
 class Speaker(nn.Module):

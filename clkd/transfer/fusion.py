@@ -79,6 +79,7 @@ class Interpolate(Transfer):
         experience: Experience,
     ) -> None:
         new = [born == experience.index for born in student.born]
+        corrections = {each.data_ptr() for each in student.head.corrections()}
         for name, tensor in fusible(student).items():
             own = share_of(name, share)
             before, fused = self._before.get(name), after[name].clone()
@@ -86,6 +87,8 @@ class Interpolate(Transfer):
                 fused[rows] = torch.lerp(after[name][rows], before[rows], own)
             if len(new) and name.startswith("head.") and tensor.dim() and len(tensor) == len(new):
                 fused[new] = after[name][new]
+            elif any(new) and tensor.data_ptr() in corrections:  # the latest is the new classes' own
+                fused[-1] = after[name][-1]
             tensor.copy_(fused)
         renew(student, self.reestimate, seen, experience)
 

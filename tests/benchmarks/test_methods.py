@@ -36,8 +36,18 @@ def test_a_difference_is_bold_where_it_is_more_than_its_noise(made: ModuleType) 
         cells: list[str] = made.compared([({"accuracy": own}, {"accuracy": 0.5}) for own in ours], "accuracy")
         return cells[-1]
 
-    assert said(0.6, 0.7, 0.8) == "**+20.0 ± 5.8**"
+    assert said(0.65, 0.7, 0.75) == "**+20.0 ± 2.9**"
+    assert said(0.6, 0.7, 0.8) == "+20.0 ± 5.8"  # 3.5 standard errors are chance's of three pairs, not of five
+    assert said(0.6, 0.7, 0.8, 0.6, 0.8) == "**+20.0 ± 4.5**"
     assert said(0.4, 0.6, 0.8) == "+10.0 ± 11.5"
+
+
+def test_the_page_has_the_table_that_the_results_give(made: ModuleType) -> None:
+    rows, seeds = list(made.ROWS), [0, 1, 2, 3, 4]
+    wanted = made.trainings(rows, seeds)
+    found = made.kept(Path(made.__file__).parent / "results" / "methods.jsonl", wanted)
+    assert set(wanted) <= set(found)
+    assert made.table(found, rows, seeds) in (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
 
 
 def test_squares_are_those_of_each_rows_own_gradient(made: ModuleType) -> None:

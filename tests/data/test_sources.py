@@ -1,11 +1,14 @@
 """Each data set in its real on-disk format, in every place it may lie, and what is said when it does not."""
 
 import gzip
+import importlib
+import io
 import logging
 import pickle
 import shutil
 import socket
 import struct
+import sys
 import tarfile
 import urllib.error
 from collections.abc import Callable
@@ -125,7 +128,16 @@ def test_cifar10_archives_of_batches(load: Load, tmp_path: Path, name: str) -> N
 def test_cifar10_images_in_folders_and_archives_are_the_same_data(load: Load, tmp_path: Path) -> None:
     write_images(tmp_path / "a" / "cifar10", list(Cifar10.classes))
     pack(tmp_path / "a" / "cifar10", tmp_path / "b" / "cifar10-images.tar.xz", "w:xz")
-    stores = [load("cifar10", root=root) for root in ("a", "a/cifar10", "b")]
+    with tarfile.open(tmp_path / "c.tar.gz", "w:gz") as tar:  # as `tar czf x.tar.gz -C dir .` on a Mac
+        for split in ("train", "test"):
+            tar.add(tmp_path / "a" / "cifar10" / split, arcname=f"./{split}")
+        for name in ("./train/cat/._0.png", "./._train"):
+            hidden = tarfile.TarInfo(name)
+            hidden.size = 3
+            tar.addfile(hidden, io.BytesIO(b"mac"))
+    (tmp_path / "c").mkdir()
+    shutil.move(tmp_path / "c.tar.gz", tmp_path / "c" / "cifar10.tar.gz")
+    stores = [load("cifar10", root=root) for root in ("a", "a/cifar10", "b", "c")]
     assert len({store.fingerprint for store in stores}) == 1
     assert stores[0].class_names == Cifar10.classes
     for c in range(10):
@@ -233,15 +245,18 @@ def test_pictures_of_16_bits_lose_their_lower_half_and_not_their_upper(
     write_images(tmp_path / "mine", ["a", "b"], size=(4, 8))
     ramp = np.linspace(0, 65535, 32).astype(np.uint16).reshape(4, 8)
     Image.fromarray(ramp).save(tmp_path / "mine" / "train" / "a" / "0.png")
+    (tmp_path / "mine" / "train" / "b" / "0.pgm").write_bytes(b"P5 8 4 65535\n" + ramp.astype(">u2").tobytes())
     store = load("image_folder", path="mine", channels=channels)
-    assert np.array_equal(store.train.x[0].numpy(), np.repeat((ramp >> 8)[None], channels, 0))
+    expected = np.repeat((ramp >> 8)[None], channels, 0)
+    assert np.array_equal(store.train.x[0].numpy(), expected)
+    assert sum(np.array_equal(row.numpy(), expected) for row in store.train.x) == 2
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_pictures_of_32_bits_are_refused(load: Load, tmp_path: Path, kind: type) -> None:
     write_images(tmp_path / "mine", ["a", "b"], size=(4, 8))
     Image.fromarray(np.ones((4, 8), dtype=kind)).save(tmp_path / "mine" / "train" / "a" / "0.tiff")
-    with pytest.raises(UserError, match=r"a/0.tiff cannot be read as an image: its pixels are numbers of 32 bits"):
+    with pytest.raises(UserError, match=r"a/0.tiff cannot be read as an image: its pixels are signed or of 32 bits"):
         load("image_folder", path="mine")
 
 
@@ -330,6 +345,10 @@ GOOD = {"x_train": np.ones((4, 2)), "y_train": np.arange(4) % 2, "x_test": np.on
         ({"experience_test": np.zeros(3, int)}, "experience_test has shape"),
         ({"y_tain": np.zeros(3, int)}, "unknown array 'y_tain', did you mean 'y_train'"),
         ({"y_test": None}, "array 'y_test' is missing"),
+        ({"x": np.ones((4, 2)), "y": np.arange(4) % 2}, "array 'x_test' beside 'x': give x_train, .* or x and y"),
+        ({"domain": np.zeros(4, int)}, "array 'domain' beside 'x_train'"),
+        ({"class_names": np.array("cat")}, r"class_names has shape \(\): give a list of names"),
+        ({"class_names": np.array([b"\xff", b"a"])}, "bytes that are no UTF-8"),
         ({"class_names": np.array([{}], dtype=object)}, "cannot be read as an npz file of plain arrays"),
     ],
 )
@@ -423,6 +442,67 @@ def test_what_is_downloaded_is_used(load: Load, tmp_path: Path, monkeypatch: pyt
     source._failed.clear()
     monkeypatch.setattr(Cifar10, "download", lambda self, target: write_cifar10(target / "cifar-10-batches-py"))
     assert load("cifar10", trust=True).stand_in is None
+
+
+def test_what_another_process_brought_meanwhile_is_used(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its own download, which finds the place taken, would leave it with the stand-in."""
+
+    class Answer:
+        def close(self) -> None:
+            """A server that can be reached."""
+
+    def late(self: Cifar10, target: Path) -> None:
+        write_cifar10(tmp_path / "cache" / "downloads" / "cifar10" / "cifar-10-batches-py")
+        write_cifar10(target / "cifar-10-batches-py")
+
+    monkeypatch.delenv("CLKD_OFFLINE")
+    monkeypatch.setattr(source, "urlopen", lambda address: Answer())
+    monkeypatch.setattr(Cifar10, "download", late)
+    assert load("cifar10", offline="digits", trust=True).stand_in is None
+
+
+def test_a_users_own_benchmark_is_read_anew_when_its_file_has_changed(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for value in (10, 20):
+        (tmp_path / "mybench.py").write_text(BENCHMARK.format(value=value))
+        monkeypatch.delitem(sys.modules, "mybench", raising=False)
+        importlib.invalidate_caches()
+        found.append(load("avalanche", benchmark="mybench.make", trust=True))
+    assert [int(store.train.x.max()) for store in found] == [10, 20]
+    assert found[0].fingerprint != found[1].fingerprint
+
+
+BENCHMARK = """
+import torch
+from torch.utils.data import TensorDataset
+from clkd import vision
+
+vision.avalanche()
+from avalanche.benchmarks import class_incremental_benchmark
+from avalanche.benchmarks.utils import make_avalanche_dataset, DataAttribute
+
+
+def make():
+    y = torch.arange(8) % 2
+    made = {{}}
+    for split in ("train", "test"):
+        x = torch.full((8, 1, 4, 4), {value} / 255)
+        made[split] = make_avalanche_dataset(
+            TensorDataset(x, y), data_attributes=[DataAttribute(y.tolist(), "targets", use_in_getitem=False)]
+        )
+    return class_incremental_benchmark(made, num_experiences=2)
+"""
+
+
+def test_class_names_of_bytes_are_names(load: Load, tmp_path: Path) -> None:
+    """As other tools write them; a class is known by its name."""
+    np.savez(tmp_path / "a.npz", **GOOD, class_names=np.array(["käse".encode(), b"cat"]))
+    assert load("arrays", path="a.npz").class_names == ("käse", "cat")
 
 
 def test_a_split_knows_its_rows() -> None:

@@ -15,7 +15,7 @@ from webpage import Page
 
 from clkd.cli.main import main
 from clkd.engine.execute import execute
-from clkd.engine.origin import open_fork, split
+from clkd.engine.origin import open_fork, pinned, split
 from clkd.engine.saver import Saver
 from clkd.errors import StorageError, TrackingError, UserError
 from clkd.page.document import document
@@ -411,3 +411,51 @@ def test_seeds_of_a_fork_all_go_on_from_the_run_that_was_named(
     assert [each["seed"] for each in forks] == [0, 1]
     assert all(each["compute"]["steps"] > told["compute"]["steps"] for each in forks)
     assert forks[0]["accuracy_matrix"] != forks[1]["accuracy_matrix"]
+
+
+def test_a_run_beside_one_that_is_called_like_its_experience_is_itself(origin: Path, tmp_path: Path) -> None:
+    """As a fork may be called: `runs/mine@3`, of experience 3 of `runs/mine`."""
+    for name in ("run", "run@3"):
+        shutil.copytree(origin, tmp_path / name)
+    manifest = json.loads((tmp_path / "run@3" / "run.json").read_text())
+    (tmp_path / "run@3" / "run.json").write_text(json.dumps({**manifest, "id": "another"}))
+    found = open_fork(pinned(str(tmp_path / "run"), tmp_path), tmp_path)
+    assert (found.origin["run"], found.experience) == (manifest["id"], 3)
+
+
+def test_a_projector_of_another_layer_starts_afresh(
+    plugins: Plugins, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though it has the same shape, and the layers are named in `between`."""
+    student = {"model": {"kind": "mlp", "hidden": [16, 16]}, "head": "linear"}
+    losses = [*BASE["losses"][:3], {**BASE["losses"][3], "between": ["student.layers.0", "previous.layers.0"]}]
+    scenario = {**BASE, "student": student, "losses": losses, "output": str(tmp_path / "origin")}
+    (tmp_path / "s.yaml").write_text(to_yaml(scenario))
+    execute(RunRequest(scenario=tmp_path / "s.yaml", quiet=True, limit_experiences=2), plugins)
+    name = "losses.3.between=[student.layers.1, previous.layers.1]"
+    with caplog.at_level("INFO", "clkd.engine"):
+        fork(plugins, f"{tmp_path}/origin@1", tmp_path / "fork", name, limit_experiences=2)
+    assert "features_previous starts afresh, since it compares something else now" in caplog.text
+    kept, fresh = (state(tmp_path / each, "exp_001")["terms"]["features_previous"] for each in ("origin", "fork"))
+    assert kept["state"]
+    assert not fresh["state"] or not torch.equal(*(next(iter(each["state"].values())) for each in (kept, fresh)))
+    same = fork(plugins, f"{tmp_path}/origin@1", tmp_path / "same", limit_experiences=2)
+    assert same["status"] == "stopped"
+    assert_same(state(tmp_path / "same", "exp_001")["terms"], state(tmp_path / "origin", "exp_001")["terms"])
+
+
+def test_what_a_loss_could_not_be_bound_to_then_is_no_matter(plugins: Plugins, tmp_path: Path) -> None:
+    """Layers that were not read, or classes that were too few."""
+    losses = [
+        "cross_entropy",
+        {"kind": "features", "between": ["student", "previous"], "layers": ["penultimate"], "align": "linear"},
+        {"kind": "kd", "between": ["student", "previous"]},
+    ]
+    scenario = {**BASE, "teachers": {"previous": "previous"}, "losses": losses, "output": str(tmp_path / "origin")}
+    scenario["stream"] = {**BASE["stream"], "split": {"by": "class", "classes": [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]}}
+    (tmp_path / "s.yaml").write_text(to_yaml(scenario))
+    execute(RunRequest(scenario=tmp_path / "s.yaml", quiet=True, limit_experiences=2), plugins)
+    layers = "losses.1.layers=[layers.0, penultimate]"
+    assert fork(plugins, f"{tmp_path}/origin@1", tmp_path / "layers", layers)["status"] == "finished"
+    standard = "losses.2.standardize=true"
+    assert fork(plugins, f"{tmp_path}/origin@1", tmp_path / "kd", standard)["status"] == "finished"

@@ -147,3 +147,12 @@ def test_a_previous_self_answers_about_rows_that_nobody_foretold(plugins: Plugin
     parts = {"student": {**TINY["student"], "head": "fixed"}, "teachers": {"previous": "previous"}, "memory": SMALL}
     result = run(plugins, tmp_path, "soft", losses=[{**NEW[0], "over": "all"}, old], **parts)
     assert result["metrics"]["average_accuracy"] > 0.7
+
+
+def test_rows_that_are_made_up_are_announced_to_the_augmentation(plugins: Plugins, tmp_path: Path) -> None:
+    """Which tells them apart by their pixels, having no numbers."""
+    from small_runs import SmallRuns
+
+    for memory, invents in ((SMALL, True), ({"kind": "random", "size": 10}, False)):
+        made = SmallRuns(TINY).compose(plugins, tmp_path, {"memory": memory})
+        assert made.parts.augment.invented is invents

@@ -276,7 +276,7 @@ def test_phases_use_the_scenarios_terms_by_name(plugins: Plugins, tmp_path: Path
     assert len(told) == 4
     assert all(line["phase/balanced/loss_old"] > 0 for line in told)
     alone = {**phase, "losses": ["old"], "from_experience": 0}
-    with pytest.raises(ClkdError, match=r"none of its losses has anything to say in experience 0: start it later"):
+    with pytest.raises(ClkdError, match=r"none of its losses can teach what it trains in experience 0: start it later"):
         run(plugins, tmp_path, "alone", {"teachers": {"previous": "previous"}, "losses": losses, "phases": [alone]})
 
 
@@ -374,6 +374,21 @@ REFUSED = {
          "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "both"]}]},
         "members: 'before' speaks in phases alone",
     ),
+    "before_phase that no phase hears": (
+        {"teachers": {"before": "before_phase"},
+         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "before"]}],
+         "phases": [EEIL["phases"][0]]},
+        "losses.1: 'before' speaks in phases alone, and none names 'kd_before'",
+    ),
+    "a peer by way of ensembles": (
+        {"peers": {"mate": {"model": {"kind": "mlp", "hidden": [4]}, "head": "linear"}},
+         "teachers": {"previous": "previous", "pair": {"kind": "ensemble", "members": ["student", "mate"]},
+                      "all": {"kind": "ensemble", "members": ["pair", "previous"]}},
+         "losses": ["cross_entropy", {"kind": "cross_entropy", "name": "theirs", "between": ["mate"]},
+                    {"kind": "kd", "between": ["student", "all"]}],
+         "phases": [{**EEIL["phases"][0], "losses": ["cross_entropy", "kd_all"]}]},
+        "phases.0.losses.1: 'kd_all' needs 'all' to be trained as well",
+    ),
     "reset head": ({"phases": [{**GDUMB, "trains": "head"}]}, "phases.0: reset begins with an untrained student"),
     "typo": ({"phases": [{**GDUMB, "epoch": 1}]}, "phases.0.epoch: unknown key"),
 }  # fmt: skip
@@ -388,6 +403,9 @@ def test_phases_that_cannot_work_are_refused(plugins: Plugins, tmp_path: Path, c
 
 
 LAYERS = {"kind": "features", "name": "layers", "between": ["student.penultimate", "previous.penultimate"]}
+KD = {"kind": "kd", "between": ["student", "previous"]}
+BIG = {"kind": "fit", "model": {"kind": "mlp", "hidden": [16]}, "epochs": 1}
+BIG_LAYERS = {**LAYERS, "between": ["student.penultimate", "big.penultimate"]}
 UNTAUGHT = {
     "holding alone": (
         {"losses": ["cross_entropy", "ewc"], "phases": [{**GDUMB, "reset": False, "losses": ["ewc"]}]},
@@ -399,6 +417,30 @@ UNTAUGHT = {
         "phases.0.losses: none of them reads logits",
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("losses", "phase"),
+    [
+        ([BIG_LAYERS, KD], {"trains": "head", "losses": ["layers", "kd_previous"]}),
+        (["ewc", KD], {"losses": ["ewc", "kd_previous"]}),
+    ],
+    ids=["nothing that trains the head", "nothing about rows"],
+)
+def test_a_phase_that_comes_too_soon_says_so_and_leaves_the_run(
+    plugins: Plugins, tmp_path: Path, losses: list[Any], phase: dict[str, Any]
+) -> None:
+    """Later, its teacher speaks."""
+    teachers = {"previous": "previous", **({"big": BIG} if losses[0] == BIG_LAYERS else {})}
+    early = {**EEIL["phases"][0], "from_experience": 0, **phase}
+    changes = {"teachers": teachers, "losses": ["cross_entropy", *losses], "phases": [early]}
+    with pytest.raises(
+        ClkdError, match=r"can teach what it trains in experience 0: start it later .from_experience: 1"
+    ):
+        run(plugins, tmp_path, "early", changes)
+    assert (tmp_path / "early" / "run.json").exists()
+    later = {**changes, "phases": [{**early, "from_experience": 1}]}
+    assert run(plugins, tmp_path, "later", later)["status"] == "finished"
 
 
 RATES = {
@@ -547,3 +589,29 @@ def test_a_phase_that_breaks_is_traced_to_its_step(plugins: Plugins, tmp_path: P
         run(plugins, tmp_path, "broken", {"phases": [phase]})
     within = checkpoint.load(tmp_path / "broken" / "checkpoints" / "step")["within"]
     assert within["phase"]["place"] == 0
+
+
+def test_peers_that_a_phase_does_not_train_are_in_eval_mode_in_it_after_a_resume_too(
+    plugins: Plugins, tmp_path: Path
+) -> None:
+    """Else a report, which asks them by way of an ensemble, would move their statistics, and find other numbers."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "mortal.py").write_text(MORTAL)
+    own = load_plugins([tmp_path / "plugins"])
+    mate = {"model": {"kind": "mlp", "hidden": [8], "dropout": 0.5}, "head": "linear"}
+    losses = ["cross_entropy", "dies", {"kind": "cross_entropy", "name": "theirs", "between": ["mate"]},
+              {"kind": "kd", "between": ["student", "both"]}]  # fmt: skip
+    phase = {**EEIL["phases"][0], "losses": ["cross_entropy", "dies"]}
+    changes = {"peers": {"mate": mate}, "teachers": {"both": {"kind": "ensemble", "members": ["student", "mate"]}},
+               "losses": losses, "phases": [phase], "report": True,
+               "checkpoint": {"every_steps": 1, "every_minutes": None}}  # fmt: skip
+    run(own, tmp_path, "whole", changes)
+    step = next(line["step"] for line in events(tmp_path, "whole") if line.get("phase") == "balanced")
+    write(tmp_path, "cut", changes)
+    (tmp_path / "death").write_text(str(step))
+    done = clkd("run", "cut.yaml", "--plugins-dir", "plugins", "-q", cwd=tmp_path)
+    assert done.returncode == -signal.SIGKILL
+    execute(RunRequest(resume=str(tmp_path / "cut"), quiet=True), own)
+    assert_same(state(tmp_path / "cut"), state(tmp_path / "whole"))
+    for path in sorted((tmp_path / "whole" / "reports").glob("*.json")):
+        assert json.loads(path.read_text()) == json.loads((tmp_path / "cut" / "reports" / path.name).read_text())

@@ -167,3 +167,17 @@ def test_intransigence_is_the_shortfall_against_joint_training_up_to_each(plugin
     assert joint[0][0] != joint[2][0], "or this could not tell the end from each"
     with pytest.raises(UserError, match="joint gives numbers"):
         run(plugins, tmp_path, "bad", {"metrics": [{"kind": "intransigence", "joint": [0.5] * 3, "at": "each"}]})
+
+
+def test_a_head_of_weights_that_were_made_anew_answers_by_its_linear_layer(plugins: Plugins, tmp_path: Path) -> None:
+    """What it had gathered was of other weights: until it gathers again, it knows nothing."""
+    changes = {**JOINT, "student": {**BASE["student"], "head": "ncm"}}
+    made = compose(plugins, tmp_path, changes)
+    student = made.parts.student
+    made.parts.begin(made.stream[0], 0)
+    made.parts.end_student(made.stream[0])
+    assert student.head.answers
+    made.parts.begin(made.stream[1], 0)
+    made.parts.reset(0)
+    f = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(student.head.eval()(f), nn.functional.linear(f, student.head.weight, student.head.bias))

@@ -9,14 +9,18 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import yaml
 from states import assert_same, state
 
 from clkd import Tracker, hookimpl
+from clkd.cache import cache_directory
 from clkd.cli.main import main
+from clkd.engine.compose import Composer, Composition
 from clkd.engine.execute import execute
 from clkd.engine.shift import ShiftWatch
 from clkd.plugins import isolated, load_plugins
+from clkd.scenario.load import load
 from clkd.scenario.measures import ShiftOptions
 from clkd.scenario.request import RunRequest
 from clkd.testing import tiny
@@ -194,3 +198,28 @@ def test_it_reaches_mlflow(
     assert [(p.step, p.value) for p in accuracy] == [(i, told(watched)[i]["accuracy"]["1"]) for i in (1, 2)]
     for name in ("shift", "domains"):
         assert Path(client.download_artifacts(at, f"figures/{name}.png")).read_bytes().startswith(b"\x89PNG")
+
+
+def composed_of(directory: Path) -> Composition:
+    registry = load_plugins().registry
+    loaded = load(directory / "resolved.yaml", [], registry)
+    return Composer(loaded.scenario, registry, torch.device("cpu"), cache_directory(), loaded.base).compose()
+
+
+def test_a_domain_that_is_not_looked_at_is_told(watched: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An alarm says that rows are of no known domain: of which ones it could not know has to be said, too."""
+    made = composed_of(watched)
+    parts, stream = made.parts, made.stream
+    parts.student.request(("penultimate",))
+    watch = ShiftWatch(parts, ShiftOptions(rows=60, permutations=99), 0)
+    for experience in stream:
+        parts.begin(experience, 0)
+    first, bright, back = stream
+    empty = first.test.select(torch.arange(0))
+    with caplog.at_level("WARNING"):
+        watch.begin([replace(first, test=empty), bright, back])
+    assert "experience 2 (clean) is not compared with domain 0: of one of them there are fewer than" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        watch.begin([first, bright, back])
+    assert "is not compared" not in caplog.text

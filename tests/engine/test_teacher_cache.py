@@ -501,6 +501,7 @@ from clkd.cli.main import main
 from clkd.engine.teacher_cache import TeacherCache
 whole = TeacherCache.answer
 def answer(self, *args):
+    TeacherCache.answer = whole
     os.kill(os.getpid(), signal.SIGTERM)
     return whole(self, *args)
 TeacherCache.answer = answer

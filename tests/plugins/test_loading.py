@@ -180,6 +180,7 @@ def test_options_whose_defaults_are_no_plain_values_are_told(found):
     assert describe_options(plugins.registry.get("trackers", "mine").options)[0]["default"] == "models"
 
 
+GIVEN_CONFIG = "@hookimpl\ndef clkd_register_losses(register): register('mine', dict, config=Mine)"
 NEEDS = "class Mine:\n    def __init__(self, {0}): self.got = {0}\n"
 GIVEN = "@hookimpl\ndef clkd_register_{0}(register): register('mine', Mine)"
 
@@ -255,3 +256,23 @@ def test_a_type_that_only_python_knows_takes_nobodys_schema_away(found):
     parts = {each.get("title"): each for each in schema(plugins.registry, "losses")["$defs"]["losses"]["oneOf"]}
     assert "activation" in parts["mine"]["properties"]
     assert "temperature" in parts["kd"]["properties"]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "    @field_validator('weights')\n    @classmethod\n    def _many(cls, v, info):\n"
+        "        if len(v) != len(info.data['layers']): raise ValueError('give as many')\n        return v\n",
+        "    @model_validator(mode='before')\n    @classmethod\n    def _all(cls, raw):\n"
+        "        raw['layers']\n        return raw\n",
+    ],
+)
+def test_validators_of_a_config_model_are_not_asked_about_defaults_alone(check, found):
+    plugins, _ = found(
+        "from pydantic import field_validator, model_validator\nfrom clkd import Options\n"
+        "class Mine(Options):\n    layers: tuple[str, ...]\n    weights: tuple[float, ...] = (1.0,)\n"
+        + check
+        + GIVEN_CONFIG
+    )
+    part = plugins.registry.parse("losses", {"kind": "mine", "layers": ["a"]})
+    assert part.options.weights == (1.0,)

@@ -192,3 +192,14 @@ def test_imbalance_is_lucirs_and_podnets_weight():
     assert [Imbalance(1.0, "seen")(progress) for progress in later] == pytest.approx([math.sqrt(6), math.sqrt(10)])
     assert Imbalance(5.0)(Progress(old_classes=0, seen_classes=10)) == 0
     assert Imbalance(5.0)(Progress(old_classes=9, seen_classes=9)) == 15, "no new class counts as one"
+
+
+def test_over_experiences_a_phase_comes_after_its_experience():
+    """Its epochs and steps are its own, and what moves once over the stream does not jump back."""
+    ramp = Linear(start=0.0, end=3.0, experiences=3)
+    assert ramp(Progress(1, 3, epoch=1, epochs=2)) == pytest.approx(1.5)
+    assert ramp(Progress(1, 3, epoch=0, epochs=2, phase=True)) == ramp(Progress(2, 3)) == 2.0
+    own = Linear(start=0.0, end=3.0)
+    assert own(Progress(1, 3, epoch=1, epochs=2, phase=True)) == 1.5, (
+        "what begins anew in experiences does so in phases"
+    )

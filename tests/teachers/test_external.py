@@ -275,3 +275,22 @@ def test_an_expert_of_a_domain_that_nobody_has_is_refused(
 def test_only_data_with_domains_has_experts(composed: Composing) -> None:
     with pytest.raises(UserError, match="the rows of digits are all of one domain: leave it out"):
         composed({**FIT, "domains": [0]})
+
+
+@pytest.mark.parametrize(
+    ("model", "classes", "said"),
+    [
+        ("resnet18", 10, r"does not take rows of shape \(1, 8, 8\) .*: say by `view` what it sees"),
+        ("squeezenet1_1", 10, "has no linear output layer"),
+    ],
+)
+def test_a_torchvision_model_that_does_not_fit_the_rows_is_one_line(
+    composed: Composing, tmp_path: Path, model: str, classes: int, said: str
+) -> None:
+    from clkd.vision import torchvision
+
+    state = torchvision().models.get_model(model, weights=None, num_classes=classes).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors")
+    teacher = {"kind": "torchvision", "model": model, "weights": str(tmp_path / "w.safetensors")}
+    with pytest.raises(UserError, match=said):
+        composed({**teacher, "classes": [str(c) for c in range(10)]})

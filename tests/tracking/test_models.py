@@ -421,3 +421,42 @@ def test_names_that_the_registry_refuses_are_refused_at_once(
     path.write_text(to_yaml({**SCENARIO, "tracking": {"log_model": "final", key: value}}))
     assert main(["validate", str(path)]) == 2
     assert f"tracking.{key}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_finished_run_gives_its_student_when_it_is_asked_for_later(
+    train: Callable[..., Path], tmp_path: Path
+) -> None:
+    train("plain", tracking={})
+    train("asked", tracking={"log_model": "final"})
+    request = RunRequest(resume=str(tmp_path / "plain"), quiet=True, overrides=("tracking.log_model=final",))
+    execute(request, load_plugins())
+    assert list(models.folders(tmp_path / "plain")) == [1]
+    rows, _ = rows_of(tmp_path / "plain")[1]
+    said = [mlflow_model(tmp_path / name).predict(rows) for name in ("plain", "asked")]
+    assert np.array_equal(*said)
+    stamp = (tmp_path / "plain" / "models" / "exp_001").stat().st_mtime_ns
+    execute(request, load_plugins())
+    assert (tmp_path / "plain" / "models" / "exp_001").stat().st_mtime_ns == stamp, "once is enough"
+
+
+def mlflow_model(directory: Path) -> Any:
+    import mlflow
+
+    return mlflow.pyfunc.load_model(str(models.folders(directory)[1]))
+
+
+def test_what_was_written_is_seen_to_answer_otherwise_beside_a_class_that_nothing_is_known_of(
+    train: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Whose logit is huge, and no scale for the others."""
+    directory = train(tracking={"mode": "off", "log_model": "final"})
+    rows = torch.from_numpy(rows_of(directory)[1][0][:2])
+
+    class Unknowing(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            said = torch.from_numpy(mlflow_model(directory).predict(x.numpy()))
+            return torch.cat([torch.full_like(said[:, :1], -1e30), said[:, 1:] + 0.5], 1)
+
+    with pytest.raises(RuntimeError, match="says other things"):
+        models._prove(models.folders(directory)[1], Unknowing(), rows)

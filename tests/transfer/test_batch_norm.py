@@ -14,6 +14,7 @@ from clkd.errors import UserError
 from clkd.models.backbones.mlp import MLP
 from clkd.models.backbones.resnet import ResNet
 from clkd.models.compiled import Compiled
+from clkd.models.corrected import BiasCorrected
 from clkd.models.heads import Cosine, Fixed, Linear
 from clkd.models.prototypes import NearestMean
 from clkd.models.slda import StreamingLDA
@@ -371,3 +372,20 @@ def test_of_a_backbone_that_stands_still_no_statistic_moves():
     student._stand_still()
     reestimate(student, [pictures(8, 1, shift=3.0)])
     assert material.equal([statistics(layer) for layer in layers(student)], before)
+
+
+def test_the_correction_of_the_newest_classes_is_theirs_alone():
+    """As their columns; those of classes before are fused."""
+    student, fusion = convolutional(), Interpolate(previous=0.5, reestimate=False)
+    student.head = BiasCorrected(4)
+    first, second, _ = material.experiences()
+    student.grow(first.classes, 0, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        student.head.alpha[0] = 3.0
+    student.grow(second.classes, 1, torch.Generator().manual_seed(1))
+    fusion.begin(second, student)
+    with torch.no_grad():
+        student.head.alpha[:], student.head.beta[:] = torch.tensor([5.0, 0.5]), torch.tensor([2.0, -1.0])
+    fusion.review(lambda which: iter(()), second, student)
+    assert student.head.alpha.tolist() == [4.0, 0.5]
+    assert student.head.beta.tolist() == [1.0, -1.0]

@@ -206,3 +206,9 @@ def test_a_share_is_not_chosen_by_a_head_that_is_written_afterwards(tmp_path):
     with pytest.raises(UserError, match=r"losses\.0: simkd_big writes the head .*: give `previous` a number"):
         composed(loaded(tmp_path, {"kind": "interpolate", "previous": "validation"}, **changes), registry)
     assert composed(loaded(tmp_path, {"kind": "interpolate", "previous": 0.5}, **changes), registry)
+    of_a_peer = {
+        **changes,
+        "peers": {"mate": {"model": {"kind": "mlp", "hidden": [8]}, "head": "linear"}},
+        "losses": ["cross_entropy", {"kind": "simkd", "between": ["mate", "big"]}],
+    }
+    assert composed(loaded(tmp_path, {"kind": "interpolate", "previous": "validation"}, **of_a_peer), registry)
