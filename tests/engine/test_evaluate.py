@@ -166,16 +166,16 @@ def test_weights_are_cast_once_an_evaluation_and_anew_in_the_next(
     student = make_student()
     student.grow(range(4), 0, torch.Generator())
     student.autocast = torch.bfloat16
-    for scale in (1.0, -2.0):
+    for scale in (1.0, -2.0):  # one after the other, so that nothing between them clears what was kept
         with torch.no_grad():
             for parameter in student.parameters():
                 parameter.mul_(scale)
         with Casts(student.backbone.parameters()) as casts:
             found = evaluate(student, experiences, augment, 5, classes=4)
         assert set(casts.counts.values()) == {1}
-        with torch.no_grad(), closing(batches(experiences[0].test, torch.arange(48), 5, torch.device("cpu"))) as coming:
-            right = [
-                student.class_ids_tensor[student.signals(augment.plain(rows.x), Needs()).logits.argmax(1)] == rows.y
-                for rows in coming
-            ]
-        assert found.accuracy[0] == torch.cat(right).double().mean()
+    with torch.no_grad(), closing(batches(experiences[0].test, torch.arange(48), 5, torch.device("cpu"))) as coming:
+        right = [
+            student.class_ids_tensor[student.signals(augment.plain(rows.x), Needs()).logits.argmax(1)] == rows.y
+            for rows in coming
+        ]
+    assert found.accuracy[0] == torch.cat(right).double().mean()

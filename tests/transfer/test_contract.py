@@ -95,8 +95,11 @@ OURS = torch.tensor([True, False, True, True, False, False, True, False, True])
 
 
 @pytest.mark.parametrize("target", ["unlabelled", "domain"])
-@pytest.mark.parametrize("name", TARGETED)
-def test_a_strategy_goes_by_the_target_that_it_is_told(name, target):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in TARGETED), ("coral", {"form": "closed"}), ("entropy", {"diversity": 1})],
+)
+def test_a_strategy_goes_by_the_target_that_it_is_told(name, options, target):
     """The same rows with the target's first, as new ones, are worth as much where it is `new`."""
     plain = material.batch(6, 3)
     changes = {"y": torch.where(OURS, -1, plain.y)} if target == "unlabelled" else {"domain": torch.where(OURS, 7, 2)}
@@ -105,7 +108,7 @@ def test_a_strategy_goes_by_the_target_that_it_is_told(name, target):
     def worth(which, first=False):
         """The value, and the gradients in the order of `told`."""
         torch.manual_seed(0)
-        part = REGISTRY.parse("transfers", {"kind": name, "target": which})
+        part = REGISTRY.parse("transfers", {"kind": name, "target": which, **options})
         strategy = _begun(lambda: REGISTRY.build(part, seed=0))
         heard = _said(lambda: strategy)
         value = strategy(told.pick(order[:5], order[5:]), heard.pick(order)) if first else strategy(told, heard)
