@@ -46,6 +46,8 @@ from clkd.scenario.request import RunRequest
 BASE = "none"
 MNIST, DIGITS = {"name": "mnist", "rows_per_class": 200}, {"name": "digits"}
 LENET = {"kind": "lenet", "batch_norm": True}
+AUGMENT = {"cifar10": {"crop": 4, "flip": True}}
+"""What is standard for a data set, which a strong view is made of."""
 STRONG = {"strong": {"rotate": 15, "contrast": 0.3, "cutout": 3, "rows": "unlabelled"}}
 ROWS: dict[str, tuple[dict[str, Any], str]] = {
     BASE: ({}, "replayed labels alone"),
@@ -132,7 +134,7 @@ def scenario(task: str, row: str) -> dict[str, Any]:
     strategy = ROWS[row][0]
     chosen = {"method": row} if row in METHODS else {"losses": ["cross_entropy"], "transfer": strategy or "none"}
     if row in ("fixmatch", "mean_teacher"):
-        stream = {**stream, "augment": STRONG}
+        stream = {**stream, "augment": {**AUGMENT.get(stream["dataset"]["name"], {}), **STRONG}}
     return {
         "name": "domains",
         **chosen,
