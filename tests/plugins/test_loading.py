@@ -263,6 +263,8 @@ def test_a_type_that_only_python_knows_takes_nobodys_schema_away(found):
     [
         "    @field_validator('weights')\n    @classmethod\n    def _many(cls, v, info):\n"
         "        if len(v) != len(info.data['layers']): raise ValueError('give as many')\n        return v\n",
+        "    @field_validator('weights')\n    @classmethod\n    def _many(cls, v, info):\n"
+        "        if len(v) != len(info.data.get('layers', ())): raise ValueError('give as many')\n        return v\n",
         "    @model_validator(mode='before')\n    @classmethod\n    def _all(cls, raw):\n"
         "        raw['layers']\n        return raw\n",
     ],

@@ -155,6 +155,20 @@ def test_a_row_agrees_within_two_standard_errors_or_a_point_and_a_half(tmp_path)
     assert of(table, "none").agrees is None
 
 
+def test_a_published_number_without_a_spread_decides_by_points_alone(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(
+        TINY.format(spread="sd").replace(
+            "published: [50.0, 2.0]", "published: [50.0, null]\n    provenance: from memory"
+        )
+    )
+    table = Table.read(tmp_path / "tiny.yaml")
+    near, far = of(table, "none", 51.0, 51.4), of(table, "none", 49.0, 57.0)
+    assert (near.errors, near.agrees, far.errors, far.agrees) == (None, True, None, False)
+    told = markdown(table, [far])
+    assert "| none | 50.00 | 53.00 ± 5.66 | 2 | +3.00 | – | no |" in told
+    assert told.splitlines()[-1] == "- `none`: from memory"
+
+
 def test_the_committed_range_decides_whether_a_row_holds(tmp_path):
     assert of(tiny(tmp_path), "none", 50.9).holds is True
     assert of(tiny(tmp_path), "none", 51.1).holds is False
