@@ -423,11 +423,14 @@ def test_a_failing_download_is_tried_once_and_leaves_no_trace(
     assert not (tmp_path / "cache" / "downloads" / "cifar10").exists()
 
 
-def test_what_is_downloaded_is_used(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Answer:
-        def close(self) -> None:
-            """A server that can be reached."""
+class Answer:
+    """Of a server that can be reached."""
 
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_what_is_downloaded_is_used(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Cifar10, target: Path) -> None:
         target.mkdir()
         (target / "cifar-10-python.tar.gz").write_bytes(b"half of it")
@@ -448,10 +451,6 @@ def test_what_another_process_brought_meanwhile_is_used(
     load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else its own download, which finds the place taken, would leave it with the stand-in."""
-
-    class Answer:
-        def close(self) -> None:
-            """A server that can be reached."""
 
     def late(self: Cifar10, target: Path) -> None:
         write_cifar10(tmp_path / "cache" / "downloads" / "cifar10" / "cifar-10-batches-py")
