@@ -327,7 +327,9 @@ def timed(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="but for lines that have seeds of their own"
+    )
     parser.add_argument("--write", action="store_true", help="go on from the results file, and add to it")
     parser.add_argument("--table", action="store_true", help="print what is there; train nothing")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "methods.jsonl")

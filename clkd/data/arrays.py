@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clkd.data.source import Found, Places, Raw, Source, Split, holdout
-from clkd.errors import UserError, did_you_mean, one_line
+from clkd.errors import Interrupted, UserError, did_you_mean, one_line
 
 Columns = dict[str, NDArray[Any]]
 
@@ -54,6 +54,8 @@ def _load(path: Path) -> Columns:
         # Opened here, since NumPy leaves a file open that turns out to be no archive.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file)
+    except Interrupted:
+        raise
     except Exception as error:  # zipfile, zlib and NumPy raise almost anything for bytes that are not theirs
         reason = one_line(str(error), 200) or type(error).__name__
         raise UserError(f"{path} cannot be read as an npz file of plain arrays: {reason}") from error

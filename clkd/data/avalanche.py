@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from clkd import vision
 from clkd.data.source import Found, Places, Raw, Source, Split, UnavailableError
-from clkd.errors import UserError, did_you_mean
+from clkd.errors import Interrupted, UserError, did_you_mean
 
 HOME = "avalanche"
 
@@ -38,14 +37,16 @@ class AvalancheBenchmark(Source):
         return Found(self._own_file(), partial(self._read, places), content=(str(_home(places)),))
 
     def _own_file(self) -> tuple[Path, ...]:
-        """Where a user's own function stands: rows are read anew when the file has changed."""
-        if not self.trust or "." not in self.benchmark:
+        """Where a user's own function stands: rows are read anew when the file has changed. Nothing is imported: that
+        may take seconds, or fail, and is told of when the rows are read."""
+        parts = self.benchmark.split(".")[:-1]
+        if not self.trust or not parts or parts[0] == HOME:
             return ()
-        with suppress(ImportError, ValueError):  # which is told when the function is asked for
-            spec = importlib.util.find_spec(self.benchmark.rpartition(".")[0])
-            if spec and spec.origin and Path(spec.origin).is_file():
-                return (Path(spec.origin),)
-        return ()
+        spec, within = None, None
+        for depth in range(len(parts)):
+            spec = PathFinder.find_spec(".".join(parts[: depth + 1]), within)
+            within = spec.submodule_search_locations if spec else []
+        return (Path(spec.origin),) if spec and spec.origin and Path(spec.origin).is_file() else ()
 
     def _read(self, places: Places, scratch: Path) -> Raw:
         factory = _factory(self.benchmark, self.trust)
@@ -58,6 +59,8 @@ class AvalancheBenchmark(Source):
         arguments = {**{name: value for name, value in offered.items() if name in known}, **options}
         try:
             benchmark = factory(**arguments)
+        except Interrupted:
+            raise
         except Exception as error:  # whatever a benchmark raises when its data is missing or its options do not fit
             said = " ".join(str(error).split())
             raise UnavailableError(

@@ -23,7 +23,7 @@ import torch
 from clkd import vision
 from clkd.data.image_folder import Packed, decode, find_images, folders_in, is_image
 from clkd.data.source import Found, Published, Raw, Split
-from clkd.errors import UserError, one_line
+from clkd.errors import Interrupted, UserError, one_line
 
 MOST_UNPACKED = 2**30
 """Bytes in an archive; CIFAR has 190 million."""
@@ -114,6 +114,8 @@ class Cifar10(Published):
                     f"{folder} does not hold the published {self.name} (a checksum differs); fetch it again, or set "
                     "`trust: true` if you made these files yourself"
                 ) from error
+            except Interrupted:
+                raise
             except Exception as error:  # trusted files may hold anything, and unpickling raises as much
                 raise UserError(
                     f"{folder}: its files cannot be read as batches of {self.name}: {one_line(str(error), 200)}"

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from clkd import vision
 from clkd.data.source import Found, Published, Raw, Split
-from clkd.errors import FULL, UserError, one_line, writing
+from clkd.errors import FULL, Interrupted, UserError, one_line, writing
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -64,6 +64,8 @@ class Mnist(Published):
         for images, labels in (files[:2], files[2:]):
             try:
                 x, y = read_image_file(str(_plain(images, scratch))), read_label_file(str(_plain(labels, scratch)))
+            except Interrupted:
+                raise
             except Exception as error:  # torchvision and gzip raise almost anything for bytes that are not theirs
                 if isinstance(error, OSError) and error.errno in FULL:  # while unpacking: it is no fault of the files
                     with writing(scratch):

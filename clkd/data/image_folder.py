@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from clkd.data.source import Found, Lazy, Places, Raw, Source, Split, holdout
-from clkd.errors import UserError, did_you_mean, one_line
+from clkd.errors import Interrupted, UserError, did_you_mean, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -212,6 +212,8 @@ def _opened(picture: Path | Packed, mode: str) -> Image.Image:
     try:
         with Image.open(picture if isinstance(picture, Path) else BytesIO(picture.content)) as image:
             return _of_eight_bits(image).convert(mode)
+    except Interrupted:
+        raise
     except Exception as error:  # PIL and its decoders raise almost anything for a file that they cannot read
         reason = "its content is none" if isinstance(error, UnidentifiedImageError) else one_line(str(error), 200)
         raise UnreadableError(f"{picture} cannot be read as an image: {reason or type(error).__name__}") from error

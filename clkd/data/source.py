@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import torch
 from torch import Tensor
 
-from clkd.errors import UserError
+from clkd.errors import Interrupted, UserError
 from clkd.options import Part
 from clkd.seeding import generator
 
@@ -225,6 +225,8 @@ def _download(name: str, address: str, download: Callable[[Path], None], downloa
         socket.setdefaulttimeout(TIMEOUT)
         try:
             _fetch(address, download, downloads / name)
+        except Interrupted:
+            raise
         except Exception as error:  # whatever a network or its libraries raise: it is reported, with the way out
             _failed[name] = f"{type(error).__name__}: {error}"
         finally:

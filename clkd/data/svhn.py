@@ -12,7 +12,7 @@ import torch
 
 from clkd import vision
 from clkd.data.source import Found, Published, Raw, Split
-from clkd.errors import UserError, one_line
+from clkd.errors import Interrupted, UserError, one_line
 
 FILES = ("train_32x32.mat", "test_32x32.mat")
 
@@ -48,6 +48,8 @@ class Svhn(Published):
                 f"{folder} does not hold the published SVHN (a checksum differs); fetch it again, or set `trust: true` "
                 "if you made these files yourself"
             ) from error
+        except Interrupted:
+            raise
         except Exception as error:  # trusted files may hold anything, and SciPy raises as much
             raise UserError(f"{folder}: its files cannot be read as SVHN's: {one_line(str(error), 200)}") from error
         return Raw(_split(train), _split(test), tuple("0123456789"))

@@ -30,7 +30,7 @@ def expected(scenario: Scenario, composed: Composition) -> Iterator[str]:
             f"{named} learns each experience's classes among themselves, and tests let all compete: split by task tells"
             " them which"
         )
-    if isinstance(head, Answering) and scenario.train.evaluate_every:
+    if isinstance(head, Answering) and scenario.train.evaluate_every and not scenario.train.reset:
         yield (
             f"until an experience ends, {named} answers by what it gathered before, so that anytime accuracy counts its"
             " new classes as wrong"

@@ -45,10 +45,12 @@ def refuse_phases(parts: Parts, phases: Sequence[PhaseOptions]) -> None:
         losses = [term.loss for term in parts.terms if term.name in phase.losses and not term.loss.regularises]
         if not losses:
             raise UserError(f"phases.{place}.losses: holding parameters teaches nothing: name a loss about rows, too")
-        if phase.trains != "all" and not any(loss.reads(0).logits for loss in losses):
+        still = parts.student.head.settled(phase.from_experience)
+        if (phase.trains != "all" or still) and not any(loss.reads(0).logits for loss in losses):
+            why = "the backbone stands still" if still else f"trains: {phase.trains} trains what makes these alone"
             raise UserError(
-                f"phases.{place}.losses: none of them reads logits, and trains: {phase.trains} trains what makes these "
-                f"alone: name one that does, such as cross_entropy"
+                f"phases.{place}.losses: none of them reads logits, and {why}: name one that does, such as "
+                "cross_entropy"
             )
 
 

@@ -135,7 +135,10 @@ def _own(store: Store, order: Sequence[int] | None) -> list[Chunk]:
     known = torch.unique(train).tolist()
     strange = sorted(set(torch.unique(test).tolist()) - set(known))
     if strange and order is None:
-        raise UserError(f"by: domain: domain {strange[0]} has test rows and no training rows: leave them out")
+        raise UserError(
+            f"by: domain: no training row of domain {strange[0]} is left, and it has test rows: name the domains that "
+            "are to come in `order`, or leave out `rows_per_class`"
+        )
     for each in order or ():
         if each not in known:
             raise UserError(f"order: there is no domain {each}, the data has {', '.join(map(str, known))}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clkd.context import Context
-from clkd.errors import UserError, did_you_mean, one_line
+from clkd.errors import Interrupted, UserError, did_you_mean, one_line
 from clkd.frozen import freeze
 from clkd.options import Part, ViewOptions
 from clkd.signals import Needs, Signals, Spec
@@ -105,9 +105,12 @@ def _outputs_for(module: nn.Module, context: Context, view: View | None) -> int:
         UserError: it cannot take such rows, or gives something else.
     """
     probe = torch.zeros(2, *context.shape, device=context.device)
+    seen = probe if view is None else view(probe)
     try:
         with torch.no_grad():
-            said = module(probe if view is None else view(probe))
+            said = module(seen)
+    except Interrupted:
+        raise
     except Exception as error:  # a stranger's layers may raise anything
         reason = one_line(" ".join(str(error).split()), 200)
         raise UserError(
@@ -237,6 +240,8 @@ def _fill(network: nn.Module, state: dict[str, Tensor], file: Path) -> None:
 def _pretrained(library: Any, model: str, weights: str) -> nn.Module:
     try:
         module: nn.Module = library.models.get_model(model, weights=weights)
+    except Interrupted:
+        raise
     except Exception as error:  # torchvision raises KeyError, ValueError, URLError… all mean that there are no weights
         raise UserError(
             f"weights '{weights}' for {model}: neither a file nor a name that torchvision can load ({error}); "

@@ -20,11 +20,12 @@ import torch
 from PIL import Image
 
 from clkd.data import source
+from clkd.data.avalanche import AvalancheBenchmark
 from clkd.data.cifar import Cifar10
 from clkd.data.convert import grey, resize
 from clkd.data.source import Split
 from clkd.data.store import Store
-from clkd.errors import UserError
+from clkd.errors import Interrupted, UserError
 
 Load = Callable[..., Store]
 
@@ -460,6 +461,52 @@ def test_what_another_process_brought_meanwhile_is_used(
     monkeypatch.setattr(source, "urlopen", lambda address: Answer())
     monkeypatch.setattr(Cifar10, "download", late)
     assert load("cifar10", offline="digits", trust=True).stand_in is None
+
+
+def test_who_is_stopped_while_data_is_read_or_fetched_stops(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of the data: nothing stands in for it, and no picture is left out."""
+
+    def stopped(*_: object, **__: object) -> None:
+        raise Interrupted("stopped by Ctrl-C", 130)
+
+    monkeypatch.delenv("CLKD_OFFLINE")
+    monkeypatch.setattr(source, "urlopen", lambda address: Answer())
+    monkeypatch.setattr(Cifar10, "download", stopped)
+    with pytest.raises(Interrupted):
+        load("cifar10", offline="digits", trust=True)
+    assert not source._failed
+    write_images(tmp_path / "mine", ["a", "b"])
+    np.savez(tmp_path / "a.npz", **GOOD)
+    write_idx(tmp_path / "idx", False)
+    monkeypatch.setattr(Image, "open", stopped)
+    monkeypatch.setattr(np, "load", stopped)
+    monkeypatch.setattr("clkd.data.idx._plain", stopped)
+    asked = {
+        "image_folder": {"path": "mine", "skip_corrupt": True},
+        "arrays": {"path": "a.npz"},
+        "mnist": {"root": "idx"},
+    }
+    for name, options in asked.items():
+        with pytest.raises(Interrupted):
+            load(name, **options)
+
+
+def test_where_a_benchmark_stands_is_found_without_importing_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "houseofmine").mkdir()
+    (tmp_path / "houseofmine" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    (tmp_path / "houseofmine" / "bench.py").write_text("def make(): ...")
+    own = AvalancheBenchmark(benchmark="houseofmine.bench.make", trust=True)
+    assert own._own_file() == (tmp_path / "houseofmine" / "bench.py",)
+    assert "houseofmine" not in sys.modules
+    for name in ("SplitMNIST", "avalanche.benchmarks.classic.SplitMNIST", "nowhere.at.all", "houseofmine.lost.make"):
+        assert AvalancheBenchmark(benchmark=name, trust=True)._own_file() == ()
 
 
 def test_a_users_own_benchmark_is_read_anew_when_its_file_has_changed(

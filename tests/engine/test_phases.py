@@ -416,6 +416,12 @@ UNTAUGHT = {
          "phases": [{**EEIL["phases"][0], "trains": "head", "losses": ["layers"]}]},
         "phases.0.losses: none of them reads logits",
     ),
+    "nothing moves": (
+        {"student": {"model": {"kind": "mlp", "hidden": [16]}, "head": "slda"},
+         "teachers": {"big": BIG}, "losses": ["cross_entropy", {**BIG_LAYERS, "align": "mlp"}],
+         "phases": [{**EEIL["phases"][0], "losses": ["layers"]}]},
+        "phases.0.losses: none of them reads logits, and the backbone stands still",
+    ),
 }  # fmt: skip
 
 

@@ -382,6 +382,14 @@ def test_a_mixture_is_the_same_on_the_way_back(store: Store) -> None:
         assert stream[7].name == f"25% {stream[4].name}, 75% {stream[0].name}"
 
 
+def test_a_domain_of_test_rows_alone_is_not_left_out_in_silence(store: Store) -> None:
+    train = replace(store.train, domain=torch.zeros_like(store.train.y))
+    own = replace(store, train=train, test=replace(store.test, domain=store.test.y % 2))
+    with pytest.raises(UserError, match=r"no training row of domain 1 is left, .*: name .* in `order`"):
+        cut(own, by="domain")
+    assert len(cut(own, by="domain", order=[0])) == 1
+
+
 def test_the_data_s_own_domains_may_come_back(store: Store) -> None:
     columns = {name: replace(getattr(store, name), domain=getattr(store, name).y % 2) for name in ("train", "test")}
     own = replace(store, **columns, domain_names=("ink", "paint"))

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +18,12 @@ from taught import FIT, MLP, SCENARIO, cached, compose, logits
 from clkd import checkpoint
 from clkd.engine.compose import Composition
 from clkd.engine.execute import execute
-from clkd.errors import UserError
+from clkd.errors import Interrupted, UserError
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.request import RunRequest
 from clkd.signals import Needs
+from clkd.teachers.external import Foreign
 
 Composing = Callable[..., Composition]
 
@@ -275,6 +277,16 @@ def test_an_expert_of_a_domain_that_nobody_has_is_refused(
 def test_only_data_with_domains_has_experts(composed: Composing) -> None:
     with pytest.raises(UserError, match="the rows of digits are all of one domain: leave it out"):
         composed({**FIT, "domains": [0]})
+
+
+def test_who_is_stopped_while_a_teacher_is_tried_stops() -> None:
+    class Stopped(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise Interrupted("stopped by Ctrl-C", 130)
+
+    context: Any = SimpleNamespace(shape=(1, 8, 8), device=torch.device("cpu"))
+    with pytest.raises(Interrupted):
+        Foreign(Stopped(), context, None, None)
 
 
 @pytest.mark.parametrize(
