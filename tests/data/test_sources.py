@@ -509,6 +509,7 @@ def test_where_a_benchmark_stands_is_found_without_importing_anything(
         assert AvalancheBenchmark(benchmark=name, trust=True)._own_file() == ()
 
 
+@pytest.mark.slow
 def test_a_users_own_benchmark_is_read_anew_when_its_file_has_changed(
     load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -597,6 +597,7 @@ def test_a_phase_that_breaks_is_traced_to_its_step(plugins: Plugins, tmp_path: P
     assert within["phase"]["place"] == 0
 
 
+@pytest.mark.slow
 def test_peers_that_a_phase_does_not_train_are_in_eval_mode_in_it_after_a_resume_too(
     plugins: Plugins, tmp_path: Path
 ) -> None:

@@ -509,6 +509,7 @@ sys.exit(main(["run", "victim.yaml", "-q"]))
 """
 
 
+@pytest.mark.slow
 def test_a_signal_while_it_is_filled_is_obeyed_before_the_next_block() -> None:
     run("sound")
     shutil.rmtree("cache/answers")
