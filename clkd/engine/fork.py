@@ -30,6 +30,7 @@ from clkd.engine.state import restore, spec_of, student_state, term_state
 from clkd.engine.term import Term
 from clkd.errors import UserError
 from clkd.experience import Experience
+from clkd.losses.base import Loss
 from clkd.memory.table import EXTRA
 from clkd.metrics.base import Record
 from clkd.models.student import Student
@@ -122,16 +123,7 @@ class _Carry:
 
     def _fits(self, term: Term, saved: State) -> bool:
         trial = copy.deepcopy(term.loss)
-        if saved["specs"] is not None:
-            told = [side and side["feature"] for side in saved["specs"]]
-            if told != [side and side.feature for side in (term.a, term.b)]:
-                log.info("losses: %s starts afresh, since it compares something else now", term.name)
-                return False
-        try:
-            if saved["specs"] is not None:
-                a, b = saved["specs"]
-                trial.bind(spec_of(a), spec_of(b) if b else None)
-        except (KeyError, UserError):  # a layer that was not read then, or classes that were too few for it
+        if not _bound_alike(trial, term, saved["specs"]):
             log.info("losses: %s starts afresh, since it compares something else now", term.name)
             return False
         if _shapes(trial.state_dict()) == _shapes(saved["state"]):
@@ -191,6 +183,20 @@ class _Carry:
                 kept: State = saved
                 return kept
         return transfer.state_dict()
+
+
+def _bound_alike(trial: Loss, term: Term, specs: Any) -> bool:
+    """Bind a loss of the fork's to what the origin's was bound to; whether that is what it compares, and could be."""
+    if specs is None:
+        return True
+    a, b = specs
+    if [side and side["feature"] for side in specs] != [side and side.feature for side in (term.a, term.b)]:
+        return False
+    try:
+        trial.bind(spec_of(a), spec_of(b) if b else None)
+    except (KeyError, UserError):  # a layer that was not read then, or classes that were too few for it
+        return False
+    return True
 
 
 def _carried(place: str, student: Student, saved: State) -> State:

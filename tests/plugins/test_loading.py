@@ -203,8 +203,7 @@ def test_what_is_not_offered_is_an_option(kind, found):
 def test_a_config_models_default_that_its_own_type_refuses_is_told(found):
     plugins, _ = found(
         "from typing import Annotated\nfrom pydantic import Field\nfrom clkd import Options\n"
-        "class Mine(Options):\n    top: Annotated[int, Field(gt=0)] = 0\n"
-        "@hookimpl\ndef clkd_register_losses(register): register('mine', dict, config=Mine)"
+        "class Mine(Options):\n    top: Annotated[int, Field(gt=0)] = 0\n" + GIVEN_CONFIG
     )
     with pytest.raises(PluginError, match=r"the default of 'top' is 0, which its own type refuses .*more than 0"):
         plugins.registry.parse("losses", "mine")
