@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+SCENARIO = Path(__file__).parents[1] / "scenarios" / "split_cifar.yaml"
 PLUGIN = """
 import json, os, time
 import clkd
@@ -69,7 +70,7 @@ def once(scenario: Path, home: Path) -> list[tuple[str, float, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", nargs="?", type=Path, default=Path("scenarios/split_cifar.yaml"))
+    parser.add_argument("scenario", nargs="?", type=Path, default=SCENARIO)
     parser.add_argument("--runs", type=int, default=5)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
