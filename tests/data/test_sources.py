@@ -514,6 +514,8 @@ def test_a_users_own_benchmark_is_read_anew_when_its_file_has_changed(
     load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
+    # Python takes a file of the same second and size for the one that it has compiled.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     found = []
     for value in (10, 20):
         (tmp_path / "mybench.py").write_text(BENCHMARK.format(value=value))
