@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     """Have glibc keep what tensors gave back for the next ones; False where that is not ours to set.
 
     A step takes the same tensors anew each time. glibc gives the larger ones back to the system, which hands them out
-    again page by page, each cleared first: a sixth of a small network's time (`benchmarks/allocator.py`). With this,
+    again page by page, each cleared first: a sixth of a small network's time (`benchmarks/savings.py`). With this,
     the process stays as large as it once was. Nothing is done where the environment has settings of its own.
     """
     named = [name for name in os.environ if name.startswith("MALLOC_") and name.endswith("_")]

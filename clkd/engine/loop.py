@@ -21,7 +21,7 @@ from clkd.engine.planned import epochs_of
 from clkd.engine.shares import metrics_of
 from clkd.engine.step import Step
 from clkd.experience import Experience, Rows
-from clkd.optimizers import build_optimizer, build_scheduler
+from clkd.optimizers import build_optimizer, build_scheduler, drop_subnormals
 from clkd.ranks import ALONE, Ranks
 from clkd.scenario.train import TrainOptions
 from clkd.schedules.base import Progress
@@ -29,7 +29,8 @@ from clkd.seeding import derive, generator
 from clkd.signals import Batch
 
 CHECK_EVERY = 50
-"""Steps between looks at the running sums: often enough to stop a diverged run, too rare to cost anything."""
+"""Steps between looks at the running sums, and at what the optimizer remembers: often enough to stop a diverged run and
+to keep subnormal numbers few, too rare to cost anything."""
 
 
 class Arrival(NamedTuple):
@@ -169,6 +170,8 @@ class Loop:
                     schedule["step"].step()
                 if epoch.done % CHECK_EVERY == 0:
                     epoch.meter.refuse_nonfinite(p)
+                if p.step % CHECK_EVERY == 0:  # an epoch may have fewer steps
+                    drop_subnormals(step.optimizer)
                 self.on_step(p)
         if "epoch" in schedule:
             schedule["epoch"].step()

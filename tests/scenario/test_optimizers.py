@@ -16,6 +16,7 @@ from clkd.optimizers import (
     SchedulerOptions,
     build_optimizer,
     build_scheduler,
+    drop_subnormals,
 )
 
 NEEDED = {
@@ -68,6 +69,27 @@ def test_every_optimizer_is_built_and_steps(kind):
     weight.sum().backward()
     optimizer.step()
     assert not torch.equal(weight, torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_of_what_an_optimizer_remembers_only_subnormal_numbers_are_dropped(kind):
+    weight = torch.nn.Parameter(torch.ones(4, 4))
+    given = {"momentum": 0.9} if kind == "sgd" else {}
+    optimizer = build_optimizer(OptimizerOptions(kind=kind, lr=0.1, **given), [weight])
+    weight.square().sum().backward()
+    optimizer.step()
+    state = optimizer.state[weight]
+    kept = {name: value.detach().clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    several = [value for value in kept.values() if value.dim()]
+    assert several
+    for name, value in kept.items():
+        if value.dim():
+            value.flatten()[:4] = torch.tensor([1e-39, -1e-45, -1.2e-38, float("nan")])
+            state[name].copy_(value)
+            value.flatten()[:2] = 0
+    drop_subnormals(optimizer)
+    for name, value in kept.items():
+        assert torch.equal(state[name].nan_to_num(7.0), value.nan_to_num(7.0)), name
 
 
 def test_options_reach_torch_and_defaults_are_filled_in():
