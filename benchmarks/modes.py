@@ -19,7 +19,7 @@ from contest import contest, machine, table
 from training import WORK, compose, timed
 
 from clkd.engine.speed import speed_up
-from clkd.models.precision import has_bf16
+from clkd.models.precision import is_faster_in_bf16
 
 MODES: dict[str, dict[str, Any]] = {
     "eager": {},
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=100, help="steps in a round, at least")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = MODES | (BF16_MODES if has_bf16(device) else {}) | (GPU_MODES if device.type == "cuda" else {})
+    wanted = MODES | (BF16_MODES if is_faster_in_bf16(device) else {}) | (GPU_MODES if device.type == "cuda" else {})
     modes = {name: Mode(switches, device, given.batches) for name, switches in wanted.items()}
     contestants: dict[str, Callable[[], float]] = dict(modes)
     print(table("training, resnet8, by switches", contest(contestants, given.rounds)))

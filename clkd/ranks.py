@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -54,10 +54,17 @@ class Ranks:
         that another has, and the mean over ranks is the batch's either way.
         """
         sizes = [batch.new, *(batch.draws or (len(batch) - batch.new,))]
-        if self.alone or any(0 < size < 2 * self.world for size in sizes):
+        if self._has_all(sizes):
             return batch
         blocks = torch.split(torch.arange(len(batch), device=batch.y.device), sizes)
         return batch.pick(*map(self.own, blocks))
+
+    def size_of_share(self, sizes: Sequence[int]) -> int:
+        """How many rows `share` gives of a batch with so many new ones, and of each draw from memory."""
+        return sum(sizes) if self._has_all(sizes) else sum(len(range(self.rank, size, self.world)) for size in sizes)
+
+    def _has_all(self, sizes: Sequence[int]) -> bool:
+        return self.alone or any(0 < size < 2 * self.world for size in sizes)
 
     def own(self, rows: Tensor) -> Tensor:
         """Every `world`-th, starting with this rank's."""

@@ -133,7 +133,7 @@ class Composer(Groundwork):
         if teach and any(teacher.untrained for teacher in parts.teachers.values()):
             parts.teachers = self._teachers(context, members)
             self._request_taps(parts)
-        speed_up(parts, scenario.train)
+        speed_up(parts, scenario.train, self.ranks)
         parts.mixes = scenario.train.mix_memory
         parts.resets, parts.untrained = scenario.train.reset, copy.deepcopy(student) if scenario.resets else None
         return Composition(ground.material, parts, {part.name: self._metric(part, stream) for part in scenario.metrics})

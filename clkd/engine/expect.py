@@ -8,7 +8,6 @@ from clkd.engine.compose import Composition
 from clkd.engine.late import late
 from clkd.engine.term import STUDENT
 from clkd.experience import Experience
-from clkd.losses.simkd import SimKD
 from clkd.models.prototypes import Answering
 from clkd.scenario.model import Scenario
 from clkd.scenario.parts import parts
@@ -35,10 +34,8 @@ def expected(scenario: Scenario, composed: Composition) -> Iterator[str]:
             f"until an experience ends, {named} answers by what it gathered before, so that anytime accuracy counts its"
             " new classes as wrong"
         )
-    own = [term.loss for term in composed.parts.terms if term.a.model == STUDENT]
-    headless = any(isinstance(loss, SimKD) for loss in own) and not any(loss.reads(0).logits for loss in own)
-    if scenario.train.evaluate_every and headless:
-        yield "until an experience ends, simkd trains no head, so that anytime accuracy counts new classes by chance"
+    if scenario.train.evaluate_every and (writer := _writes_head(composed)):
+        yield f"until an experience ends, {writer} trains no head: anytime accuracy counts new classes by chance"
     yield from _unused(scenario, len(stream))
     yield from late(scenario, stream)
 
@@ -50,6 +47,13 @@ def _forgets(scenario: Scenario, composed: Composition) -> bool:
     own = all(isinstance(teacher, Snapshot | Snapshots) for teacher in teachers)
     pushed = scenario.student.head.name in ("linear", "fixed")
     return gone and own and pushed and scenario.memory.name == "none" and not stream.task_labels
+
+
+def _writes_head(composed: Composition) -> str | None:
+    """The term that writes the student's head when an experience ends, if no other one trains it."""
+    own = [term for term in composed.parts.terms if term.a.model == STUDENT]
+    trained = any(term.loss.reads(0).logits for term in own)
+    return None if trained else next((term.name for term in own if term.loss.writes_head), None)
 
 
 def _classes(experiences: Sequence[Experience]) -> set[int]:

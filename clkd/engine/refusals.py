@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from clkd.engine.parts import Parts
 from clkd.engine.term import STUDENT
 from clkd.errors import UserError
-from clkd.losses.simkd import SimKD
 from clkd.memory.base import Memory
 from clkd.memory.retrieval import Retrieval
 from clkd.models.slda import StreamingLDA
@@ -206,7 +205,7 @@ def refuse_unjudged(parts: Parts) -> None:
     """A share of the weights is chosen by what the student answers, which one loss decides only afterwards."""
     chooses = any(isinstance(each, Interpolate) and each.previous == "validation" for each in _strategies(parts))
     for place, term in enumerate(parts.terms):
-        if chooses and isinstance(term.loss, SimKD) and term.a.model == STUDENT:
+        if chooses and term.loss.writes_head and term.a.model == STUDENT:
             raise UserError(
                 f"losses.{place}: {term.name} writes the head when an experience ends, and transfer: interpolate "
                 "chooses before that by what the head answers: give `previous` a number"

@@ -10,10 +10,11 @@ from torch import nn
 from clkd.engine.parts import Parts
 from clkd.models.precision import autocast
 from clkd.models.student import Student
+from clkd.ranks import ALONE, Ranks
 from clkd.scenario.train import TrainOptions
 
 
-def speed_up(parts: Parts, options: TrainOptions) -> None:
+def speed_up(parts: Parts, options: TrainOptions, ranks: Ranks = ALONE) -> None:
     """Set precision and compilation of each student, and of each teacher that is one of clkd's networks.
 
     Copies of the student take both with them. A teacher is fitted before, so that neither is in its weights.
@@ -25,7 +26,7 @@ def speed_up(parts: Parts, options: TrainOptions) -> None:
 
         mode = "default" if options.compile is True else options.compile
         for network in _students(modules):
-            network.runner = Compiled(mode, sizes(parts, options))
+            network.runner = Compiled(mode, sizes(parts, options, ranks))
 
 
 def set_precision(modules: Iterable[nn.Module | None], options: TrainOptions, device: torch.device) -> None:
@@ -40,8 +41,12 @@ def _students(modules: Iterable[nn.Module | None]) -> list[Student]:
     return [each for each in inner if isinstance(each, Student)]
 
 
-def sizes(parts: Parts, options: TrainOptions) -> frozenset[int]:
-    """How many rows the batches have that come often: new rows alone, with replayed ones, and in evaluation."""
+def sizes(parts: Parts, options: TrainOptions, ranks: Ranks = ALONE) -> frozenset[int]:
+    """How many rows the batches have that come often: new rows alone, with replayed ones, and in evaluation.
+
+    Of the first two a rank has its share.
+    """
     replay = 0 if options.mix_memory else options.replay_batch_size or options.batch_size
     kept: int = getattr(parts.memory, "size", replay)
-    return frozenset({options.batch_size, options.batch_size + min(replay, kept), options.eval_batch_size})
+    new, drawn = options.batch_size, [min(replay, kept)] * options.replay_draws
+    return frozenset({ranks.size_of_share([new]), ranks.size_of_share([new, *drawn]), options.eval_batch_size})

@@ -40,6 +40,9 @@ class Loss(nn.Module):
     logits and does not is refused where a teacher has rows like that (`Teacher.partial`)."""
     regularises: ClassVar[bool] = False
     """Whether it is about the student's parameters and no row: then its gradient is added after that of all others."""
+    writes_head: ClassVar[bool] = False
+    """Whether it writes the student's head at an experience's `end` and trains none before. Until then, answers mean
+    nothing for new classes: what chooses by them is refused, and a run that tests within experiences says so."""
     contract_optouts: ClassVar[dict[str, str]] = {}
     """Laws of `clkd.testing.contract` that do not hold for this loss, each with the reason."""
     progress: Progress | None = None

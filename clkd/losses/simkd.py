@@ -36,6 +36,8 @@ class SimKD(Classified):
     (tensor([[6.]]), tensor([2.]))
     """
 
+    writes_head = True
+
     def __init__(self, align: Literal["auto", "linear"] = "auto", seed: int = 0) -> None:
         super().__init__(align, seed)
         self.known: tuple[int, ...] = ()

@@ -533,6 +533,7 @@ def test_shares_are_a_partition_whose_scaled_means_have_the_whole_mean(new: int,
     values = torch.randn(len(i), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ranks = [Ranks(rank, world) for rank in range(world)]
     shares = [one.share(batch) for one in ranks]
+    assert [one.size_of_share([new, replayed]) for one in ranks] == list(map(len, shares))
     for share in shares:
         assert torch.equal(share.y[share.new :], share.extra["key"])
         assert min(share.new, len(share) - share.new if replayed else 2) >= 2 or len(share) == len(batch)

@@ -70,11 +70,17 @@ def following(**options):
 
 TWENTY = {"epochs": 20}
 TEACHER = {"kind": "fit", "model": "mlp", "epochs": 2, "optimizer": SGD}
+SIMKD = {"kind": "simkd", "between": ["student", "big"]}
 HOLDING = {"phases": [{**LATE, "name": "bias", "rows": "held_out", "trains": "head"}]}
 TOLD = {
     "each experience's classes among themselves": {"head": "multi"},
     "anytime accuracy counts its new classes as wrong": {
         "head": "ncm",
+        "train": {**scenario()["train"], "evaluate_every": 5},
+    },
+    "until an experience ends, simkd_big trains no head": {
+        "teachers": {"big": TEACHER},
+        "losses": [SIMKD],
         "train": {**scenario()["train"], "evaluate_every": 5},
     },
     "phase late never comes: the last experience is 4": {"phases": [{**LATE, "from_experience": 5}]},
@@ -98,6 +104,7 @@ TOLD = {
     "losses.0.weight never reaches steps 13": following(kind="linear", steps=13),
 }
 SILENT = [
+    {"teachers": {"big": TEACHER}, "losses": [SIMKD]},
     {"head": "multi", "split": {"by": "task", "experiences": 5}},
     {"head": "ncm"},
     {"split": {"by": "domain", "transform": "rotated", "experiences": 2}, **HOLDING},
@@ -128,3 +135,34 @@ def test_what_may_be_taken_for_something_else_is_told(said, clkd, tmp_path, monk
     assert code == 0, err
     told = json.loads(out)["description"].get("expect", "")
     assert said in told if isinstance(said, str) else not told
+
+
+HEADLESS = """
+from clkd import Loss, Needs, hookimpl
+
+class Mine(Loss):
+    needs = Needs(logits=False, features=("penultimate",))
+    sides = 1
+    writes_head = True
+
+    def forward(self, batch, a, b=None):
+        return a.features["penultimate"].square().mean(1)
+
+@hookimpl
+def clkd_register_losses(register):
+    register("mine", Mine)
+"""
+
+
+@pytest.mark.parametrize(("losses", "told"), [(["mine"], True), (["mine", "cross_entropy"], False)])
+def test_that_a_head_is_written_late_is_told_of_any_loss_that_says_so(losses, told, clkd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "headless.py").write_text(HEADLESS)
+    train = {**scenario()["train"], "evaluate_every": 5}
+    memory = {"kind": "class_balanced", "size": 50}
+    Path("s.yaml").write_text(to_yaml(scenario(losses=losses, memory=memory, train=train)))
+    code, out, err = clkd("run", "s.yaml", "--dry-run", "--json", "-q", "--plugins-dir", "mine")
+    assert code == 0, err
+    expected = json.loads(out)["description"].get("expect", "")
+    assert ("until an experience ends, mine trains no head" in expected) == told

@@ -20,6 +20,7 @@ from clkd.models.taps import Taps
 from clkd.optimizers import OptimizerOptions
 from clkd.options import Parsing
 from clkd.plugins import load_plugins
+from clkd.ranks import Ranks
 from clkd.scenario.model import Scenario
 from clkd.scenario.train import TrainOptions
 
@@ -71,11 +72,14 @@ def test_the_switches_reach_student_and_teacher_but_not_the_teachers_fit(tmp_pat
         ({}, None),
         ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, None),
         ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon", "amx_bf16": False}, None),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon", "amx_bf16": True}, torch.bfloat16),
         ({"amx_bf16": True}, torch.bfloat16),
     ],
 )
-def test_auto_is_bf16_on_a_cpu_that_has_instructions_for_it(
-    able: dict[str, bool], auto: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+def test_auto_is_bf16_on_a_cpu_that_is_faster_in_it(
+    able: dict[str, bool | str], auto: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
     cpu = torch.device("cpu")
@@ -91,3 +95,12 @@ def test_sizes_are_those_that_come_often(augment: Augment, make_student: Any) ->
     options = TrainOptions(optimizer=SGD, batch_size=10, replay_batch_size=20, eval_batch_size=100)
     assert sizes(Parts(make_student(), augment, [], memory=Reservoir(size=50)), options) == {10, 30, 100}
     assert sizes(Parts(make_student(), augment, [], memory=Reservoir(size=5)), options) == {10, 15, 100}
+    twice = options.model_copy(update={"replay_draws": 2})
+    assert sizes(Parts(make_student(), augment, [], memory=Reservoir(size=50)), twice) == {10, 50, 100}
+
+
+@pytest.mark.parametrize(("rank", "shares"), [(0, {4, 4 + 2 * 7, 100}), (1, {3, 3 + 2 * 7, 100})])
+def test_a_rank_compiles_for_its_shares(rank: int, shares: set[int], augment: Augment, make_student: Any) -> None:
+    train = {"batch_size": 10, "replay_batch_size": 20, "eval_batch_size": 100, "replay_draws": 2}
+    options, parts = TrainOptions(optimizer=SGD, **train), Parts(make_student(), augment, [], memory=Reservoir(size=50))
+    assert sizes(parts, options, Ranks(rank, world=3)) == shares
