@@ -219,12 +219,12 @@ def _say_not_fused(where: str, kind: str, reason: str) -> None:
 
 
 def drop_subnormals(optimizer: Optimizer) -> None:
-    """Set to 0 what an optimizer remembers on the CPU below the smallest normal number, 1.2e-38 in float32.
+    """Set to 0 what an optimizer remembers on the CPU of numbers below the smallest normal one (float32: 1.2e-38).
 
     The running mean of a gradient that has become 0, as a dead unit's is, halves on until it is subnormal, and there it
     stays: 0.9 of the smallest number is rounded to the number itself. Processors take many times as long for such
-    numbers, and more units die with each experience (`benchmarks/savings.py`). No weight moves by what is lost: at
-    most 1.2e-38 of a gradient, which Adam divides by no less than its `eps`.
+    numbers, and more units die with each experience (`benchmarks/savings.py`). No weight moves by what is lost: at most
+    1.2e-38 of a gradient, which Adam divides by no less than its `eps`.
 
     >>> import torch
     >>> weight = torch.zeros(3, requires_grad=True)
@@ -239,7 +239,9 @@ def drop_subnormals(optimizer: Optimizer) -> None:
     for state in optimizer.state.values():
         for value in state.values():
             if isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.is_floating_point():
-                value.masked_fill_(value.abs() < torch.finfo(value.dtype).tiny, 0)
+                # In half precision, subnormal numbers are large enough to matter.
+                smallest = min(torch.finfo(each).tiny for each in (value.dtype, torch.float32))
+                value.masked_fill_(value.abs() < smallest, 0)
 
 
 def build_scheduler(

@@ -92,6 +92,22 @@ def test_of_what_an_optimizer_remembers_only_subnormal_numbers_are_dropped(kind)
         assert torch.equal(state[name].nan_to_num(7.0), value.nan_to_num(7.0)), name
 
 
+@pytest.mark.parametrize(
+    ("dtype", "dropped"),
+    [
+        (torch.float64, [True, False, False]),
+        (torch.bfloat16, [True, True, False]),
+        (torch.float16, [True, True, False]),
+    ],
+)
+def test_what_is_too_small_depends_on_the_type_but_is_never_what_half_precision_still_tells_apart(dtype, dropped):
+    weight = torch.nn.Parameter(torch.ones(3, dtype=dtype))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    optimizer.state[weight]["momentum_buffer"] = torch.tensor([1e-320, 1e-40, 1e-7], dtype=dtype)
+    drop_subnormals(optimizer)
+    assert (optimizer.state[weight]["momentum_buffer"] == 0).tolist() == dropped
+
+
 def test_options_reach_torch_and_defaults_are_filled_in():
     options = OptimizerOptions.model_validate({"kind": "SGD", "lr": 0.05, "momentum": 0.9, "foreach": False})
     group = build_optimizer(options, [torch.nn.Parameter(torch.ones(1))]).param_groups[0]
