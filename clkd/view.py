@@ -46,6 +46,7 @@ class View:
         weights = torch.tensor(LUMA)
         self.mix = weights * given[1] if channels == "gray" else None
         """`[3]` what gray, on the [0, 1] scale, is of each normalised channel, beside a constant."""
+        self.at = torch.tensor(channels if isinstance(channels, tuple) else ())
         mean, std = seen = _picked(given, channels)
         own_mean, own_std = (own if own is not None else its for own, its in zip(wanted, seen, strict=True))
         if channels == "gray":  # its rows come as they are, and `mean` is the constant
@@ -58,6 +59,7 @@ class View:
         if self.scale.device != x.device:  # once: in a step, nothing waits for the device
             self.scale, self.shift = self.scale.to(x.device), self.shift.to(x.device)
             self.mix = None if self.mix is None else self.mix.to(x.device)
+            self.at = self.at.to(x.device)
         shape = (1, -1) + (1,) * (x.dim() - 2)
         seen = self._of_channels(x) * self.scale.view(shape).to(x.dtype) + self.shift.view(shape).to(x.dtype)
         if self.crop is not None:
@@ -76,7 +78,7 @@ class View:
             return (x * self.mix.view(1, 3, 1, 1).to(x.dtype)).sum(1, keepdim=True)
         if self.channels == "rgb":
             return x.expand(-1, 3, -1, -1)
-        return x[:, list(self.channels)]
+        return x.index_select(1, self.at)
 
     def shape(self, given: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that this model sees a row of shape `given` in."""

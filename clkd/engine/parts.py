@@ -102,6 +102,8 @@ class Parts:
         self.transfer.to(self.device)
         for teacher in self.teachers.values():
             teacher.begin(experience, self.students[teacher.of])
+        for term in self.terms:  # those too that wait: all parameters are looked at together
+            term.to(self.device)
         for term in self.active():
             self.ready(term, experience)
         self._foretell(experience)

@@ -45,7 +45,10 @@ class EWC(Measured):
 
     def forward(self, batch: Batch, a: Signals, b: Signals | None = None) -> Tensor:
         value = super().forward(batch, a, b)
-        return value + self.scale * self.apart.to(value) if self.mode == "separate" and self.kept else value
+        if self.mode != "separate" or not self.kept:
+            return value
+        self.apart = self.apart.to(value)  # once after a resume
+        return value + self.scale * self.apart
 
     def directions(self, logits: Tensor, target: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """The gradient of `log p_y` by the logits is `onehot(y) − p`."""

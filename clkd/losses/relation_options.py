@@ -78,7 +78,8 @@ class IRGOptions(RelatedOptions):
             raise ValueError("name at least one layer")
         if self.against is not None and len(self.against) != len(self.layers):
             raise ValueError(f"'against' has {len(self.against)} entries and 'layers' {len(self.layers)}: give as many")
-        if "transformation" in self.model_fields_set and len(self.layers) == 1:
+        filled_in = type(self).model_fields["transformation"].default  # as a resolved scenario has it
+        if len(self.layers) == 1 and self.transformation not in (0, filled_in):
             raise ValueError("transformation: from one layer to the next: name at least two layers")
         return self
 

@@ -100,7 +100,7 @@ class Generator(Memory):
     def _networks(self, shape: tuple[int, ...]) -> tuple[VAE, Adam]:
         """Made when the first row shows its shape; the weights depend on the seed alone."""
         if self.vae is None or self.optimizer is None:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
                 torch.manual_seed(derive(self.seed, "memory", "generator", "weights"))
                 self.vae = VAE(shape, self.hidden, self.latent)
             self.vae.to(self.device)

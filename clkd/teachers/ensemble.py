@@ -112,7 +112,7 @@ class Ensemble(Teacher):
         if self.by != "class":
             learned = self._learned
             logits = self._by_task(said, lambda own, at: self._about(own, weights, batch.y, learned[at]))
-            return Signals(logits, class_ids, {}, torch.isin(batch.y, learned))
+            return Signals(logits, class_ids, {}, (batch.y[:, None] == learned).any(1))
         has = self._has  # [members, C]
         knows = torch.stack([_knows(each, batch.y, class_ids, own) for each, own in zip(told, has, strict=True)])
         speaks = knows | (batch.y < 0)

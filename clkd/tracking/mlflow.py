@@ -40,8 +40,8 @@ class MlflowTracker(Tracker):
         registered: the name in the registry of the students that the run exports; None registers none.
         alias: the registry's alias that moves to the newest of them.
 
-    `run.tracking["mlflow"]` holds `uri` and, once the store was reached, `experiment_id`, `run_id` and `children` (by
-    experience index).
+    `run.tracking["mlflow"]` holds `uri`, `tags`, `registered`, `alias` and, once the store was reached,
+    `experiment_id`, `run_id` and `children` (by experience index).
 
     Raises:
         TrackingError: the store cannot be used or does not answer; every other error is MLflow's own.
@@ -76,7 +76,6 @@ class MlflowTracker(Tracker):
         uri = store.resolve_uri(self._uri or active_uri(), state.get("uri"))
         state = state if state.get("uri") == uri else {}  # another store's numbers mean nothing in this one
         noted = state.get("experiment_id")
-        run.tracking["mlflow"] = {**state, "uri": uri}
         self._run = run
         self._destination = Destination(
             uri,
@@ -88,6 +87,7 @@ class MlflowTracker(Tracker):
             noted,
             find_host(uri),
         )
+        run.tracking["mlflow"] = {**state, "uri": uri, **self._destination.said}
         self._worker = Worker(self._bring, "clkd-mlflow")
         self._worker.wake()
         if self._required:

@@ -36,7 +36,7 @@ def sync(directory: Path, uri: str | None = None, noted: Mapping[str, Any] = {})
         directory: the run's, from any machine.
         uri: of the store; by default the scenario's, else `$MLFLOW_TRACKING_URI`, else the one that is `noted`, else
             `sqlite:///mlflow.db` here.
-        noted: what its tracker noted (`uri`, `experiment_id`) when it was trained.
+        noted: what its tracker noted when it was last trained: `uri`, `experiment_id`, and what it was to be called.
 
     Raises:
         UserError: the directory holds no record.
@@ -51,9 +51,9 @@ def sync(directory: Path, uri: str | None = None, noted: Mapping[str, Any] = {})
         resolved,
         options["experiment"],
         options["child_runs"],
-        options["tags"],
-        registered_name(options.get("register_as", True), config["name"]),
-        options.get("alias"),
+        noted.get("tags", options["tags"]),
+        noted.get("registered", registered_name(options.get("register_as", True), config["name"])),
+        noted.get("alias", options.get("alias")),
         noted.get("experiment_id") if noted.get("uri") == resolved else None,
     )
     try:

@@ -63,6 +63,11 @@ class Destination:
     host: Host | None = None
     """The MLflow run that it was started in."""
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """What may have been said anew at a resume, and then is in no other file of the run."""
+        return {"tags": self.tags, "registered": self.registered, "alias": self.alias}
+
 
 class Upload:
     """Brings what a run's directory holds into MLflow, as far as it is not there.
@@ -101,6 +106,7 @@ class Upload:
             "experiment_id": self._experiment,
             "run_id": self._parent.id,
             "children": {index: child.id for index, child in self._children.items()},
+            **self.destination.said,
         }
 
     def advance(self, otherwise: Event | None = None) -> None:

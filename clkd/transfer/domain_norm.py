@@ -66,7 +66,7 @@ class DomainNorm(nn.Module):
         self.choice, self.first = choice, first
         self.register_buffer("running_mean", norm.running_mean.clone()[None])
         self.register_buffer("running_var", norm.running_var.clone()[None])
-        self.register_buffer("known", torch.full((1,), -1))
+        self.register_buffer("known", torch.full((1,), -1, device=norm.running_mean.device))
         """`[K]` int64, the domain of each row of the statistics; -1 for one that nobody has."""
 
     def add(self, domain: int) -> None:

@@ -16,6 +16,31 @@ REGISTRY = load_plugins().registry
 ENTRIES = [entry for entry in REGISTRY.entries.values() if entry.plugin.startswith("clkd.")]
 
 
+FILE, FITTED = {"path": "rows.npz"}, {"model": "mlp"}
+NEEDED = {
+    ("datasets", "image_folder"): {"path": "pictures"},
+    ("datasets", "arrays"): FILE,
+    ("datasets", "avalanche"): {"benchmark": "SplitMNIST"},
+    ("datasets", "domains"): {"of": ["digits", {"name": "arrays", **FILE}]},
+    ("streams", "class"): {"experiences": 2},
+    ("streams", "task"): {"experiences": 2},
+    ("streams", "repeated"): {"experiences": 4, "repetition": 0.5},
+    ("streams", "domain"): {"transform": "rotated", "experiences": 2},
+    ("streams", "data"): {"experiences": 2},
+    ("models", "torchvision"): {"model": "resnet18"},
+    ("teachers", "ensemble"): {"members": ["a", "b"]},
+    ("teachers", "fit"): FITTED,
+    ("teachers", "born_again"): FITTED,
+    ("teachers", "run"): {"run": "runs/one"},
+    ("teachers", "checkpoint"): {"path": "weights.safetensors", **FITTED},
+    ("teachers", "torchvision"): {"model": "resnet18", "weights": "DEFAULT"},
+    ("teachers", "mlflow"): {"uri": "models:/student/1"},
+    ("schedules", "per_experience"): {"values": [1, 2]},
+    ("metrics", "intransigence"): {"joint": [0.5, 0.6]},
+}
+"""What has no default."""
+
+
 def _names(entries):
     return [f"{entry.kind}:{entry.name}" for entry in entries]
 
@@ -42,6 +67,15 @@ def test_a_part_says_what_it_is(entry):
     assert "\n" not in entry.summary
     assert isinstance(entry.factory, str), "a built-in part is imported when it is built, not before"
     assert entry.options.__doc__
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=_names(ENTRIES))
+def test_what_a_resolved_scenario_says_of_a_part_is_read_as_the_same_part(entry):
+    """With all defaults written out, as a resumed run finds them."""
+    key = {"datasets": "name", "streams": "by"}.get(entry.kind, "kind")
+    given = {key: entry.name, **NEEDED.get((entry.kind, entry.name), {})}
+    part = REGISTRY.parse(entry.kind, given)
+    assert REGISTRY.parse(entry.kind, part.dump()) == part
 
 
 def test_options_that_tell_the_number_of_sides_agree_with_the_loss():

@@ -340,6 +340,19 @@ def test_an_offline_run_is_brought_in_later_and_takes_the_alias_from_none_that_i
 
 
 @pytest.mark.slow
+def test_a_name_that_was_given_at_a_resume_goes_with_the_run_into_another_store(here: Path, empty_store: Path) -> None:
+    path, directory = here / "s.yaml", here / "run"
+    path.write_text(to_yaml({**SCENARIO, "output": str(directory), "tracking": {"log_model": "each"}}))
+    execute(RunRequest(scenario=path, quiet=True, limit_experiences=1), load_plugins())
+    again = ("tracking.register_as=digits", "tracking.alias=next", "tracking.tags={team: vision}")
+    execute(RunRequest(resume=str(directory), quiet=True, overrides=again), load_plugins())
+    shutil.copy(empty_store, here / "mlflow.db")
+    assert main(["track", "sync", str(directory)]) == 0
+    assert_registered("digits", "2", "next")
+    assert parent().data.tags["team"] == "vision"
+
+
+@pytest.mark.slow
 def test_what_was_half_uploaded_is_uploaded_again(train: Callable[..., Path]) -> None:
     """A process that died between a model and its files leaves a pending one, which is no student."""
     directory = train(tracking={"log_model": "final"})
