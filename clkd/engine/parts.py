@@ -134,7 +134,8 @@ class Parts:
         if classifier is None:
             raise UserError(
                 f"losses: {term.name} works with the last layer of its teacher, and '{term.teacher}' has none to lend: "
-                f"use a teacher that is one of clkd's own networks (fit, checkpoint, previous, ema)"
+                f"use a teacher that is one of clkd's own networks (fit, born_again with speak: last, run, checkpoint, "
+                "previous, before_phase, ema)"
             )
         return classifier
 

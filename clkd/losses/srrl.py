@@ -18,7 +18,7 @@ class SRRL(Classified):
     teacher's logits are made of the same features, so that its answers can be recalled. The authors' projector has
     batch norm and ReLU behind its linear layer; here it is linear, or none where widths agree.
 
-    It takes a teacher that has a classifier to lend: clkd's own networks (`fit`, `checkpoint`, `previous`, `ema`).
+    It takes a teacher that has a classifier to lend: clkd's own networks (`fit`, `run`, `previous`, …).
 
     >>> import torch
     >>> from clkd.signals import Spec

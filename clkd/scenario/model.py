@@ -65,7 +65,7 @@ class Scenario(Options):
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
     output: str | None = None
-    """The run's directory; by default `runs/<name>-<time>` in the current directory."""
+    """The run's directory; by default `runs/<name>-<time>-<id>` in the current directory."""
     method: str | None = None
     """A preset that fills in whatever this file leaves out (`clkd list methods`)."""
     stream: StreamOptions

@@ -87,4 +87,4 @@ class TrainOptions(Options):
     """Compile the backbones with `torch.compile`: `true`, or one of its modes; needs a C++ compiler."""
     precision: Literal["auto", "float32", "bf16"] = "float32"
     """What backbones compute in; losses, heads and weights stay in float32. `auto` is bf16 on a GPU or
-    CPU that has instructions for it."""
+    CPU that is faster in it."""
