@@ -32,7 +32,7 @@ from clkd.tracking.points import percent
 def command(
     wanted: tuple[str, ...], conditions: tuple[str, ...], sort: str, metric: str, limit: int | None, as_json: bool
 ) -> None:
-    """List runs, oldest first: those below ./runs, or those that are named.
+    """List runs, oldest first: those that are named, or all below this folder (of all folders, if it has none).
 
     KEY is id, name, group, seed, status, data, dataset, version, created, or a number of `result.json`:
     average_accuracy, compute.training_macs, seconds.total, …
@@ -46,7 +46,7 @@ def command(
     if as_json:
         print_json([_facts(run) for run in runs])
     elif not runs:
-        click.echo("no run below ./runs" if not found else f"none of {len(found)} runs", err=True)
+        click.echo("no run yet" if not found else f"none of {len(found)} runs", err=True)
     else:
         head = ("ID", "GROUP", "SEED", "STATUS", "DATA", metric.upper(), "SECONDS", "STARTED", "DIRECTORY")
         print_table(head, [_cells(run, metric, is_fraction(metric, runs)) for run in runs])

@@ -103,4 +103,4 @@ def test_a_run_that_has_only_begun_and_one_that_is_broken(make, some, clkd, tmp_
 def test_nowhere(make, clkd, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLKD_CACHE", str(tmp_path / "cache"))
-    assert clkd("runs") == (0, "", "no run below ./runs\n")
+    assert clkd("runs") == (0, "", "no run yet\n")
