@@ -139,6 +139,7 @@ SLOW = ("class_balanced", "cosine", "gdumb", "generator", "proxies", "roomy", "s
 """Each has another here that differs from it in little."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
 )

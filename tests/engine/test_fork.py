@@ -163,6 +163,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_may_change(plugins: Plugins, origin: Path, tmp_path: Path, change: str) -> None:
     """It begins where the origin stood, ends elsewhere, and can be resumed as any run."""

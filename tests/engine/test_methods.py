@@ -41,6 +41,7 @@ def trained(home: Path, *settings: str, **changes: Any) -> dict[str, Any]:
     return execute(RunRequest(scenario=path, overrides=settings, quiet=True), PLUGINS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", PLUGINS.registry.names("methods"))
 def test_every_method_trains(method: str, tmp_path: Path) -> None:
     """Two experiences of five classes each: chance is 10 %."""

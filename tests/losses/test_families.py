@@ -77,6 +77,7 @@ def run(home: Path, *losses: Any, name: str = "run", limit: int = 2, resume: boo
     return checkpoint.load(last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOSSES)
 def test_it_trains_for_two_experiences_with_replay(kind, tmp_path):
     """The teacher says some of it from the cache, in float16. The run itself stops at a value that is not finite."""

@@ -43,6 +43,7 @@ def test_all_that_can_store_something_are_known():
     assert found == sorted(STORING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, SIZE, 1000])
 @pytest.mark.parametrize("name", STORING)
 @pytest.mark.parametrize("store", [["logits"], ["penultimate"], ["logits", "penultimate"]], ids=" ".join)

@@ -87,6 +87,7 @@ FEW = {
 """What makes those short that name several data sets."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", DOMAINS, ids=lambda path: path.stem)
 def test_a_stream_of_domains_runs_on_the_stand_in(path, tmp_path):
     """Two experiences of each, on few rows: the domains differ, and so do the rows that are trained on."""

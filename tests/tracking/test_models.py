@@ -135,6 +135,7 @@ def test_each_student_predicts_what_clkd_evaluated(trained: Path) -> None:
     assert matrix[1][1] > 0.3, "it has learned something that could be wrong"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "student",
     [
