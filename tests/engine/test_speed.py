@@ -104,3 +104,12 @@ def test_a_rank_compiles_for_its_shares(rank: int, shares: set[int], augment: Au
     train = {"batch_size": 10, "replay_batch_size": 20, "eval_batch_size": 100, "replay_draws": 2}
     options, parts = TrainOptions(optimizer=SGD, **train), Parts(make_student(), augment, [], memory=Reservoir(size=50))
     assert sizes(parts, options, Ranks(rank, world=3)) == shares
+
+
+def test_who_composes_says_which_rank_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Ranks] = []
+    monkeypatch.setattr("clkd.engine.compose.speed_up", lambda parts, options, ranks: told.append(ranks))
+    registry, ranks = load_plugins().registry, Ranks()
+    scenario = Scenario.model_validate({**SCENARIO, "train": {"optimizer": "sgd"}}, context=Parsing(registry))
+    Composer(scenario, registry, torch.device("cpu"), tmp_path, tmp_path, ranks=ranks).compose()
+    assert told[0] is ranks
