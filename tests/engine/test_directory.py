@@ -56,7 +56,7 @@ def test_a_run_below_a_folder_that_is_not_utf_8_is_found_again(
     try:
         home.mkdir()
     except OSError:
-        pytest.skip("this file system has names in UTF-8 only")
+        pytest.skip(reason="this file system has names in UTF-8 only")
     monkeypatch.setenv("CLKD_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
     made = create(str(home / "run"), "tiny", "0" * 12, tmp_path / "cache", "name: tiny")

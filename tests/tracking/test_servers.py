@@ -26,6 +26,7 @@ from clkd.tracking.jsonl import JsonlTracker
 from clkd.tracking.mlflow import MlflowTracker
 from clkd.tracking.sync import sync
 
+HAS_FLASK_WTF = importlib.util.find_spec("flask_wtf") is not None
 ADMIN, PASSWORD = "admin", "password1234password"
 
 
@@ -158,9 +159,7 @@ def test_a_wrong_login_is_one_line_at_once(
 
 
 @pytest.mark.slow  # a server of its own, which makes two databases
-@pytest.mark.skipif(
-    importlib.util.find_spec("flask_wtf") is None, reason="Flask-WTF is missing: pip install mlflow[auth]"
-)
+@pytest.mark.skipif(not HAS_FLASK_WTF, reason="Flask-WTF is missing: pip install mlflow[auth]")
 @pytest.mark.timeout(400)
 def test_mlflows_own_basic_auth(
     drive: Any, make_run: Any, here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -13,9 +13,8 @@ from clkd_optuna.command import command
 from clkd.cli.common import State
 from clkd.errors import UserError
 
-installed = pytest.mark.skipif(
-    "optuna" not in [entry.name for entry in entry_points(group="clkd")], reason="clkd-optuna is not installed"
-)
+FOUND = [entry.name for entry in entry_points(group="clkd")]
+installed = pytest.mark.skipif("optuna" not in FOUND, reason="clkd-optuna is not installed")
 
 
 @pytest.fixture
