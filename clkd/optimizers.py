@@ -221,7 +221,7 @@ def _say_not_fused(where: str, kind: str, reason: str) -> None:
 def drop_subnormals(optimizer: Optimizer) -> None:
     """Set to 0 what an optimizer remembers on the CPU of numbers below the smallest normal one (float32: 1.2e-38).
 
-    The running mean of a gradient that has become 0, as a dead unit's is, halves on until it is subnormal, and there it
+    The running mean of a gradient that has become 0, as a dead unit's is, dwindles until it is subnormal, and there it
     stays: 0.9 of the smallest number is rounded to the number itself. Processors take many times as long for such
     numbers, and more units die with each experience (`benchmarks/savings.py`). No weight moves by what is lost: at most
     1.2e-38 of a gradient, which Adam divides by no less than its `eps`.

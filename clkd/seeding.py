@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,3 +27,10 @@ def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu"
     import torch
 
     return torch.Generator(device=device).manual_seed(derive(seed, *purpose))
+
+
+def forked(device: torch.device) -> AbstractContextManager[None]:
+    """Whatever is drawn or seeded within is not missed afterwards, neither on the CPU nor on `device`."""
+    import torch
+
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

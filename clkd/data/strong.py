@@ -96,10 +96,8 @@ class Strong:
         if self.cutout:
             x = x.masked_fill(self._square(x, down, across) & (chosen["cutout"] > 0).view(-1, 1, 1, 1), 0.0)
         if self.noise:
-            noise = self.noise * torch.randn(x.shape, generator=generator, device=generator.device).to(
-                x, non_blocking=True
-            )
-            x = x + noise * chosen["noise"].view(-1, *[1] * (x.dim() - 1))
+            drawn = torch.randn(x.shape, generator=generator, device=generator.device)
+            x = x + self.noise * drawn.to(x, non_blocking=True) * chosen["noise"].view(-1, *[1] * (x.dim() - 1))
         return x
 
     def _drawn(self, x: Tensor, numbers: int, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -96,7 +96,7 @@ class Composer(Groundwork):
         parts = Parts(
             student=student,
             augment=ground.augment,
-            terms=[self._term(part, context, place) for place, part in enumerate(scenario.losses)],
+            terms=[self._term(part, context, place).to(self.device) for place, part in enumerate(scenario.losses)],
             teachers=self._teachers(replace(context, untrained=True), members),
             memory=build(scenario.memory, context=context, student=student),
             retrieval=self._retrieval(),

@@ -14,7 +14,7 @@ from clkd.models.prototypes import NearestMean
 from clkd.models.student import Student
 from clkd.options import Part, ViewOptions
 from clkd.registry import Registry
-from clkd.seeding import derive, generator
+from clkd.seeding import derive, forked, generator
 from clkd.view import View, view_of
 
 
@@ -39,7 +39,7 @@ class Networks:
         offers = {"context": context, "seed": seed}
         shape = context.shape if view is None else view.shape(context.shape)
         last = self.channels_last if channels_last is None else channels_last
-        with torch.random.fork_rng(devices=[]):
+        with forked(self.device):
             torch.manual_seed(derive(seed, "weights", model.name))
             backbone = self.registry.build(model, shape=shape, **offers)
             built = self.registry.build(head, in_features=backbone.out_features, **offers)

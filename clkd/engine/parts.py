@@ -31,7 +31,7 @@ from clkd.models.student import Student
 from clkd.models.taps import PENULTIMATE
 from clkd.ranks import Ranks
 from clkd.schedules.base import Schedule
-from clkd.seeding import generator
+from clkd.seeding import forked, generator
 from clkd.signals import Batch, Needs, Spec
 from clkd.teachers.base import Teacher
 from clkd.teachers.ensemble import Ensemble
@@ -102,8 +102,6 @@ class Parts:
         self.transfer.to(self.device)
         for teacher in self.teachers.values():
             teacher.begin(experience, self.students[teacher.of])
-        for term in self.terms:  # those too that wait: all parameters are looked at together
-            term.to(self.device)
         for term in self.active():
             self.ready(term, experience)
         self._foretell(experience)
@@ -218,7 +216,7 @@ class Parts:
     def aside(self) -> Iterator[None]:
         """The student in eval mode and without gradients; what is drawn within is not missed afterwards."""
         self.student.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with torch.no_grad(), forked(self.device):
             yield
 
     def end_student(self, experience: Experience, trained: bool = True) -> None:

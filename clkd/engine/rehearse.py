@@ -7,14 +7,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from clkd.engine.parts import Parts, grow
 from clkd.engine.probe import Probe
 from clkd.engine.term import STUDENT, Term
 from clkd.errors import UserError
 from clkd.experience import Experience
 from clkd.memory.base import Memory
+from clkd.seeding import forked
 from clkd.teachers.network import Snapshot
 
 log = logging.getLogger("clkd.engine")
@@ -44,7 +43,7 @@ def rehearse(parts: Parts, stream: Sequence[Experience], start: int = 0) -> Iter
     replays = type(parts.memory) is not Memory
     parts = _copied(parts)
     for experience in stream:
-        with torch.random.fork_rng(devices=[parts.device] if parts.device.type == "cuda" else []):
+        with forked(parts.device):
             probe = Probe(parts, stream[: experience.index + 1], replays) if experience.index >= start else None
             scene = _enter(parts, experience, probe)
         yield scene

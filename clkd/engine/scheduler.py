@@ -26,6 +26,7 @@ from clkd.experience import Experience
 from clkd.metrics.base import Metric
 from clkd.models.cost import parameter_count
 from clkd.models.student import Student
+from clkd.seeding import forked
 from clkd.streams.base import Stream
 from clkd.tracking import confusions, models, reports, shifts
 from clkd.tracking.group import Trackers
@@ -309,7 +310,7 @@ class Scheduler:
 def _aside(student: Student, device: torch.device) -> Iterator[None]:
     """Whatever is drawn within is not missed after it, and each module is in the mode that it was in."""
     modes = {module: module.training for module in student.modules()}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked(device):
         yield
     for module, training in modes.items():
         module.training = training

@@ -13,7 +13,7 @@ from clkd.errors import UserError
 from clkd.frozen import freeze
 from clkd.memory.base import Memory, scaled
 from clkd.memory.vae import VAE
-from clkd.seeding import derive, generator
+from clkd.seeding import derive, forked, generator
 from clkd.signals import Batch, Needs
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Generator(Memory):
     def _networks(self, shape: tuple[int, ...]) -> tuple[VAE, Adam]:
         """Made when the first row shows its shape; the weights depend on the seed alone."""
         if self.vae is None or self.optimizer is None:
-            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            with forked(self.device):
                 torch.manual_seed(derive(self.seed, "memory", "generator", "weights"))
                 self.vae = VAE(shape, self.hidden, self.latent)
             self.vae.to(self.device)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from clkd.frozen import Module, freeze
+from clkd.seeding import forked
 
 
 @contextmanager
 def dry_run(model: Module, shape: tuple[int, ...]) -> Iterator[tuple[Module, Tensor]]:
     """A frozen copy of the model and one row of zeros `[1, *shape]`; model and random state stay as they are."""
     device = _device(model)
-    with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.no_grad(), forked(device):
         yield freeze(copy.deepcopy(model)), torch.zeros(1, *shape, device=device)
 
 

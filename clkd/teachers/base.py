@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from clkd.ranks import ALONE, Ranks
 from clkd.signals import Batch, Needs, Signals, Spec
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from clkd.experience import Experience
     from clkd.models.student import Student
     from clkd.teachers.cached import Cached
+
+
+def among(y: Tensor, classes: Tensor) -> Tensor:
+    """`[B]` bool: rows of one of the `classes` (`[K]`). `isin` would wait for a GPU where there are many."""
+    return (y[:, None] == classes).any(1)
 
 
 class Teacher:

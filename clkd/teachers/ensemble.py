@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clkd.errors import UserError
 from clkd.signals import Batch, Needs, Signals, Spec
-from clkd.teachers.base import Teacher
+from clkd.teachers.base import Teacher, among
 
 if TYPE_CHECKING:
     from clkd.experience import Experience
@@ -112,7 +112,7 @@ class Ensemble(Teacher):
         if self.by != "class":
             learned = self._learned
             logits = self._by_task(said, lambda own, at: self._about(own, weights, batch.y, learned[at]))
-            return Signals(logits, class_ids, {}, (batch.y[:, None] == learned).any(1))
+            return Signals(logits, class_ids, {}, among(batch.y, learned))
         has = self._has  # [members, C]
         knows = torch.stack([_knows(each, batch.y, class_ids, own) for each, own in zip(told, has, strict=True)])
         speaks = knows | (batch.y < 0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clkd.frozen import state_hash
 from clkd.signals import Batch, Needs, Signals, Spec
-from clkd.teachers.base import Teacher
+from clkd.teachers.base import Teacher, among
 from clkd.teachers.cached import Cached
 from clkd.teachers.recall import Recall
 from clkd.teachers.shelf import Copy
@@ -134,13 +134,13 @@ class NetworkTeacher(Teacher):
         return self.network
 
     def _valid(self, y: Tensor) -> Tensor:
-        """`[B]` bool: rows of a class this network has learned. (`isin` would wait for a GPU, of many classes.)"""
+        """`[B]` bool: rows of a class this network has learned."""
         network = self._speaker()
         if self._known[0] is not network:
             spec = network.spec()
             learned = [c for c, born in zip(spec.class_ids, spec.born, strict=True) if born >= 0]
             self._known = network, torch.tensor(learned, dtype=torch.long, device=y.device)
-        return (y[:, None] == self._known[1]).any(1)
+        return among(y, self._known[1])
 
 
 class Snapshot(NetworkTeacher):
