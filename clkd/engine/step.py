@@ -49,6 +49,7 @@ class Step:
         self.projection = Projection.of(self.parts, self.objective, self.optimizer, self.progress, self.ranks)
         self.students, self.terms = self.parts.students, self.parts.active()
         self.trained = self.parts.parameters_of_each()
+        self.moved = [p for group in self.optimizer.param_groups for p in group["params"]]
         teachers, students = self.parts.teachers.values(), self.students
         # A phase trains the student alone: teachers that are made of its peers stand still.
         self.followers = [(teacher, students[teacher.of]) for teacher in teachers if teacher.of in students]
@@ -82,7 +83,8 @@ class Step:
             self.penalties.weigh(share, student, values, weighted)
         shares = gradient_shares(weighted, parts) if self.shares and progress.step % self.shares == 0 else {}
 
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.moved:  # as zero_grad does, which takes ten times as long to get there
+            parameter.grad = None
         torch.autograd.backward(loss, retain_graph=self.guard is not None)
         if self.penalties:
             loss = self.penalties.backward(loss, retain_graph=self.guard is not None)

@@ -125,7 +125,8 @@ class CrossEntropy(Loss):
     def _targets(self, batch: Batch) -> list[Tensor]:
         """The column of each row's label, and of the other's where it is mixed of two."""
         mixed = batch.mixed
-        return [self.target[y] for y in ([batch.y] if mixed is None else [mixed.y, mixed.other])]
+        labels = [batch.y] if mixed is None else [mixed.y, mixed.other]
+        return [self.target.index_select(0, y) if self.certain else self.target[y] for y in labels]
 
     def _rows(self, logits: Tensor, target: Tensor) -> Tensor:
         """`[B]`, whatever the rows' targets are worth."""

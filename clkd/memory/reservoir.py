@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -56,19 +56,19 @@ class Reservoir(Offered):
         t = torch.arange(self.seen, self.seen + arriving)
         self.seen += arriving
         drawn = (torch.rand(arriving, generator=self.draws, dtype=torch.float64) * (t + 1)).long()
-        slots = torch.where(t < self.size, t, drawn)
-        lands = (slots < self.size).nonzero().squeeze(1)
-        if not len(lands):  # the usual case once much has been seen
-            return lands, lands
+        if self.seen - arriving < self.size:
+            drawn = torch.where(t < self.size, t, drawn)
+        # The loop is for few numbers, and quicker than as many calls of torch as it would take.
+        stays = {row: slot for row, slot in enumerate(drawn.tolist()) if slot < self.size}
         if len(self.table) < min(self.seen - arriving, self.size):
-            slots[lands] = self._next_free(slots[lands])
-        last = dict(zip(slots[lands].tolist(), lands.tolist(), strict=True))  # a later row takes an earlier one's slot
-        return torch.tensor(list(last)), torch.tensor(list(last.values()))
+            stays = dict(zip(stays, self._next_free(stays.values()), strict=True))
+        last = {slot: row for row, slot in stays.items()}  # a later row takes an earlier one's slot
+        return torch.tensor(list(last), dtype=torch.long), torch.tensor(list(last.values()), dtype=torch.long)
 
-    def _next_free(self, slots: Tensor) -> Tensor:
+    def _next_free(self, slots: Iterable[int]) -> list[int]:
         """A memory that became larger has empty slots after the filled ones: rows for any of them take the next."""
         count, found = len(self.table), []
-        for slot in slots.tolist():
+        for slot in slots:
             found.append(min(slot, count))
             count += slot >= count
-        return torch.tensor(found)
+        return found

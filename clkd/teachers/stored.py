@@ -64,7 +64,8 @@ class Stored(Teacher):
     def signals(self, batch: Batch, needs: Needs) -> Signals:
         logits = self._padded(batch, LOGITS, (len(self.born),)) if needs.logits else None
         features = {name: self._padded(batch, name, self._shapes[name] or ()) for name in needs.features}
-        told = batch.is_replay & (batch.y >= 0)  # nobody knows the class of the others
+        told = batch.y >= 0  # nobody knows the class of the others
+        told[: batch.new] = False
         return Signals(logits, self._class_ids, features, valid=told, known=self._known(batch))
 
     def _padded(self, batch: Batch, name: str, shape: tuple[int, ...]) -> Tensor:
