@@ -2,7 +2,7 @@
 
     python benchmarks/teacher.py --seeds 0 1 2 3 4
 
-CIFAR-10, 250 images of each class, crop and flip, cross-entropy + KD (T = 4). `off` draws every view anew and asks the
+CIFAR-10, 500 images of each class, crop and flip, cross-entropy + KD (T = 4). `off` draws every view anew and asks the
 teacher in each step. With V views the teacher is asked about each row V times at most, and never again by later runs:
 the first seed of a row fills the cache, the others find it full. Each row has answers of its own: those of one view are
 among those of eight. Whole `clkd run` processes, seeds in the outer loop, so that all rows share the moods of the
@@ -30,7 +30,7 @@ from clkd.cache import cache_directory
 SCENARIO = """\
 name: teacher_cache
 stream:
-  dataset: {name: cifar10, rows_per_class: 250}
+  dataset: {name: cifar10, rows_per_class: 500}
   split: {by: class, experiences: 1}
   augment: {crop: 4, flip: true}
 student: {model: resnet8, head: linear}

@@ -15,7 +15,7 @@ from clkd.engine.describe import shown
 from clkd.engine.parts import Parts
 from clkd.engine.provenance import plugins_of
 from clkd.engine.rehearse import Scene, rehearse
-from clkd.engine.term import Term
+from clkd.engine.term import Term, span
 from clkd.experience import Experience
 from clkd.losses.base import common_columns
 from clkd.losses.logits import LogitLoss
@@ -27,6 +27,7 @@ from clkd.scenario.load import Loaded
 from clkd.scenario.model import Scenario
 from clkd.scenario.phase import PhaseOptions
 from clkd.schedules.base import Progress, Schedule
+from clkd.signals import Batch
 from clkd.teachers.base import Teacher
 from clkd.teachers.ensemble import Ensemble
 from clkd.teachers.network import NetworkTeacher
@@ -52,18 +53,17 @@ def explain(loaded: Loaded, plugins: Plugins) -> dict[str, Any]:
     made = composed(loaded, plugins.registry)
     scenario = loaded.scenario
     replays = type(made.parts.memory) is not Memory and not scenario.train.mix_memory
-    replayed = (scenario.train.replay_batch_size or scenario.train.batch_size) * scenario.train.replay_draws
-    rows = {"new": scenario.train.batch_size, "replayed": replayed if replays else 0}
+    step = _full_step(scenario, replays)
     told: list[dict[str, Any]] = []
     known: dict[str, int] = {}
     for scene in rehearse(made.parts, made.stream.experiences):
-        each = _experience(scene, scenario, sum(rows.values()), known, recalls=not made.parts.memory.invents)
+        each = _experience(scene, scenario, step, known, recalls=not made.parts.memory.invents)
         come = made.stream[: scene.experience.index + 1]
         told.append({**each, "phases": [_phase(phase, come, scene, made, scenario) for phase in _due(scene, scenario)]})
     hooks = {plugin.name: sorted(plugin.hooks) for plugin in plugins.guests()}
     return {
         "scenario": scenario.name,
-        "rows_per_step": rows,
+        "rows_per_step": {"new": step.new, "replayed": len(step) - step.new},
         "mix_memory": scenario.train.mix_memory,
         "reset": scenario.train.reset,
         "experiences": told,
@@ -71,15 +71,27 @@ def explain(loaded: Loaded, plugins: Plugins) -> dict[str, Any]:
     }
 
 
-def _experience(scene: Scene, scenario: Scenario, rows: int, known: dict[str, int], recalls: bool) -> dict[str, Any]:
-    parts, experience = scene.parts, scene.experience
+def _full_step(scenario: Scenario, replays: bool) -> Batch:
+    """A batch of as many rows as a step has at most; there is nothing in them."""
+    train = scenario.train
+    drawn = (train.replay_batch_size or train.batch_size,) * train.replay_draws if replays else ()
+    rows = torch.empty(train.batch_size + sum(drawn), 0)
+    return Batch(rows, rows, rows, rows, rows, train.batch_size, draws=drawn)
+
+
+def _experience(scene: Scene, scenario: Scenario, step: Batch, known: dict[str, int], recalls: bool) -> dict[str, Any]:
+    parts, experience, rows = scene.parts, scene.experience, len(step)
     students = {
         name: multiply_accumulates(s, s.shape) * rows * BACKWARD * (parts.views(name) if parts.augment.varies else 1)
         for name, s in parts.students.items()
     }
     asked = {term.teacher for term in parts.active()} - {None}
     labelled = experience.train.labelled()
-    teachers = {name: _teacher(each, parts, rows, recalls) for name, each in parts.teachers.items() if name in asked}
+    teachers = {
+        name: _teacher(each, parts, len(range(*span(parts.compared(name), step))), recalls)
+        for name, each in parts.teachers.items()
+        if name in asked
+    }
     return {
         "index": experience.index,
         "name": experience.name,
@@ -205,7 +217,8 @@ def _ends(experience: Experience, scenario: Scenario) -> tuple[Progress, Progres
 
 
 def _teacher(teacher: Teacher, parts: Parts, rows: int, recalls: bool) -> dict[str, Any]:
-    """`recalls`: whether anybody can be asked ahead, since memory's rows are known before they come."""
+    """`rows`: about how many it is asked. `recalls`: whether anybody can be asked ahead, since memory's rows are known
+    before they come."""
     student, asked = parts.student, _asked(teacher)
     own = [] if student.view is None else [student.view.facts()]
     views = [view.facts() for view in teacher.views()] if isinstance(teacher, NetworkTeacher) else own

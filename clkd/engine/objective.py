@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clkd.engine.parts import Parts
-from clkd.engine.term import STUDENT
+from clkd.engine.term import STUDENT, span
 from clkd.errors import UserError
 from clkd.models.statistics import Statistics
 from clkd.ranks import ALONE, Ranks
@@ -35,6 +35,7 @@ class Objective(nn.Module):
         self.transfer, self.losses = parts.transfer, nn.ModuleList(self.terms)
         asked = [term.teacher for term in self.terms]
         self.speakers = {name: parts.teachers[name] for name in asked if name in parts.teachers}
+        self.compared = {name: parts.compared(name) for name in self.speakers}
 
     def forward(
         self, batch: Batch, whole: Batch, views: Mapping[str, Tensor]
@@ -53,15 +54,14 @@ class Objective(nn.Module):
         said = {name: self._said(name, batch, views, ranks) for name in self.students}
         for name, member in self.parts.members.items():
             member.hear(batch, said[name])
-        said |= {
-            name: teacher.signals(teacher.seen(batch), self.needs[name]) for name, teacher in self.speakers.items()
-        }
+        spans = {name: span(sides, batch) for name, sides in self.compared.items()}
+        said |= {name: self._heard(name, batch, part) for name, part in spans.items() if part[0] < part[1]}
         student = said[STUDENT]
 
         values: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
         for term in self.terms:
-            if (value := term(batch, said, self.progress)) is not None:
+            if (value := term(batch, said, self.progress, spans)) is not None:
                 counts = term.counts(batch, whole)
                 values[term.name] = self.ranks.part(value, *counts)
                 # Weighed before: what a weight adds of its own is shared as the term's rows are.
@@ -89,6 +89,10 @@ class Objective(nn.Module):
         with self.statistics[name].held():
             said = (first if x is None else student.signals(x, needs, batch.domain, ranks) for x in seen)
             return replace(first, views=tuple(said))
+
+    def _heard(self, name: str, batch: Batch, part: tuple[int, int]) -> Signals:
+        teacher, rows = self.speakers[name], batch if part == (0, len(batch)) else batch.rows(*part)
+        return teacher.signals(teacher.seen(rows), self.needs[name])
 
     def spread(self) -> nn.Module:
         """Itself, with gradients averaged over the ranks if there are several."""

@@ -318,6 +318,12 @@ class Parts:
             wish = wish | self.memory.needs if self.memory.needs else wish
         return wish
 
+    def compared(self, teacher: str) -> list[Side]:
+        """The sides of active terms that are about a teacher: it is asked about no other rows."""
+        if self.members:  # who say again what they said of the very batch that they are asked about
+            return [Side(teacher)]
+        return [term.b for term in self.active() if term.b and term.teacher == teacher]
+
     def views(self, model: str) -> int:
         """In how many views active terms want each row to be seen by one who is trained."""
         return max((term.loss.views for term in self.active() if term.a.model == model), default=1)

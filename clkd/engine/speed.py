@@ -42,11 +42,15 @@ def _students(modules: Iterable[nn.Module | None]) -> list[Student]:
 
 
 def sizes(parts: Parts, options: TrainOptions, ranks: Ranks = ALONE) -> frozenset[int]:
-    """How many rows the batches have that come often: new rows alone, with replayed ones, and in evaluation.
+    """How many rows the batches have that come often: new rows alone, with replayed ones, and in evaluation; and
+    replayed ones alone, of one draw or of all, where a teacher is asked about no others.
 
-    Of the first two a rank has its share.
+    Of all but those of evaluation a rank has its share.
     """
     replay = 0 if options.mix_memory else options.replay_batch_size or options.batch_size
     kept: int = getattr(parts.memory, "size", replay)
     new, drawn = options.batch_size, [min(replay, kept)] * options.replay_draws
-    return frozenset({ranks.size_of_share([new]), ranks.size_of_share([new, *drawn]), options.eval_batch_size})
+    training = [[new], [new, *drawn]]
+    if any(term.b and term.b.rows not in (None, "new") and term.teacher for term in parts.terms):
+        training += [drawn[:1], drawn]
+    return frozenset({*map(ranks.size_of_share, training), options.eval_batch_size})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -12,6 +13,8 @@ from clkd.schedules.base import Progress, Schedule
 from clkd.signals import Batch, Needs, Signals, Spec
 
 STUDENT = "student"
+ALL: Mapping[str, tuple[int, int]] = MappingProxyType({})
+"""Everybody was asked about the whole batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,19 @@ class Side:
             return batch.new, len(batch)
         draw = int(self.rows.removeprefix("replay"))
         return batch.new + sum(batch.draws[: draw - 1]), batch.new + sum(batch.draws[:draw])
+
+
+def span(sides: Iterable[Side], batch: Batch) -> tuple[int, int]:
+    """The slice of a batch from the first to the last row that any of the sides speaks about.
+
+    >>> import torch
+    >>> i = torch.arange(6)
+    >>> batch = Batch(x=i, y=i, sample_id=i, domain=i, experience=i, new=2, draws=(2, 2))
+    >>> span([Side("stored", rows="replay1"), Side("stored", rows="replay2")], batch)
+    (2, 6)
+    """
+    cuts = [(start, stop) for start, stop in (side.cut(batch) for side in sides) if start < stop]
+    return min((start for start, _ in cuts), default=0), max((stop for _, stop in cuts), default=0)
 
 
 class Term(nn.Module):
@@ -94,8 +110,13 @@ class Term(nn.Module):
         self.specs = whole(self.a), whole(self.b) if self.b else None
         self.loss.bind(*self.specs)
 
-    def forward(self, batch: Batch, said: Mapping[str, Signals], progress: Progress) -> Tensor | None:
-        """The unweighted value, a scalar; None when this batch has no rows for it."""
+    def forward(
+        self, batch: Batch, said: Mapping[str, Signals], progress: Progress, spans: Mapping[str, tuple[int, int]] = ALL
+    ) -> Tensor | None:
+        """The unweighted value, a scalar; None when this batch has no rows for it.
+
+        `spans` has the slice of the batch that a model was asked about, if it was not asked about all of it.
+        """
         start, stop = self.a.cut(batch)
         if start == stop:
             return None
@@ -103,7 +124,7 @@ class Term(nn.Module):
         a, rows = said[self.a.model], batch
         if (start, stop) != (0, len(batch)):
             a, rows = a.rows(start, stop), batch.rows(start, stop)
-        value: Tensor = self.loss(rows, a, self._other(batch, said))
+        value: Tensor = self.loss(rows, a, self._other(batch, said, spans))
         return value.mean() if value.dim() else value
 
     def weighted(self, value: Tensor, progress: Progress, a: Signals) -> Tensor:
@@ -112,14 +133,15 @@ class Term(nn.Module):
             return self.weight.weigh(value, progress, a)
         return value if self.weight == 1.0 else self.weight * value
 
-    def _other(self, batch: Batch, said: Mapping[str, Signals]) -> Signals | None:
+    def _other(self, batch: Batch, said: Mapping[str, Signals], spans: Mapping[str, tuple[int, int]]) -> Signals | None:
         if self.b is None:
             return None
         start, stop = self.b.cut(batch)
+        first, last = spans.get(self.b.model, (0, len(batch)))
         b = said[self.b.model]
         if self.teacher:  # which may be trained in the same step, but not by those who learn from it
             b = b.detached()
-        return b if (start, stop) == (0, len(batch)) else b.rows(start, stop)
+        return b if (start, stop) == (first, last) else b.rows(start - first, stop - first)
 
 
 def _same_rows(sides: tuple[Side, ...]) -> tuple[Side, Side | None]:

@@ -230,8 +230,9 @@ def _loaded(folder: Path, uri: str, device: torch.device, trust: bool) -> nn.Mod
 
 def _on(module: nn.Module, folder: Path, device: torch.device) -> nn.Module:
     """An exported graph names its device in its operations, too, so it is moved as a program (which was checked)."""
-    held = {tensor.device.type for tensor in (*module.parameters(), *module.buffers())}
-    if not (folder / PROGRAM).is_file() or held <= {device.type}:
+    held = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+    here = torch.empty(0, device=device).device  # whose number `cuda` leaves out
+    if not (folder / PROGRAM).is_file() or held <= {here}:
         return module
     from torch.export.passes import move_to_device_pass
 

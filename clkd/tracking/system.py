@@ -67,13 +67,14 @@ class Sampler:
 
 
 def _gpus() -> dict[str, float]:
-    """Of each GPU that torch uses: how much of its memory, and how busy it is where `nvidia-ml-py` can tell."""
+    """Of each GPU that this process has tensors on: how much of its memory is taken, by whomever, and how busy it is
+    where `nvidia-ml-py` can tell. To ask about another one would take some of its memory."""
     import torch
 
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch gives it no types
         return {}
     told = {}
-    for i in range(torch.cuda.device_count()):
+    for i in filter(torch.cuda.memory_reserved, range(torch.cuda.device_count())):
         free, total = torch.cuda.mem_get_info(i)
         told[f"system/gpu_{i}_memory_usage_megabytes"] = (total - free) / MEGABYTE
         told[f"system/gpu_{i}_memory_usage_percentage"] = 100 * (total - free) / total

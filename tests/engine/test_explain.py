@@ -72,6 +72,14 @@ def test_costs_and_projectors_are_those_of_the_layers(path: str) -> None:
     assert second["created"] == {}
 
 
+@pytest.mark.parametrize(("rows", "asked"), [("@new", 10), ("@replay", 30), ("@replay2", 15), ("", 40)])
+def test_a_teacher_costs_what_it_takes_to_speak_of_the_rows_it_is_asked_about(path: str, rows: str, asked: int) -> None:
+    settings = "losses.1.between=[student, previous" + rows + "]", "train.replay_draws=2", "train.replay_batch_size=15"
+    given = [word for setting in settings for word in ("--set", setting)]
+    *_, last = json.loads(run("explain", path, "--json", *given)[1])["experiences"]
+    assert last["macs_per_step"]["previous"] == asked * (64 * 8 + 8 * 4)
+
+
 def test_nothing_is_recalled_beside_a_memory_that_makes_its_rows_up(path: str) -> None:
     """Nobody knows them before they come, so teachers are asked in every step."""
     told = json.loads(run("explain", path, "--json", "--set", "memory={kind: generator, hidden: [4]}")[1])

@@ -17,6 +17,7 @@ from clkd.engine.execute import execute
 from clkd.plugins import load_plugins
 from clkd.scenario.document import to_yaml
 from clkd.scenario.load import load
+from clkd.scenario.methods import gdumb
 from clkd.scenario.parts import parts
 from clkd.scenario.request import RunRequest
 
@@ -63,6 +64,8 @@ SUMMED = ("afn", "coral", "dan", "delta", "entropy", "feature_norm", "jan", "l2_
 ADVERSARIES = ("bsp", "cdan", "dann", "mcd")
 OWN_HEAD = ("bic", "der", "derpp", "fdr", "icarl", "lucir", "ncm", "podnet", "slda", "wa", "xder")
 UNLABELLED = ("fixmatch", "mean_teacher", "pseudo_label")
+SHORT = {"gdumb": {"phases": [{**gdumb()["phases"][0], "epochs": 4}]}}
+"""It trains for 256 epochs."""
 WAITS = ("method agem", "method gem", "steps that may be left out")
 """Projections are computed on the CPU, and a guard looks at each step, as docs say."""
 ELSEWHERE = {
@@ -103,7 +106,7 @@ def stored(memory: str) -> dict[str, Any]:
 def preset(name: str) -> dict[str, Any]:
     """A method with the losses, teachers and memory that it names."""
     student = {"model": CNN if name == "podnet" else MLP, **({} if name in OWN_HEAD else {"head": "linear"})}
-    made = scenario(student=student, method=name, stream=HALF if name in UNLABELLED else STREAM)
+    made = scenario(student=student, method=name, stream=HALF if name in UNLABELLED else STREAM, **SHORT.get(name, {}))
     return {key: value for key, value in made.items() if key != "losses"}
 
 

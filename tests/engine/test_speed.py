@@ -13,6 +13,8 @@ from clkd.data.augment import Augment
 from clkd.engine.compose import Composer
 from clkd.engine.parts import Parts
 from clkd.engine.speed import sizes
+from clkd.engine.term import Side, Term
+from clkd.losses.response import KD
 from clkd.memory.reservoir import Reservoir
 from clkd.models.precision import autocast
 from clkd.models.student import Student
@@ -23,6 +25,7 @@ from clkd.plugins import load_plugins
 from clkd.ranks import Ranks
 from clkd.scenario.model import Scenario
 from clkd.scenario.train import TrainOptions
+from clkd.teachers.previous import Previous
 
 SGD = OptimizerOptions(kind="sgd", lr=0.1)
 SCENARIO: dict[str, Any] = {
@@ -97,6 +100,16 @@ def test_sizes_are_those_that_come_often(augment: Augment, make_student: Any) ->
     assert sizes(Parts(make_student(), augment, [], memory=Reservoir(size=5)), options) == {10, 15, 100}
     twice = options.model_copy(update={"replay_draws": 2})
     assert sizes(Parts(make_student(), augment, [], memory=Reservoir(size=50)), twice) == {10, 50, 100}
+
+
+@pytest.mark.parametrize(("rows", "more"), [("replay", {20, 40}), ("replay2", {20, 40}), ("new", set()), (None, set())])
+def test_rows_that_a_teacher_is_asked_about_alone_are_such_a_size(
+    rows: str | None, more: set[int], augment: Augment, make_student: Any
+) -> None:
+    term = Term("kd", KD(), (Side("student", rows=rows), Side("teacher")))
+    options = TrainOptions(optimizer=SGD, batch_size=10, replay_batch_size=20, eval_batch_size=100, replay_draws=2)
+    parts = Parts(make_student(), augment, [term], {"teacher": Previous()}, memory=Reservoir(size=50))
+    assert sizes(parts, options) == {10, 50, 100} | more
 
 
 @pytest.mark.parametrize(("rank", "shares"), [(0, {4, 4 + 2 * 7, 100}), (1, {3, 3 + 2 * 7, 100})])

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from clkd.errors import UserError
 from clkd.tracking import events, store
 from clkd.tracking.jsonl import JsonlTracker
 from clkd.tracking.sync import sync
-from clkd.tracking.system import DEFAULT, Sampler, interval
+from clkd.tracking.system import DEFAULT, Sampler, _gpus, interval
 
 
 def samples(path: Path) -> list[dict[str, Any]]:
@@ -76,3 +77,20 @@ def test_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clkd.tracking.system.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"tracking.system_metrics needs psutil: pip install 'clkd\[sysmetrics\]'"):
         interval(True)
+
+
+def test_only_gpus_with_tensors_of_this_process_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is none here: torch's answers are made up. Asking one for its memory would take some of it."""
+    asked: list[int] = []
+
+    def of_one(i: int) -> tuple[int, int]:
+        asked.append(i)
+        return 2**30, 2**32
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda i: 2**20 * (i == 1))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", of_one)
+    monkeypatch.setattr("clkd.tracking.system.find_spec", lambda name: None)
+    assert _gpus() == {"system/gpu_1_memory_usage_megabytes": 3072, "system/gpu_1_memory_usage_percentage": 75}
+    assert asked == [1]
