@@ -233,10 +233,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "losses": ["cross_entropy", {"kind": "kd", "between": ["student", "slow"]}],
         "train": {**SCENARIO["train"], "optimizer": {"kind": "sgd", "lr": 0.05}},
     },
-    "stored logits and two draws": {
-        "teachers": {"stored": "stored"},
+    "stored logits, two draws, and a teacher that is asked about replayed rows alone": {
+        "teachers": {"stored": "stored", "previous": {"kind": "previous", "recall": False}},
         "losses": [
             "cross_entropy",
+            {"kind": "kd", "name": "past", "between": ["student@replay", "previous"], "weight": 0.5},
             {"kind": "kd", "between": ["student@replay1", "stored"], "weight": 0.5},
             {"kind": "cross_entropy", "name": "again", "between": ["student@replay2"], "weight": 0.5},
         ],
