@@ -105,6 +105,25 @@ def test_a_state_goes_on_as_the_original_does():
     assert torch.equal(memory.draws.get_state(), other.draws.get_state())
 
 
+def enlarged(size: int, feed: int) -> Reservoir:
+    """Of ten rows' size until it had seen fifty."""
+    memory = Reservoir(size)
+    memory.load_state_dict(filled(10, 50, 7, seed=0).state_dict())
+    for start in range(50, 450, feed):
+        memory.observe(rows(start, min(start + feed, 450)), SILENT)
+        kept = ids(memory).tolist()
+        assert len(set(kept)) == len(kept), "a place that nobody took would be a row of zeros"
+    return memory
+
+
+@pytest.mark.parametrize("size", [30, 100])
+@pytest.mark.parametrize("feed", [7, 400])
+def test_one_that_became_larger_has_no_gaps_however_rows_come_in_batches(size, feed):
+    memory = enlarged(size, feed)
+    assert 2 * size / 3 < len(memory) <= size
+    assert torch.equal(ids(memory), ids(enlarged(size, 1)))
+
+
 def test_seeds_differ_and_the_global_generator_is_left_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()
