@@ -87,11 +87,7 @@ def _experience(scene: Scene, scenario: Scenario, step: Batch, known: dict[str, 
     }
     asked = {term.teacher for term in parts.active()} - {None}
     labelled = experience.train.labelled()
-    teachers = {
-        name: _teacher(each, parts, len(range(*span(parts.compared(name), step))), recalls)
-        for name, each in parts.teachers.items()
-        if name in asked
-    }
+    teachers = {name: _teacher(name, parts, step, recalls) for name in parts.teachers if name in asked}
     return {
         "index": experience.index,
         "name": experience.name,
@@ -216,14 +212,16 @@ def _ends(experience: Experience, scenario: Scenario) -> tuple[Progress, Progres
     return first, replace(first, epoch=epochs - 1, epoch_step=steps - 1)
 
 
-def _teacher(teacher: Teacher, parts: Parts, rows: int, recalls: bool) -> dict[str, Any]:
-    """`rows`: about how many it is asked. `recalls`: whether anybody can be asked ahead, since memory's rows are known
-    before they come."""
-    student, asked = parts.student, _asked(teacher)
+def _teacher(name: str, parts: Parts, step: Batch, recalls: bool) -> dict[str, Any]:
+    """`recalls`: whether anybody can be asked ahead, since memory's rows are known before they come."""
+    teacher, student = parts.teachers[name], parts.student
+    asked, (start, stop) = _asked(teacher), span(parts.compared(name), step)
     own = [] if student.view is None else [student.view.facts()]
     views = [view.facts() for view in teacher.views()] if isinstance(teacher, NetworkTeacher) else own
     recalled = [recalls and _recalled(each, parts) for each in asked]
-    costs = [multiply_accumulates(network, shown(each, student.shape)) * rows for each, network in asked.items()]
+    costs = [
+        multiply_accumulates(network, shown(each, student.shape)) * (stop - start) for each, network in asked.items()
+    ]
     return {
         "classes": list(teacher.spec().class_ids),
         "view": "the student's" if views == own else (views[0] if len(views) == 1 else views) or "whole rows",

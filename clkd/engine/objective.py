@@ -52,10 +52,8 @@ class Objective(nn.Module):
         """
         ranks = self.ranks if len(batch) < len(whole) else ALONE
         said = {name: self._said(name, batch, views, ranks) for name in self.students}
-        for name, member in self.parts.members.items():
-            member.hear(batch, said[name])
         spans = {name: span(sides, batch) for name, sides in self.compared.items()}
-        said |= {name: self._heard(name, batch, part) for name, part in spans.items() if part[0] < part[1]}
+        said |= {name: self._heard(name, batch, said, part) for name, part in spans.items() if part[0] < part[1]}
         student = said[STUDENT]
 
         values: dict[str, Tensor] = {}
@@ -90,9 +88,15 @@ class Objective(nn.Module):
             said = (first if x is None else student.signals(x, needs, batch.domain, ranks) for x in seen)
             return replace(first, views=tuple(said))
 
-    def _heard(self, name: str, batch: Batch, part: tuple[int, int]) -> Signals:
-        teacher, rows = self.speakers[name], batch if part == (0, len(batch)) else batch.rows(*part)
-        return teacher.signals(teacher.seen(rows), self.needs[name])
+    def _heard(self, name: str, batch: Batch, said: Mapping[str, Signals], part: tuple[int, int]) -> Signals:
+        """What a teacher says about a part of the batch; its members that are trained say again what they `said`."""
+        teacher, members = self.speakers[name], self.parts.members
+        own = {peer: said[peer] for peer in members}
+        if part != (0, len(batch)):
+            batch, own = batch.rows(*part), {peer: signals.rows(*part) for peer, signals in own.items()}
+        for peer, member in members.items():
+            member.hear(batch, own[peer])
+        return teacher.signals(teacher.seen(batch), self.needs[name])
 
     def spread(self) -> nn.Module:
         """Itself, with gradients averaged over the ranks if there are several."""

@@ -320,8 +320,6 @@ class Parts:
 
     def compared(self, teacher: str) -> list[Side]:
         """The sides of active terms that are about a teacher: it is asked about no other rows."""
-        if self.members:  # who say again what they said of the very batch that they are asked about
-            return [Side(teacher)]
         return [term.b for term in self.active() if term.b and term.teacher == teacher]
 
     def views(self, model: str) -> int:

@@ -51,6 +51,6 @@ def sizes(parts: Parts, options: TrainOptions, ranks: Ranks = ALONE) -> frozense
     kept: int = getattr(parts.memory, "size", replay)
     new, drawn = options.batch_size, [min(replay, kept)] * options.replay_draws
     training = [[new], [new, *drawn]]
-    if any(term.b and term.b.rows not in (None, "new") and term.teacher for term in parts.terms):
+    if any(term.b and term.b.rows not in (None, "new") and term.teacher in parts.teachers for term in parts.terms):
         training += [drawn[:1], drawn]
     return frozenset({*map(ranks.size_of_share, training), options.eval_batch_size})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
+from noting import Noting
 from torch import Tensor
 
 from clkd.data.augment import Augment
@@ -20,30 +20,11 @@ from clkd.memory.reservoir import Reservoir
 from clkd.models.student import Student
 from clkd.schedules.base import Progress
 from clkd.seeding import generator
-from clkd.signals import Batch, Needs, Signals, Spec
-from clkd.teachers.base import Teacher
+from clkd.signals import Batch, Signals
 from clkd.teachers.ensemble import Ensemble
 from clkd.teachers.member import Member
 
 NEW, REPLAY, DRAWS = 6, 4, 2
-
-
-class Numbers(Teacher):
-    """Says of each row its number, and notes what it was asked about."""
-
-    def __init__(self) -> None:
-        self.asked: list[Batch] = []
-
-    def begin(self, experience: Experience, student: Student) -> None:
-        self.of_student = student.spec()
-
-    def spec(self, feature: str | None = None) -> Spec:
-        return self.of_student
-
-    def signals(self, batch: Batch, needs: Needs) -> Signals:
-        self.asked.append(batch)
-        ids = torch.tensor(self.of_student.class_ids)
-        return Signals(batch.sample_id[:, None].float().expand(-1, len(ids)), ids)
 
 
 class Compares(Loss):
@@ -59,12 +40,12 @@ class Compares(Loss):
 @pytest.fixture
 def taught(
     make_student: Callable[[], Student], experiences: list[Experience], augment: Augment
-) -> Callable[..., tuple[Numbers, list[Compares], list[int]]]:
+) -> Callable[..., tuple[Noting, list[Compares], list[int]]]:
     """One step with terms about the rows that are named, after the first experience was kept: the teacher, the losses,
     and the numbers of all the step's rows."""
 
-    def step(*about: str | None) -> tuple[Numbers, list[Compares], list[int]]:
-        teacher, losses = Numbers(), [Compares() for _ in about]
+    def step(*about: str | None) -> tuple[Noting, list[Compares], list[int]]:
+        teacher, losses = Noting(), [Compares() for _ in about]
         terms = [Term("ce", CrossEntropy(), (Side("student"),))]
         terms += [
             Term(f"t{i}", loss, (Side("student", rows=rows), Side("t")))
@@ -77,7 +58,7 @@ def taught(
             optimizer = torch.optim.SGD(list(parts.parameters()), 0.01)
             train = Step(parts, optimizer, Progress(), replay=REPLAY, replay_draws=DRAWS)
             look = parts.augment.look
-            teacher.asked.clear()
+            teacher.shown.clear()
             parts.augment.look = lambda rows, *rest, look=look: seen.append(rows) or look(rows, *rest)  # type: ignore[method-assign, func-returns-value, misc]  # to see what the step is made of
             train(experience.train.gather(torch.arange(NEW)), generator(0), generator(1))
         return teacher, losses, seen[-1].sample_id.tolist()
@@ -101,11 +82,11 @@ def taught(
     ids=str,
 )
 def test_it_is_asked_from_the_first_to_the_last_row_that_is_compared(
-    taught: Callable[..., tuple[Numbers, list[Compares], list[int]]], about: list[str | None], start: int, stop: int
+    taught: Callable[..., tuple[Noting, list[Compares], list[int]]], about: list[str | None], start: int, stop: int
 ) -> None:
     teacher, losses, ids = taught(*about)
     assert len(ids) == NEW + DRAWS * REPLAY
-    (asked,) = teacher.asked
+    (asked,) = teacher.shown
     assert asked.sample_id.tolist() == ids[start:stop]
     assert asked.new == max(NEW - start, 0)
     for loss in losses:
@@ -115,37 +96,42 @@ def test_it_is_asked_from_the_first_to_the_last_row_that_is_compared(
 def test_of_a_batch_without_such_rows_nobody_is_asked(
     make_student: Callable[[], Student], experiences: list[Experience], augment: Augment
 ) -> None:
-    teacher, loss = Numbers(), Compares()
+    teacher, loss = Noting(), Compares()
     terms = [
         Term("ce", CrossEntropy(), (Side("student"),)),
         Term("t", loss, (Side("student", rows="replay"), Side("t"))),
     ]
     parts = Parts(make_student(), augment, terms, {"t": teacher}, Reservoir(size=50))
     parts.begin(experiences[0], 0)
-    teacher.asked.clear()
+    teacher.shown.clear()
     step = Step(parts, torch.optim.SGD(list(parts.parameters()), 0.01), Progress(), replay=REPLAY)
     assert "t" not in step(experiences[0].train.gather(torch.arange(NEW)), generator(0), generator(1))
-    assert not teacher.asked
+    assert not teacher.shown
 
 
-def test_whose_peers_are_members_hears_of_all_rows_what_they_just_said(
-    make_student: Callable[[], Student], experiences: list[Experience], augment: Augment
+@pytest.mark.parametrize("rows", ["new", "replay1", None])
+def test_members_that_are_trained_say_again_what_they_said_of_those_rows(
+    make_student: Callable[[], Student], experiences: list[Experience], augment: Augment, rows: str | None
 ) -> None:
-    """They would have to be asked again about a part of them."""
-    peer, passes = make_student(), []
+    """None of them passes any row through its network a second time."""
+    peer, loss = make_student(), Compares()
     member = Member(peer)
-    both = Ensemble(("mate",), {"mate": member})
+    said: list[Tensor] = []
     terms = [
         Term("ce", CrossEntropy(), (Side("student"),)),
-        Term("t", Compares(), (Side("student", rows="new"), Side("both"))),
+        Term("t", loss, (Side("student", rows=rows), Side("both"))),
     ]
+    both = Ensemble(("mate",), {"mate": member}, mean="logits")
     parts = Parts(make_student(), augment, terms, {"both": both}, Reservoir(size=50), peers={"mate": peer})
     parts.members = {"mate": member}
     parts.begin(experiences[0], 0)
-    peer.backbone.register_forward_hook(lambda *_: passes.append(1))
-    step = Step(parts, torch.optim.SGD(list(parts.parameters()), 0.01), Progress(), replay=REPLAY)
-    rows = experiences[0].train.gather(torch.arange(NEW))
-    step(rows, generator(0), generator(1))
-    passes.clear()
-    step(replace(rows), generator(0), generator(1))
-    assert len(passes) == 1
+    peer.head.register_forward_hook(lambda head, given, out: said.append(out.detach()))
+    optimizer = torch.optim.SGD(list(parts.parameters()), 0.01)
+    step = Step(parts, optimizer, Progress(), replay=REPLAY, replay_draws=DRAWS)
+    new = experiences[0].train.gather(torch.arange(NEW))
+    step(new, generator(0), generator(1))
+    said.clear()
+    step(new, generator(0), generator(1))
+    (own,) = said
+    start, stop = {"new": (0, 6), "replay1": (6, 10), None: (0, 14)}[rows]
+    assert torch.equal(loss.told, own[start:stop])

@@ -135,14 +135,8 @@ def extend(plugins: Plugins, run: Path, data: Path | str, place: Path, *settings
     return execute(RunRequest(origin=str(run), overrides=overrides, quiet=True), plugins)
 
 
-SLOW = ("class_balanced", "cosine", "gdumb", "generator", "proxies", "roomy", "slda")
-"""Each has another here that differs from it in little."""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
-)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_new_classes(plugins: Plugins, data: Path, variant: str) -> None:
     changes = VARIANTS[variant]
     groups = [[0, 1, 2], [3, 4], [5, 6, 7], [8, 9]]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from noting import Noting
 
 import clkd.losses
 from clkd.data.augment import Augment
@@ -33,8 +34,6 @@ from clkd.scenario.load import load
 from clkd.scenario.request import RunRequest
 from clkd.schedules.base import Progress
 from clkd.seeding import generator
-from clkd.signals import Batch, Needs, Signals, Spec
-from clkd.teachers.base import Teacher
 
 PLUGINS = load_plugins()
 BIG: dict[str, Any] = {"big": {"kind": "fit", "model": {"kind": "mlp", "hidden": [24]}}}
@@ -56,24 +55,6 @@ SCENARIO: dict[str, Any] = {
     "train": {"batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.05}},
     "tracking": {"mode": "off"},
 }
-
-
-class Noting(Teacher):
-    """Says nothing but zeros, and notes what it was shown."""
-
-    def __init__(self) -> None:
-        self.shown: list[Batch] = []
-
-    def begin(self, experience: Experience, student: Student) -> None:
-        self.of_student = student.spec()
-
-    def spec(self, feature: str | None = None) -> Spec:
-        return self.of_student
-
-    def signals(self, batch: Batch, needs: Needs) -> Signals:
-        self.shown.append(batch)
-        ids = torch.tensor(self.of_student.class_ids)
-        return Signals(torch.zeros(len(batch), len(ids)), ids)
 
 
 @pytest.mark.parametrize("strong", [None, "noise"])
