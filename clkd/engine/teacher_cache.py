@@ -19,7 +19,7 @@ from clkd.data.augment import Augment
 from clkd.experience import Experience, Rows, Warp
 from clkd.locks import InUse, alone, beside
 from clkd.memory.base import Memory
-from clkd.models.precision import resolved
+from clkd.models.precision import convolutions, resolved
 from clkd.seeding import generator
 from clkd.signals import Batch, Needs
 from clkd.streams.base import Stream
@@ -203,6 +203,7 @@ class TeacherCache:
             "device": self.device.type,
             "arithmetic": {"precision": resolved(train["precision"], self.device), "compile": train["compile"]},
             "matmul": torch.get_float32_matmul_precision(),
+            "convolutions": convolutions(),
             "teacher": self._identities[source.name],
             # What its network is made by, wherever its weights come from.
             "model": self.origin["scenario"]["teachers"][source.name].get("model"),

@@ -32,6 +32,12 @@ def resolved(precision: str, device: torch.device) -> str:
     return "bf16" if is_faster_in_bf16(device) else "float32"
 
 
+def convolutions() -> str:
+    """What torch has a GPU's convolutions compute float32 in, in its own words: TF32 unless someone chose otherwise."""
+    newer = getattr(torch.backends.cudnn, "conv", None)  # older torch knows one switch for all of cuDNN
+    return str(newer.fp32_precision if newer else torch.backends.cudnn.allow_tf32)
+
+
 def is_faster_in_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16 that pay: without, it computes in float32 and rounds.
 

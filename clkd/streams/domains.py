@@ -46,7 +46,10 @@ class Rotated:
     angle: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.cat([self._turn(part) for part in torch.split(x, ROWS)])
+        turned = torch.empty_like(x)
+        for rows, place in zip(torch.split(x, ROWS), torch.split(turned, ROWS), strict=True):
+            place.copy_(self._turn(rows))
+        return turned
 
     def _turn(self, x: Tensor) -> Tensor:
         """Ask of each pixel where it came from. Coordinates are scaled to [-1, 1], so the aspect ratio enters."""
@@ -54,7 +57,7 @@ class Rotated:
         cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
         theta = torch.tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]], device=x.device)
         grid = F.affine_grid(theta[None], [1, 1, height, width], align_corners=False).expand(len(x), -1, -1, -1)
-        return F.grid_sample(x.float(), grid, align_corners=False).round().to(x.dtype)
+        return F.grid_sample(x.float(), grid, align_corners=False).round_()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,33 @@ def test_auto_is_filed_as_the_precision_that_it_is_here(
     assert logged("auto", "hit_rate") == [rate]
     run("bf16", limit=1, train={**BASE["train"], "precision": "bf16"})
     assert logged("bf16", "hit_rate") == [1.0 - rate]
+
+
+@pytest.fixture
+def arithmetic() -> Iterator[None]:
+    """Torch's switches are put back: one in the words of all versions, one in those of the version that is here."""
+    matmul, newer = torch.get_float32_matmul_precision(), getattr(torch.backends.cudnn, "conv", None)
+    before = newer.fp32_precision if newer else torch.backends.cudnn.allow_tf32
+    yield
+    if newer:
+        newer.fp32_precision = before
+    else:
+        torch.backends.cudnn.allow_tf32 = before
+    torch.set_float32_matmul_precision(matmul)
+
+
+@pytest.mark.usefixtures("arithmetic")
+@pytest.mark.parametrize("kind", ["products", "convolutions"])
+def test_what_torch_computes_float32_in_is_in_the_key(kind: str) -> None:
+    run("first", limit=1)
+    if kind == "products":
+        torch.set_float32_matmul_precision("high")
+    elif newer := getattr(torch.backends.cudnn, "conv", None):
+        newer.fp32_precision = "ieee"
+    else:
+        torch.backends.cudnn.allow_tf32 = False
+    run("second", limit=1)
+    assert logged("second", "hit_rate") == [0.0]
 
 
 def test_the_same_weights_from_another_file_hit() -> None:
