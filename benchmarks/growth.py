@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from contest import machine
+from contest import KEPT, allocate, machine
 
 from clkd.cache import cache_directory
 from clkd.engine.compose import Composer
@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiences", type=int, default=50)
     given = parser.parse_args()
+    allocate(KEPT)  # as a run does
     registry = load_plugins().registry
     checked = Scenario.model_validate(scenario(given.experiences), context=Parsing(registry))
     composed = Composer(checked, registry, torch.device("cpu"), cache_directory(), Path.cwd()).compose()
