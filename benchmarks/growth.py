@@ -10,6 +10,7 @@ stay flat. Data is looked for in `$CLKD_DATA`.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import time
 from pathlib import Path
 
@@ -69,6 +70,10 @@ def main() -> None:
         seen = experience.index + 1
         if seen in (1, 2) or seen % 10 == 0:
             print(f"| {seen} | {trains:.2f} | {tests:.2f} | {1e3 * tests / seen:.0f} | {anonymous_memory():.0f} |")
+    held = anonymous_memory()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc
+        libc.malloc_trim(0)
+        print(f"\n{held:.0f} MB at the end, {anonymous_memory():.0f} MB once freed memory is given back")
     print(f"\n{machine()}; `python benchmarks/growth.py --experiences {given.experiences}`")
 
 
