@@ -4,7 +4,8 @@
 
 Fifty domains (permuted MNIST, 2,000 training rows each, 10,000 test rows each), MLP, distillation from the previous
 self, 500 replayed rows. Training should cost the same every time, evaluation grow linearly with what was seen, memory
-stay flat. Data is looked for in `$CLKD_DATA`.
+in use stay flat: what is freed is kept, as in a run, and given back at the end, to tell the two apart. Data is looked
+for in `$CLKD_DATA`.
 """
 
 from __future__ import annotations
