@@ -17,8 +17,13 @@ from clkd.cli.seeds import SeedsCommand, seeds_option
 from clkd.errors import UserError
 from clkd.plugins import Plugins
 from clkd.scenario.load import load
+from clkd.scenario.model import Scenario
 from clkd.scenario.request import RunRequest
 from clkd.scenario.settings import Setting
+from clkd.tracking import courier
+
+RECORDED = ("mlflow", "required", None)
+"""Modes of tracking that MLflow is needed for; who does not say it mostly means the first."""
 
 
 @click.command("run", cls=SeedsCommand)
@@ -143,7 +148,9 @@ def _output(request: RunRequest, plugins: Plugins) -> object:
 
 
 def _done(request: RunRequest, plugins: Plugins, several: bool = False) -> dict[str, Any]:
-    _look_first(request, plugins)
+    scenario = _look_first(request, plugins)
+    if alone() and not request.dry_run and (scenario.tracking.mode if scenario else request.tracking) in RECORDED:
+        courier.prepare()
     from clkd.cli.uncompiled import leave_out_the_compiler
 
     leave_out_the_compiler()
@@ -154,11 +161,12 @@ def _done(request: RunRequest, plugins: Plugins, several: bool = False) -> dict[
     return execute(request, plugins)
 
 
-def _look_first(request: RunRequest, plugins: Plugins) -> None:
-    """A mistake in what is named is told at once, not after the seconds that loading torch takes. (Of several processes
-    one tells it, so they find it together.)"""
+def _look_first(request: RunRequest, plugins: Plugins) -> Scenario | None:
+    """The scenario that is named. A mistake in it is told at once, not after the seconds that loading torch takes. (Of
+    several processes one tells it, so they find it together.)"""
     if request.scenario is not None and not request.resume and alone():
-        load(request.scenario, request.settings, plugins.registry)
+        return load(request.scenario, request.settings, plugins.registry).scenario
+    return None
 
 
 def preview_text(preview: dict[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""The run in MLflow while it trains: a thread brings in what `metrics.jsonl` says, and training never waits for it."""
+"""The run in MLflow while it trains: a thread brings in what `metrics.jsonl` says, and training never waits for it.
+
+Where a courier is ready (`clkd.tracking.courier`), the thread has no more to do than to ask it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clkd.errors import TrackingError
-from clkd.tracking import events, store
+from clkd.tracking import courier, events, store
 from clkd.tracking.base import Tracker
+from clkd.tracking.courier import Courier, EndedError, Sent
 from clkd.tracking.events import END, FILE, Event
 from clkd.tracking.host import active_uri, find_host
 from clkd.tracking.upload import Destination, Upload
@@ -65,7 +69,8 @@ class MlflowTracker(Tracker):
         self._run: Run
         self._destination: Destination
         self._worker: Worker
-        self._upload: Upload | None = None
+        self._courier: Courier | None = None
+        self._upload: Upload | Sent | None = None
         self._end: Event | None = None
         self._told: Exception | None = None
         self._events = 0
@@ -88,6 +93,7 @@ class MlflowTracker(Tracker):
             find_host(uri),
         )
         run.tracking["mlflow"] = {**state, "uri": uri, **self._destination.said}
+        self._courier = courier.take()
         self._worker = Worker(self._bring, "clkd-mlflow")
         self._worker.wake()
         if self._required:
@@ -106,9 +112,12 @@ class MlflowTracker(Tracker):
         self._worker.wake(urgent=True)
         try:
             done = self._worker.wait(lambda: hurry if outcome.hurried() else patience)
-            reason = store.told(self._worker.error) if done else "it takes too long"
-            if not done or self._worker.error:
+            settled = done and not self._worker.error
+            if not settled:
+                reason = store.told(self._worker.error) if done else "it takes too long"
                 log.warning("%s", self._lack(reason))
+            if self._courier:
+                self._courier.free() if settled else self._courier.end()
         finally:
             self._worker.close()
 
@@ -121,9 +130,17 @@ class MlflowTracker(Tracker):
             raise self._worker.error
 
     def _bring(self) -> None:
-        """On the worker's thread. Whatever goes wrong, the next try first looks up what the store has."""
+        """On the worker's thread."""
+        try:
+            self._advance()
+        except EndedError as error:
+            log.warning("%s: this one goes on", error)
+            self._advance()
+
+    def _advance(self) -> None:
+        """Whatever goes wrong, the next try first looks up what the store has."""
         upload, self._upload = self._upload, None
-        upload = upload or Upload(self._run.directory, self._destination)
+        upload = upload or self._connected()
         self._run.tracking["mlflow"] = upload.found
         try:
             upload.advance(self._end)
@@ -131,6 +148,11 @@ class MlflowTracker(Tracker):
             self._events = max(self._events, upload.events)
         self._run.tracking["mlflow"] = upload.found
         self._upload = upload
+
+    def _connected(self) -> Upload | Sent:
+        if self._courier and not self._courier.ended:
+            return Sent(self._courier, self._run.directory, self._destination)
+        return Upload(self._run.directory, self._destination)
 
     def _tell(self) -> None:
         """There is something new; and what went wrong with earlier news is raised here, once."""
