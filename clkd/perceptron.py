@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from clkd.seeding import forked
+
 
 def perceptron(widths: Sequence[int], draws: torch.Generator) -> nn.Module:
     """Linear layers of these widths with leaky ReLUs between them; all weights come from `draws`.
@@ -23,13 +25,10 @@ def perceptron(widths: Sequence[int], draws: torch.Generator) -> nn.Module:
 
 def layer(width_in: int, width_out: int, size: int | None, draws: torch.Generator) -> nn.Module:
     """A linear layer, or a convolution of `size` × `size` that keeps the map's size; its weights come from `draws`."""
-    # On meta, because a layer's own initialisation would draw from the global generator that others use.
-    empty = (
-        nn.Linear(width_in, width_out, device="meta")
-        if size is None
-        else nn.Conv2d(width_in, width_out, size, padding=size // 2, device="meta")
-    )
-    made = empty.to_empty(device="cpu")
+    with forked(torch.device("cpu")):  # a layer's own initialisation draws from the generator that others use
+        made = (
+            nn.Linear(width_in, width_out) if size is None else nn.Conv2d(width_in, width_out, size, padding=size // 2)
+        )
     nn.init.kaiming_uniform_(made.get_parameter("weight"), nonlinearity="linear", generator=draws)
     nn.init.zeros_(made.get_parameter("bias"))
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,11 +65,12 @@ def _key(part: Part, found: Found) -> str:
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
+    name = str(path)
     try:
-        stat = path.stat()
+        stat = os.stat(name)
     except OSError:  # a link that leads nowhere, a file that has just gone: reading it will say so, with its name
-        return str(path), -1, -1
-    return str(path), stat.st_size, stat.st_mtime_ns
+        return name, -1, -1
+    return name, stat.st_size, stat.st_mtime_ns
 
 
 def _shaped_like(offline: Part, options: Options) -> Part:
