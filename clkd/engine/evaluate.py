@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -62,13 +63,14 @@ def evaluate(
     confusion = torch.zeros(classes * classes, dtype=torch.long, device=device)
     known: dict[tuple[object, ...], Tensor] = {}
     counted: dict[tuple[object, ...], Tensor] = {}
+    shared = Counter(_data(getattr(experience, split)) for experience in experiences)
     hits, sizes = [], []
     with casts_kept():
         for experience in experiences:
             rows: Rows = getattr(experience, split)
             key = (id(rows.index), rows.warp, experience.classes)
             if key not in known and len(rows):
-                own, fresh = rows.ready(device), _fresh(rows, counted)
+                own, fresh = rows.ready(device), _fresh(rows, counted) if shared[_data(rows)] > 1 else None
                 known[key] = _hits(
                     student, own, experience, augment, batch_size, confusion, ranks, look, task_labels, fresh
                 )
@@ -78,11 +80,17 @@ def evaluate(
     return Evaluation(shares[0], shares[1], ranks.sum(confusion).view(classes, classes).cpu())
 
 
+def _data(rows: Rows) -> tuple[object, ...]:
+    """What two selections have in common if they share a row. (What is kept of one lies among freed tensors as large as
+    its rows, and leaves no room for the next ones: so nothing is kept of those that share none.)"""
+    return rows.x.data_ptr(), rows.warp
+
+
 def _fresh(rows: Rows, counted: dict[tuple[object, ...], Tensor]) -> Tensor | None:
     """`[n]` bool, the rows that are not among those `counted` (`[N]` bool by data and look), to which they are added;
     None where all are."""
     none = torch.zeros(len(rows.x), dtype=torch.bool, device=rows.index.device)
-    seen = counted.setdefault((rows.x.data_ptr(), rows.warp), none)
+    seen = counted.setdefault(_data(rows), none)
     fresh = ~seen[rows.index]
     seen[rows.index] = True
     return None if bool(fresh.all()) else fresh

@@ -60,8 +60,8 @@ def test_a_run_below_a_folder_that_is_not_utf_8_is_found_again(
     monkeypatch.setenv("CLKD_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
     made = create(str(home / "run"), "tiny", "0" * 12, tmp_path / "cache", "name: tiny")
+    monkeypatch.chdir(home)  # runs below the directory that the tests are started in would come first
     assert find("0" * 12, tmp_path / "cache").path == made.path == home / "run"
-    monkeypatch.chdir(home)
     for words in (["runs"], ["runs", "--json"]):
         assert main(words) == 0
         assert "0" * 12 in capsys.readouterr().out
