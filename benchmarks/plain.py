@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from plain_derpp import reservoir
 from torch import Tensor, nn
 
 from clkd.engine.compose import Composition
@@ -124,14 +125,6 @@ def dark_experience(
             seen += len(at)
 
     return epoch
-
-
-def reservoir(seen: int, n: int, size: int) -> tuple[Tensor, Tensor]:
-    """Slots, and which of `n` arriving rows they take: the last one where several would take the same."""
-    t = torch.arange(seen, seen + n)
-    drawn = torch.where(t < size, t, (torch.rand(n, dtype=torch.float64) * (t + 1)).long())
-    taken = {slot: row for row, slot in enumerate(drawn.tolist()) if slot < size}
-    return torch.tensor(list(taken), dtype=torch.long), torch.tensor(list(taken.values()), dtype=torch.long)
 
 
 def lwf(

@@ -149,6 +149,7 @@ def is_there(pid):
         return False
 
 
+@pytest.mark.slow
 def test_no_file_of_this_directory_is_taken_for_a_library(here):
     (here / "mlflow.py").write_text("raise SystemExit('this is not MLflow')")
     made = Courier()
@@ -187,6 +188,7 @@ def tiny(here):
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_command_leaves_mlflow_to_one_courier(here, tiny):
     words = [sys.executable, "-c", RUN, "run", tiny, "-q", "--seed", "0", "1"]
     done = subprocess.run(words, cwd=here, capture_output=True, text=True, check=True)
