@@ -8,6 +8,7 @@ process goes it.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from clkd.tracking.upload import Destination
 
 OTHER_END = "clkd.tracking.errands"
 """The program that the process runs."""
+
+log = logging.getLogger("clkd.tracking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,15 @@ class Courier:
         """Let it do that, and wait.
 
         Raises:
-            EndedError: it is no more.
+            EndedError: it is no more, although nobody stopped it.
+            TrackingError: it was stopped.
         """
         try:
             self._line.send(order)
             reply: Reply = self._line.recv()
         except (EOFError, OSError) as error:
+            if self.ended:
+                raise TrackingError("the process that brings runs into MLflow was stopped") from error
             self.end()
             raise EndedError("the process that brings runs into MLflow has ended") from error
         return reply
@@ -124,8 +130,12 @@ _waiting: list[Courier] = []
 
 def prepare() -> None:
     """Have a courier ready soon. Where processes cannot be tied to each other, there is none."""
-    if os.name == "posix" and not _waiting:
+    if os.name != "posix" or _waiting:
+        return
+    try:
         _waiting.append(Courier())
+    except OSError as error:  # no room for one more process: whoever tracks can do without
+        log.warning("MLflow gets no process of its own (%s): this one does its work", error.strerror)
 
 
 def take() -> Courier | None:

@@ -1,9 +1,11 @@
 """A courier: a process that brings runs into MLflow just as this one would."""
 
+import errno
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +15,10 @@ import pytest
 import yaml
 from addresses import nobody
 
+from clkd import leash
 from clkd.cli.main import main
 from clkd.errors import TrackingError
-from clkd.tracking import courier, store
+from clkd.tracking import courier, mlflow, store
 from clkd.tracking.courier import Advance, Courier
 from clkd.tracking.group import Trackers
 from clkd.tracking.jsonl import JsonlTracker
@@ -107,6 +110,39 @@ def test_where_it_is_killed_this_process_goes_on(drive, make_run, caplog):
     assert courier.take() is None
 
 
+def test_where_there_is_no_room_for_it_a_run_does_without(drive, make_run, monkeypatch, caplog):
+    def start(*words, **options):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(leash, "start", start)
+    courier.prepare()
+    run = drive(Recorded(), make_run(), experiences=0)
+    assert caplog.messages == [
+        "MLflow gets no process of its own (Resource temporarily unavailable): this one does its work"
+    ]
+    assert store.open_client(run.tracking["mlflow"]["uri"]).get_run(run.tracking["mlflow"]["run_id"])
+
+
+def test_one_that_hangs_is_stopped_and_takes_nobody_elses_time(drive, make_run, monkeypatch, caplog):
+    """A server that accepts, and says nothing for ever."""
+    monkeypatch.setattr(mlflow, "PATIENCE", 0.5)
+    courier.prepare()
+    (own,) = courier._waiting
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        tracker, run = Recorded(f"http://127.0.0.1:{server.getsockname()[1]}"), make_run()
+        drive(tracker, run, experiences=1)
+        worker = tracker.mlflow._worker
+        assert own.ended
+        deadline = time.monotonic() + 60
+        while isinstance(worker.error, type(None)):
+            assert time.monotonic() < deadline, "its thread waits for it still"
+            time.sleep(0.01)
+    assert str(worker.error) == "the process that brings runs into MLflow was stopped"
+    (message,) = caplog.messages
+    assert "it takes too long" in message
+    assert courier.take() is None
+
+
 def test_what_goes_wrong_in_it_is_told_here_and_tried_again_there(ready, make_run):
     run = make_run()
     with pytest.raises(TrackingError, match="does not answer"):
@@ -156,7 +192,7 @@ def test_no_file_of_this_directory_is_taken_for_a_library(here):
     assert made.ask(Advance(None)).error == "AssertionError: its begin failed, which was told"
     made.end()
     made.end()
-    with pytest.raises(TrackingError, match="has ended"):
+    with pytest.raises(TrackingError, match="was stopped"):
         made.ask(Advance(None))
     made.free()
     assert courier.take() is None
