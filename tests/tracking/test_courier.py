@@ -90,6 +90,7 @@ def test_the_store_has_what_it_has_without_one(ready, told, empty_store, tmp_pat
     assert by_courier.tracking["mlflow"].keys() == by_itself.tracking["mlflow"].keys()
 
 
+@pytest.mark.slow
 def test_where_it_is_killed_this_process_goes_on(drive, make_run, caplog):
     courier.prepare()
     courier.prepare()
@@ -123,6 +124,7 @@ def test_where_there_is_no_room_for_it_a_run_does_without(drive, make_run, monke
     assert store.open_client(run.tracking["mlflow"]["uri"]).get_run(run.tracking["mlflow"]["run_id"])
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_stopped_and_takes_nobody_elses_time(drive, make_run, monkeypatch, caplog):
     """A server that accepts, and says nothing for ever."""
     monkeypatch.setattr(mlflow, "PATIENCE", 0.5)
