@@ -65,7 +65,8 @@ class Stored(Teacher):
         logits = self._padded(batch, LOGITS, (len(self.born),)) if needs.logits else None
         features = {name: self._padded(batch, name, self._shapes[name] or ()) for name in needs.features}
         told = batch.y >= 0  # nobody knows the class of the others
-        told[: batch.new] = False
+        if batch.new:
+            told[: batch.new] = False
         return Signals(logits, self._class_ids, features, valid=told, known=self._known(batch))
 
     def _padded(self, batch: Batch, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -73,7 +74,7 @@ class Stored(Teacher):
         if batch.new == len(batch):
             return torch.zeros(len(batch), *shape, device=batch.y.device)
         kept = batch.extra[name]
-        return F.pad(kept, (0, 0) * (kept.dim() - 1) + (batch.new, 0))
+        return kept if not batch.new else F.pad(kept, (0, 0) * (kept.dim() - 1) + (batch.new, 0))
 
     def _known(self, batch: Batch) -> Tensor | None:
         """None where every row knows all that the student has columns for, as in domain streams."""
