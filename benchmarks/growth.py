@@ -4,8 +4,8 @@
 
 Fifty domains (permuted MNIST, 2,000 training rows each, 10,000 test rows each), MLP, distillation from the previous
 self, 500 replayed rows. Training should cost the same every time, evaluation grow linearly with what was seen, memory
-stay flat: the most that was held so far, freed memory included. That is kept within an experience and given back after
-it, as in a run. Data is looked for in `$CLKD_DATA`.
+stay flat: the most that was held so far, freed memory included, which is kept as in a run. Data is looked for in
+`$CLKD_DATA`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import torch
 from contest import KEPT, allocate, machine
 
 from clkd.cache import cache_directory
-from clkd.engine.allocator import give_back
 from clkd.engine.compose import Composer
 from clkd.engine.evaluate import evaluate
 from clkd.engine.loop import Loop
@@ -69,7 +68,6 @@ def main() -> None:
         trained = time.perf_counter()
         evaluate(parts.student, stream[: experience.index + 1], parts.augment, 512, 10)
         most = max(most, anonymous_memory())
-        give_back()
         trains, tests = trained - start, time.perf_counter() - trained
         seen = experience.index + 1
         if seen in (1, 2) or seen % 10 == 0:

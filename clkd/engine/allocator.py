@@ -1,4 +1,4 @@
-"""What the C library does with memory that is given back: it keeps it, until an experience ends."""
+"""What the C library does with memory that is given back: it keeps it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ def keep_freed_memory() -> bool:
 
     A step takes the same tensors anew each time. glibc gives the larger ones back to the system, which hands them out
     again page by page, each cleared first: a sixth of a small network's time (`benchmarks/savings.py`). With this,
-    the process stays as large as it once was, until `give_back`. Nothing is done where the environment has settings of
-    its own.
+    the process stays as large as it once was. Nothing is done where the environment has settings of its own.
     """
     named = [name for name in os.environ if name.startswith("MALLOC_") and name.endswith("_")]
     chosen = bool(named) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
@@ -30,14 +29,3 @@ def allocate(settings: Mapping[int, int]) -> bool:
     """Set these parameters of glibc's allocator; False beside another C library."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and all(mallopt(parameter, value) == 1 for parameter, value in settings.items())
-
-
-def give_back() -> None:
-    """Have glibc give all of it to the system: a few milliseconds, and no stream is too long for the machine.
-
-    From one experience to the next, what is kept lies a little differently, and new rows find no gap that is large
-    enough: by and by, the process would become as large again as what it uses.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)

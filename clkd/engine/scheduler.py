@@ -12,7 +12,6 @@ from typing import Any, Literal
 import pluggy
 import torch
 
-from clkd.engine.allocator import give_back
 from clkd.engine.evaluate import evaluate, known_experiences
 from clkd.engine.export import Exporter
 from clkd.engine.loop import Loop
@@ -77,7 +76,6 @@ class Scheduler:
             self.run.epoch, self.run.unevaluated, self.run.report, self.run.shift = 0, False, None, None
             self.hook.clkd_experience_end(run=self.run, experience=experience, result=result)
             self.save()
-            give_back()
         return self.run.record.trained == len(self.stream)
 
     def _export_missing(self) -> None:

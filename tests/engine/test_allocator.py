@@ -13,7 +13,6 @@ from pages import ROOT
 from clkd.engine.execute import execute
 from clkd.plugins import load_plugins
 from clkd.scenario.request import RunRequest
-from clkd.testing.tiny import Tiny
 
 GLIBC = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
 FAULTS = """
@@ -28,22 +27,6 @@ for turn in range(15):
     for megabytes in (60, 5, 40):
         b"x" * (megabytes * 2**20 - turn)  # which is no constant
 print(faults() - before)
-"""
-
-HELD = """
-from pathlib import Path
-from clkd.engine.allocator import give_back, keep_freed_memory
-assert keep_freed_memory()
-def megabytes():
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
-    return int(line.split()[1]) // 1024
-before = megabytes()
-blocks = [bytearray(2**20) for _ in range(200)]
-kept = blocks[::20]  # which leave no end of the heap free
-blocks.clear()
-print(megabytes() - before)
-give_back()
-print(megabytes() - before, sum(map(len, kept)) // 2**20)
 """
 
 
@@ -65,24 +48,6 @@ def test_the_system_is_not_asked_again() -> None:
     told, kept = run("keep")
     assert told == "True"
     assert int(kept) * 5 < int(run()[1])
-
-
-@pytest.mark.skipif(not GLIBC, reason="other C libraries have no such settings")
-def test_what_is_kept_is_given_back_when_an_experience_ends() -> None:
-    bare = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    words = [sys.executable, "-c", HELD]
-    done = subprocess.run(words, env=bare, cwd=ROOT, capture_output=True, text=True, check=True)
-    held, after, used = map(int, done.stdout.split())
-    assert held >= 190
-    assert used == 10
-    assert after <= 20
-
-
-def test_each_experience_ends_so(monkeypatch: pytest.MonkeyPatch, clkd_tiny: Tiny) -> None:
-    times: list[None] = []
-    monkeypatch.setattr("clkd.engine.scheduler.give_back", lambda: times.append(None))
-    result = clkd_tiny.run()
-    assert len(times) == len(result["accuracy_matrix"]) > 1
 
 
 @pytest.mark.skipif(not GLIBC, reason="other C libraries have no such settings")
