@@ -114,6 +114,21 @@ def test_rows_that_experiences_share_in_part_count_once_in_the_confusion_and_in_
     assert shared.accuracy == pytest.approx([apart.accuracy[0], sum(apart.accuracy) / 2])
 
 
+def test_of_domains_nothing_is_kept_that_they_do_not_share(
+    student: Student, experiences: list[Experience], augment: Augment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of each would lie where the next one's rows should go, and memory would grow with the stream."""
+    warps: list[Callable[[Tensor], Tensor]] = [lambda x: x, lambda x: x.flip(-1)]
+    domains = [
+        replace(experiences[0], test=replace(experiences[0].test, warp=warp, index=experiences[0].test.index.clone()))
+        for warp in warps
+    ]
+    whole = evaluate(student, domains, augment, 16, classes=4)
+    monkeypatch.setattr("clkd.engine.evaluate._fresh", lambda rows, counted: pytest.fail("a mask is made"))
+    assert torch.equal(evaluate(student, domains, augment, 16, classes=4).confusion, whole.confusion)
+    assert whole.confusion.sum() == 2 * len(experiences[0].test)
+
+
 def test_an_experience_whose_classes_have_no_column_is_not_known(
     make_student: Callable[[], Student], experiences: list[Experience]
 ) -> None:
